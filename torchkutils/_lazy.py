@@ -1,0 +1,30 @@
+"""Libraries that most users of one name never need: imported on first use.
+
+`import torchkutils` has to cost about what `import torch` costs, so a module that needs one of these writes
+`from torchkutils import _lazy` and, inside a function, `_lazy.h5py.File(...)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import filelock as filelock
+    import fsspec as fsspec
+    import graphviz as graphviz
+    import h5py as h5py
+    import IPython as IPython
+    import pygraphviz as pygraphviz
+    import torchview as torchview
+else:
+    _NAMES = frozenset({"IPython", "filelock", "fsspec", "graphviz", "h5py", "pygraphviz", "torchview"})
+
+    def __getattr__(name: str) -> Any:
+        """Import the library of that name and keep it as an attribute of this module."""
+        if name not in _NAMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        module = importlib.import_module(name)
+        globals()[name] = module
+        return module

@@ -1,0 +1,1 @@
+"""Files from elsewhere: cache rules, transfer, verification, extraction."""

@@ -1,0 +1,1 @@
+"""Looking at models: one trace, the summary and the picture drawn from it."""
