@@ -38,6 +38,38 @@ check: $(READY)  ## Lint, format and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# Timings wait for nobody else: run this on a quiet machine.
+BENCHES = $(if $(ONLY),$(wildcard benchmarks/bench_$(ONLY)*.py),$(sort $(wildcard benchmarks/bench_*.py)))
+
+bench: .venv/.bench  ## Measure against the peers (ONLY=summary for one subject)
+	@test -n "$(BENCHES)" || { echo "no benchmarks/bench_$(ONLY)*.py"; exit 1; }
+	@for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$(basename $$bench .py) || exit 1; done
+
+.venv/.bench: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+docs: .venv/.docs  ## Build the documentation into site/
+	$(PY) -m mkdocs build --strict
+
+.venv/.docs: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+# The wheel is tested where the sources are not: its own venv, the tests copied beside it.
+build: $(READY)  ## Make wheel and sdist, and run the tests against the wheel in a clean venv
+	rm -rf dist build
+	$(PY) -m build --outdir dist .
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	build/venv/bin/python -m pip check
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)
+	mkdir build/tests && cp -r tests pyproject.toml build/tests/
+	cd build/tests && ../venv/bin/python -m pytest -q -m "not slow" -n $(WORKERS) -p no:cacheprovider
+
+WHEEL_TEST_TOOLS = pytest pytest-timeout pytest-xdist hypothesis pillow ipython nbclient nbformat ipykernel transformers
+
 clean:  ## Remove everything that can be made again
 	rm -rf .venv build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""Every example that a reader can see runs: docstrings, README and the pages of docs/."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+
+import torchkutils
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.exists()]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(torchkutils.__path__, "torchkutils.")
+    if not module.name.endswith("__main__")
+]
+
+
+def code_blocks(text: str) -> list[str]:
+    """The ```python blocks of a page, in order; those that begin with `# not run` are left out."""
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if not block.startswith("# not run")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_docstrings_examples_run(name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_s_examples_run(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    blocks = code_blocks(page.read_text(encoding="utf-8"))
+    if not blocks:
+        return
+    program = tmp_path / "page.py"
+    program.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, f"{page}:\n{done.stdout}\n{done.stderr}"
+
+
+def test_an_example_that_fails_is_seen() -> None:
+    assert code_blocks("```python\nassert False\n```\n```python\n# not run\n1/0\n```\n") == ["assert False\n"]

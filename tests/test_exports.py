@@ -1,0 +1,88 @@
+"""What `import torchkutils` offers, name by name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+
+import pytest
+
+import torchkutils
+
+PUBLIC_NAMES = [
+    "ArchiveError",
+    "ChunkShuffleSampler",
+    "CustomObjectScope",
+    "DownloadError",
+    "GeneratorEnqueuer",
+    "HDF5Matrix",
+    "ModelPlot",
+    "ModelSummary",
+    "OrderedEnqueuer",
+    "Progbar",
+    "Sequence",
+    "SequenceLoader",
+    "custom_object_scope",
+    "deserialize_keras_object",
+    "get_custom_objects",
+    "get_file",
+    "get_registered_name",
+    "get_registered_object",
+    "load_model",
+    "load_optimizer",
+    "load_weights",
+    "model_to_dot",
+    "multi_gpu_model",
+    "normalize",
+    "plot_model",
+    "print_summary",
+    "read_metadata",
+    "register_keras_serializable",
+    "save_model",
+    "save_weights",
+    "serialize_keras_object",
+    "summarize",
+    "to_categorical",
+    "validate_file",
+]
+
+# Keras 2.3.1's arguments, in its order: a Keras call runs unchanged.
+KERAS_ARGUMENTS = {
+    "to_categorical": ["y", "num_classes", "dtype"],
+    "normalize": ["x", "axis", "order"],
+    "HDF5Matrix": ["datapath", "dataset", "start", "end", "normalizer"],
+    "get_file": [
+        "fname", "origin", "untar", "md5_hash", "file_hash", "cache_subdir", "hash_algorithm", "extract",
+        "archive_format", "cache_dir",
+    ],
+    "validate_file": ["fpath", "file_hash", "algorithm", "chunk_size"],
+    "Progbar": ["target", "width", "verbose", "interval", "stateful_metrics"],
+    "print_summary": ["model", "line_length", "positions", "print_fn"],
+    "plot_model": ["model", "to_file", "show_shapes", "show_layer_names", "rankdir", "expand_nested", "dpi"],
+    "model_to_dot": ["model", "show_shapes", "show_layer_names", "rankdir", "expand_nested", "dpi", "subgraph"],
+    "multi_gpu_model": ["model", "gpus", "cpu_merge", "cpu_relocation"],
+    "OrderedEnqueuer": ["sequence", "use_multiprocessing", "shuffle"],
+    "GeneratorEnqueuer": ["sequence", "use_multiprocessing", "wait_time", "random_seed"],
+    "deserialize_keras_object": ["identifier", "module_objects", "custom_objects", "printable_module_name"],
+    "serialize_keras_object": ["obj"],
+}  # fmt: skip
+
+
+def test_all_is_pinned_and_sorted() -> None:
+    assert torchkutils.__all__ == sorted(PUBLIC_NAMES)
+
+
+@pytest.mark.parametrize("name", PUBLIC_NAMES)
+def test_a_public_name_says_what_it_is(name: str) -> None:
+    assert len(inspect.getdoc(getattr(torchkutils, name)) or "") > 60
+
+
+@pytest.mark.parametrize("name", sorted(KERAS_ARGUMENTS))
+def test_keras_arguments_come_first_and_in_order(name: str) -> None:
+    parameters = inspect.signature(getattr(torchkutils, name)).parameters.values()
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    assert positional == KERAS_ARGUMENTS[name]
+
+
+def test_the_version_is_the_distribution_s() -> None:
+    assert torchkutils.__version__ == importlib.metadata.version("torchkutils")
