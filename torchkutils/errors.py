@@ -1,7 +1,9 @@
 """The errors that callers must be able to tell apart; everything else is a built-in type.
 
 OSError
-└── DownloadError      a file could not be fetched: url, status, attempts
+├── DownloadError      a file could not be fetched: url, status, attempts
+└── FileNotFoundError
+    └── DatasetNotFoundError   an HDF5 file lacks the data set; also a KeyError, as h5py's is
 ValueError
 └── ArchiveError       an archive that must not or cannot be extracted: path, member
 """
@@ -37,3 +39,7 @@ class ArchiveError(ValueError):
         super().__init__(message)
         self.path = path
         self.member = member
+
+
+class DatasetNotFoundError(FileNotFoundError, KeyError):
+    """An HDF5 file holds no data set of that name; the message lists those that it holds."""
