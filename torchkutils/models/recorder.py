@@ -1,0 +1,406 @@
+"""What hooks and a function mode see during one forward, turned into calls, nodes and edges."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from torchkutils.models.flops import function_flops, module_flops
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node, NodeKind, OtherValue, TensorValue, Value
+from torchkutils.models.undisturbed import Writes
+
+
+@dataclasses.dataclass
+class _Running:
+    """A call that has begun: what is known of it so far."""
+
+    index: int
+    module: int
+    number: int
+    parent: int | None
+    inputs: Collection
+    sources: list[tuple[int, int]]
+    tensors: list[torch.Tensor]
+    leaf: bool = True
+    output: Value | None = None
+    flops: int = 0
+    flops_known: bool = True
+    node: int | None = None
+
+
+class Recorder(TorchFunctionMode):
+    """Watches one forward of a model, in this thread alone.
+
+    Use it as a context around the call. A tensor is told by its identity (a weak reference guards against reuse of
+    the number) and by the last function that wrote to its storage, so that edges are right through in-place work,
+    views and item assignment. A leaf that hands its own input on unchanged gives an alias, so that the two differ.
+    """
+
+    def __init__(self, index_of: Mapping[int, int], modules: list[torch.nn.Module], names: dict[int, str]) -> None:
+        super().__init__()
+        self.index_of, self.modules, self.tensor_names = index_of, modules, names
+        self.calls: list[_Running] = []
+        self.stack: list[_Running] = []
+        self.nodes: list[Node] = []
+        self.arrows: dict[tuple[int, int, int], int] = {}
+        self.made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
+        self.written: dict[int, tuple[int, int, int]] = {}
+        self.known: dict[int, int] = {}
+        self.clock = 0
+        self.writes = Writes(modules[0])
+        self.counts: dict[int, int] = {}
+        self.handles: list[Any] = []
+        self.failed: _Running | None = None
+
+    def __enter__(self) -> Recorder:
+        for module in self.modules:
+            self.handles.append(module.register_forward_pre_hook(self._begin, with_kwargs=True))
+            self.handles.append(module.register_forward_hook(self._end, with_kwargs=True))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        super().__exit__(*details)  # type: ignore[no-untyped-call]
+        for handle in self.handles:
+            handle.remove()
+        self.writes.restore()
+
+    # -- nodes and edges -------------------------------------------------------------------------------------------
+
+    def add_node(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> int:
+        """A new point of the data flow."""
+        self.nodes.append(Node(len(self.nodes), kind, name, call, output, joins))
+        return len(self.nodes) - 1
+
+    def add_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> None:
+        """The model's own inputs, a node each."""
+        for position, value in enumerate(args):
+            self._add_input(names[position] if position < len(names) else f"input[{position}]", value)
+        for name, value in kwargs.items():
+            self._add_input(name, value)
+
+    def _add_input(self, name: str, value: Any) -> None:
+        if next(tensors_of(value), None) is not None:
+            self._made_by(value, self.add_node("input", name, None, describe(value)))
+
+    def add_outputs(self, output: Any) -> None:
+        """The model's own outputs, a node for each tensor."""
+        tensors = list(named_tensors(output, "output"))
+        for name, tensor in tensors:
+            node = self.add_node("output", name, None, describe(tensor))
+            self._connect(tensor, node)
+
+    def _made_by(self, value: Any, node: int) -> None:
+        self.clock += 1
+        for position, tensor in enumerate(tensors_of(value)):
+            self.made[id(tensor)] = (weakref.ref(tensor), node, position, self.clock)
+
+    def _source(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """The node that made or last wrote this tensor; a new one for what came from nowhere."""
+        entry = self.made.get(id(tensor))
+        if entry is not None and entry[0]() is not tensor:
+            entry = None
+        wrote = self.written.get(storage_of(tensor))
+        if entry is not None and (wrote is None or wrote[2] <= entry[3]):
+            return entry[1], entry[2]
+        if wrote is not None:
+            return wrote[0], wrote[1]
+        name = self.tensor_names.get(id(tensor))
+        kind: NodeKind = "constant"
+        if name is not None:
+            kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
+        node = self.add_node(kind, name or "constant", None, describe(tensor))
+        self.made[id(tensor)] = (weakref.ref(tensor), node, 0, self.clock)
+        return node, 0
+
+    def _connect(self, value: Any, node: int) -> int:
+        """Edges from what made the tensors of a value; gives how many did not begin at a parameter or buffer."""
+        computed = 0
+        for tensor in tensors_of(value):
+            source, position = self._source(tensor)
+            self.arrow(source, node, position)
+            computed += self.nodes[source].kind not in ("parameter", "buffer", "constant")
+        return computed
+
+    def arrow(self, source: int, target: int, position: int) -> None:
+        """One more tensor on its way."""
+        key = (source, target, position)
+        self.arrows[key] = self.arrows.get(key, 0) + 1
+
+    # -- modules ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        index = self.index_of[id(module)]
+        parent = self.stack[-1] if self.stack else None
+        if parent is not None:
+            parent.leaf = False
+        tensors = list(tensors_of((args, kwargs)))
+        running = _Running(
+            index=len(self.calls),
+            module=index,
+            number=self.counts.get(index, 0),
+            parent=None if parent is None else parent.index,
+            inputs=arguments(args, kwargs),
+            sources=[],
+            tensors=tensors,
+        )
+        if next(module.children(), None) is None:
+            running.node = self.add_node("call", self.names(index), running.index, None)
+            self._connect(tensors, running.node)
+        else:
+            running.sources = [self._source(tensor) for tensor in tensors]
+        self.counts[index] = running.number + 1
+        self.calls.append(running)
+        self.stack.append(running)
+
+    def names(self, index: int) -> str:
+        """A module's path; filled in by the trace."""
+        return str(index)
+
+    def _end(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return self._finish(module, output)
+
+    def _finish(self, module: torch.nn.Module, output: Any) -> Any:
+        running = self.stack.pop()
+        changed = output
+        if running.leaf:
+            given = {id(tensor) for tensor in running.tensors}
+            changed = map_tensors(output, lambda t: t.view_as(t) if id(t) in given and not _is_leaf(t) else t)
+            if running.node is None:
+                running.node = self.add_node("call", self.names(running.module), running.index, None)
+                for source, position in running.sources:
+                    self.arrow(source, running.node, position)
+            own = module_flops(module, running.inputs, describe(output))
+            if own is not None:
+                running.flops, running.flops_known = own, True
+        running.output = describe(output)
+        if running.leaf and running.node is not None:
+            self.nodes[running.node] = dataclasses.replace(self.nodes[running.node], output=running.output)
+            self._made_by(changed, running.node)
+            for tensor in running.tensors:
+                entry = self.written.get(storage_of(tensor))
+                if entry is not None and self.nodes[entry[0]].call == running.index:
+                    self.written[storage_of(tensor)] = (running.node, 0, self.clock)
+        running.tensors = []
+        return None if changed is output else changed
+
+    # -- functions -------------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", str(function))
+        if name in _QUIET or not self.stack:
+            return function(*args, **kwargs)
+        target = _written_tensor(name, args, kwargs)
+        if target is not None:
+            self.writes.before(target)
+        running = self.stack[-1]
+        sources = [self._source(t) for t in tensors_of((args, kwargs))] if running.node is None else []
+        result = function(*args, **kwargs)
+        self._count(running, function, args, kwargs, result)
+        if running.node is not None:
+            if target is not None:
+                self.clock += 1
+                self.written[storage_of(target)] = (running.node, 0, self.clock)
+            return result
+        produced = result if target is None else target
+        if next(tensors_of(produced), None) is None:
+            return result
+        computed = sum(self.nodes[source].kind not in ("parameter", "buffer", "constant") for source, _ in sources)
+        shown = name.strip("_") if name.startswith("__") or name.endswith("_") else name
+        node = self.add_node("function", shown, running.index, describe(produced), joins=computed > 1)
+        for source, position in sources:
+            self.arrow(source, node, position)
+        self._made_by(produced, node)
+        if target is not None:
+            self.written[storage_of(target)] = (node, 0, self.clock)
+        return result
+
+    def _count(self, running: _Running, function: Any, args: Any, kwargs: Any, result: Any) -> None:
+        flops = function_flops(function, args, kwargs, result)
+        if flops is None:
+            running.flops_known = False
+        else:
+            running.flops += flops
+
+    # -- the result ------------------------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> Failure | None:
+        """Where forward raised: the innermost call that had begun and did not end."""
+        if not self.stack:
+            return None
+        running = self.stack[-1]
+        return Failure(running.index, running.inputs, f"{type(error).__name__}: {error}")
+
+    def finished_calls(self) -> tuple[Call, ...]:
+        """The calls as plain records."""
+        names = [field.name for field in dataclasses.fields(Call)]
+        return tuple(Call(**{name: getattr(running, name) for name in names}) for running in self.calls)
+
+    def finished_flow(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
+        """Nodes and edges; functions that ran inside a leaf are folded into the leaf's own node."""
+        home = {
+            node.index: leaf.node
+            for node in self.nodes
+            if node.kind == "function" and node.call is not None
+            for leaf in [self.calls[node.call]]
+            if leaf.leaf and leaf.node is not None
+        }
+        arrows: dict[tuple[int, int, int], int] = {}
+        for (source, target, position), count in self.arrows.items():
+            begin, end = home.get(source, source), home.get(target, target)
+            if begin != end and not (end in home.values() and self.nodes[source].kind in _HELD and target in home):
+                arrows[begin, end, position] = max(arrows.get((begin, end, position), 0), count)
+        used = {index for source, target, _ in arrows for index in (source, target)}
+        kept = [n for n in self.nodes if n.index not in home and (n.kind not in _HELD or n.index in used)]
+        rank = {"input": 0, "output": 2}
+        kept.sort(key=lambda node: (rank.get(node.kind, 1), node.index))
+        new = {node.index: position for position, node in enumerate(kept)}
+        nodes = tuple(dataclasses.replace(node, index=new[node.index]) for node in kept)
+        edges = sorted(
+            (new[target], new[source], position, count)
+            for (source, target, position), count in arrows.items()
+            if source in new and target in new
+        )
+        return nodes, tuple(Edge(source, target, position, count) for target, source, position, count in edges)
+
+
+_HELD = ("parameter", "buffer", "constant")
+
+# Functions that look at a tensor without computing from it.
+_QUIET = frozenset(
+    [
+        "__get__",
+        "__set__",
+        "size",
+        "dim",
+        "stride",
+        "numel",
+        "storage_offset",
+        "is_floating_point",
+        "is_complex",
+        "data_ptr",
+        "__len__",
+        "__hash__",
+        "requires_grad_",
+        "element_size",
+        "untyped_storage",
+        "is_contiguous",
+        "get_device",
+        "has_names",
+        "__repr__",
+        "__format__",
+        "ndimension",
+        "is_cuda",
+        "is_nested",
+    ]
+)
+
+
+def _is_leaf(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, torch.nn.Parameter)
+
+
+def _written_tensor(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The tensor that a function writes to; None for one that writes to nothing."""
+    in_place = (
+        name == "__setitem__"
+        or (name.endswith("_") and not name.endswith("__"))
+        or (name.startswith("__i") and name.endswith("__") and name[3:4] in "amsdfpolx" and name not in ("__invert__",))
+        or kwargs.get("inplace") is True
+    )
+    if in_place and args and isinstance(args[0], torch.Tensor):
+        return args[0]
+    out = kwargs.get("out")
+    return out if isinstance(out, torch.Tensor) else None
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """A number for the memory behind a tensor; its own identity where there is no such thing."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return id(tensor)
+
+
+def tensors_of(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+    """The tensors inside tuples, lists, mappings and dataclasses, from left to right; iterators stay untouched."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth > 20:
+        return
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_of(item, depth + 1)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_of(item, depth + 1)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_of(getattr(value, field.name, None), depth + 1)
+
+
+def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors with the way to each: output, output[0], output.logits."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from named_tensors(item, f"{name}.{key}")
+    elif isinstance(value, tuple | list):
+        for position, item in enumerate(value):
+            yield from named_tensors(item, f"{name}[{position}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from named_tensors(getattr(value, field.name, None), f"{name}.{field.name}")
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same value with tensors replaced; the same object when nothing changed or it is no plain collection."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if type(value) in (tuple, list):
+        items = [map_tensors(item, change) for item in value]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
+    if type(value) is dict:
+        changed = {key: map_tensors(item, change) for key, item in value.items()}
+        return value if all(changed[key] is value[key] for key in value) else changed
+    return value
+
+
+def describe(value: Any) -> Value:
+    """A value as a plain record."""
+    if isinstance(value, torch.Tensor):
+        try:
+            shape = tuple(value.shape)
+        except RuntimeError:
+            shape = ()
+        kind = "nested" if value.is_nested else type(value).__name__
+        return TensorValue(shape, str(value.dtype).removeprefix("torch."), "tensor" if kind in _PLAIN else kind)
+    if isinstance(value, Mapping):
+        return Collection(type(value).__name__, tuple((str(key), describe(item)) for key, item in value.items()))
+    if isinstance(value, tuple | list):
+        names = getattr(value, "_fields", range(len(value)))
+        return Collection(type(value).__name__, tuple(zip(names, map(describe, value), strict=True)))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [(field.name, describe(getattr(value, field.name, None))) for field in dataclasses.fields(value)]
+        return Collection(type(value).__name__, tuple(fields))
+    return OtherValue(type(value).__name__)
+
+
+_PLAIN = ("Tensor", "Parameter")
+
+
+def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
+    """The arguments of a call: positional ones by position, keyword ones by name."""
+    positional: list[tuple[int | str, Value]] = [(position, describe(value)) for position, value in enumerate(args)]
+    named: list[tuple[int | str, Value]] = [(name, describe(value)) for name, value in kwargs.items()]
+    return Collection("arguments", tuple(positional + named))
