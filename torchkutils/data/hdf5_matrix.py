@@ -6,6 +6,7 @@ import contextlib
 import math
 import operator
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -36,6 +37,10 @@ class _Handle:
     process: int
     stamp: FileStamp | None
     stack: contextlib.ExitStack
+
+    def __post_init__(self) -> None:
+        # HDF5 reads a URL through Python objects: left open until the interpreter is taken down, it crashes.
+        weakref.finalize(self, _close_in, self.process, self.stack)
 
 
 class HDF5Matrix(Dataset[Any]):
@@ -123,7 +128,7 @@ class HDF5Matrix(Dataset[Any]):
                 "tensor can hold; pass as_tensor=False, or a normalizer that makes numbers of it"
             )
         try:
-            result = self._finish(row)
+            result = self._normalized(row)
         except TypeError as err:
             raise TypeError(f"normalizer on dataset {self._name!r}: {err}") from err
         shape = tuple(result.shape) if self.start < self.end else tuple(result.shape)[1:]
@@ -209,8 +214,8 @@ class HDF5Matrix(Dataset[Any]):
     def close(self) -> None:
         """Close the handle of this process; reading again opens it again."""
         handle, self._handle = self._handle, None
-        if handle is not None and handle.process == os.getpid():
-            handle.stack.close()
+        if handle is not None:
+            _close_in(handle.process, handle.stack)
 
     def __enter__(self) -> HDF5Matrix:
         return self
@@ -227,7 +232,7 @@ class HDF5Matrix(Dataset[Any]):
         """Read rows of the window as they are stored: `(n, …)`, or the row itself for an int."""
         source, first = self._rows(), self.start
         if isinstance(rows, int):
-            return np.asarray(source.span(first + rows, first + rows + 1)[0])
+            return source.span(first + rows, first + rows + 1).reshape(self._stored_shape[1:])
         if isinstance(rows, np.ndarray):
             return source.take(rows.reshape(-1) + first)
         if len(rows) == 0:
@@ -255,12 +260,20 @@ class HDF5Matrix(Dataset[Any]):
         self._handle = _Handle(rows, os.getpid(), stamp, stack)
         return rows
 
-    def _finish(self, piece: np.ndarray[Any, Any]) -> Any:
+    def _normalized(self, piece: np.ndarray[Any, Any]) -> torch.Tensor | np.ndarray[Any, Any]:
         result = piece if self.normalizer is None else self.normalizer(piece)
         if self._as_tensor:
             return _to_tensor(result)
-        array = result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
-        return array[()] if array.ndim == 0 else array
+        return result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
+
+    def _finish(self, piece: np.ndarray[Any, Any]) -> Any:
+        result = self._normalized(piece)
+        return result if isinstance(result, torch.Tensor) or result.ndim else result[()]
+
+
+def _close_in(process: int, stack: contextlib.ExitStack) -> None:
+    if process == os.getpid():
+        stack.close()
 
 
 def _window(start: int, end: int | None, length: int) -> tuple[int, int]:

@@ -192,6 +192,8 @@ class ChunkedRows:
     def take(self, rows: Array) -> Array:
         """Rows by number; each chunk is decoded at most once."""
         out = np.empty((len(rows), *self._shape[1:]), self._dtype)
+        if len(rows) == 0:
+            return out
         chunks, inside = np.divmod(rows, self._chunk_rows)
         order = np.argsort(chunks, kind="stable")
         ordered = chunks[order]
