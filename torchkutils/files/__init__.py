@@ -1,1 +1,1 @@
-"""Files from elsewhere: cache rules, transfer, verification, extraction."""
+"""Files from elsewhere: downloaded once, checked, unpacked whole or not at all."""
