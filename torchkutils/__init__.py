@@ -8,6 +8,9 @@ from torchkutils.data.sequence_loader import SequenceLoader
 from torchkutils.errors import ArchiveError, DownloadError
 from torchkutils.files.get_file import get_file
 from torchkutils.files.hashing import validate_file
+from torchkutils.models.dot import model_to_dot
+from torchkutils.models.plot import ModelPlot, plot_model
+from torchkutils.models.summary import ModelSummary, print_summary, summarize
 from torchkutils.progress import Progbar
 
 __version__ = "0.1.0"
@@ -18,10 +21,16 @@ __all__ = [
     "DownloadError",
     "GeneratorEnqueuer",
     "HDF5Matrix",
+    "ModelPlot",
+    "ModelSummary",
     "OrderedEnqueuer",
     "Progbar",
     "Sequence",
     "SequenceLoader",
     "get_file",
+    "model_to_dot",
+    "plot_model",
+    "print_summary",
+    "summarize",
     "validate_file",
 ]
