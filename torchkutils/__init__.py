@@ -11,6 +11,8 @@ from torchkutils.files.hashing import validate_file
 from torchkutils.models.dot import model_to_dot
 from torchkutils.models.plot import ModelPlot, plot_model
 from torchkutils.models.summary import ModelSummary, print_summary, summarize
+from torchkutils.numerical import normalize, to_categorical
+from torchkutils.parallel.multi_gpu_model import multi_gpu_model
 from torchkutils.progress import Progbar
 
 __version__ = "0.1.0"
@@ -29,8 +31,11 @@ __all__ = [
     "SequenceLoader",
     "get_file",
     "model_to_dot",
+    "multi_gpu_model",
+    "normalize",
     "plot_model",
     "print_summary",
     "summarize",
+    "to_categorical",
     "validate_file",
 ]
