@@ -1,0 +1,88 @@
+"""Constructor arguments of registered module classes, recorded at each call."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["RECORD", "record_arguments", "recorded_config"]
+
+RECORD = "_torchkutils_constructor_arguments"
+"""The entry of a module's `__dict__` that holds them: there it follows the module through pickle and deepcopy."""
+
+_POSITIONAL = "*"
+
+
+def record_arguments(kind: type[torch.nn.Module]) -> None:
+    """Let a module class keep the arguments of every constructor call in its instances.
+
+    Instances of classes derived from it keep nothing: their own constructors decide what is passed on.
+    """
+    constructor = kind.__init__
+    if getattr(constructor, "_records_for", None) is kind:
+        return
+
+    @functools.wraps(constructor)
+    def recording(self: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        if type(self) is kind:
+            self.__dict__[RECORD] = _as_config(constructor, self, args, kwargs)
+        constructor(self, *args, **kwargs)
+
+    recording._records_for = kind  # type: ignore[attr-defined]
+    kind.__init__ = recording  # type: ignore[method-assign]
+
+
+def recorded_config(module: torch.nn.Module) -> dict[str, Any] | None:
+    """The arguments of a module's constructor call by name, None when none were recorded for its class."""
+    if getattr(type(module).__init__, "_records_for", None) is not type(module):
+        return None
+    config = module.__dict__.get(RECORD)
+    return config if isinstance(config, dict) else None
+
+
+def _as_config(constructor: Any, self: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        bound = inspect.signature(constructor).bind(self, *args, **kwargs)
+    except TypeError:
+        return {}  # the constructor itself is about to say what is wrong
+    config: dict[str, Any] = {}
+    names = list(bound.signature.parameters.values())[1:]
+    unnamed = any(p.kind is p.POSITIONAL_ONLY and p.name in bound.arguments for p in names) or any(
+        p.kind is p.VAR_POSITIONAL and bound.arguments.get(p.name) for p in names
+    )
+    if unnamed:
+        config[_POSITIONAL] = _snapshot(list(args))
+        return config | {name: _snapshot(value) for name, value in kwargs.items()}
+    for parameter in names:
+        if parameter.name not in bound.arguments:
+            continue
+        value = bound.arguments[parameter.name]
+        if parameter.kind is parameter.VAR_KEYWORD:
+            config.update({name: _snapshot(one) for name, one in value.items()})
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            config[parameter.name] = _snapshot(value)
+    return config
+
+
+def _snapshot(value: Any) -> Any:
+    """The value as it is now, whatever the constructor does to its lists and dicts; modules and tensors themselves."""
+    if type(value) is list:
+        return [_snapshot(one) for one in value]
+    if type(value) is tuple:
+        return tuple(_snapshot(one) for one in value)
+    if type(value) is dict:
+        return {key: _snapshot(one) for key, one in value.items()}
+    if isinstance(value, (set, bytearray)):
+        return copy.copy(value)
+    return value
+
+
+def call_with_config(kind: type, config: Mapping[str, Any]) -> Any:
+    """Call a class with a config that may hold unnamed arguments."""
+    named = {name: value for name, value in config.items() if name != _POSITIONAL}
+    return kind(*config.get(_POSITIONAL, ()), **named)

@@ -1,0 +1,179 @@
+"""The registry of serialisable classes and functions, and the one order in which every name is looked up."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from torchkutils.objects.builtin_objects import builtin_name, builtin_objects
+from torchkutils.objects.recorded_arguments import record_arguments
+from torchkutils.objects.scope import get_custom_objects
+
+__all__ = ["get_registered_name", "get_registered_object", "look_up", "register_keras_serializable", "unknown_name"]
+
+Registered = TypeVar("Registered", bound=Callable[..., Any])
+
+_by_name: dict[str, Any] = {}
+_names: dict[Any, str] = {}
+_lock = threading.Lock()
+_MISSING = object()
+
+
+def register_keras_serializable(package: str = "Custom", name: str | None = None) -> Callable[[Registered], Registered]:
+    """A decorator that makes a class or function known by `package>name`, for configs and model files.
+
+    Args:
+        package: The first half of the registered name.
+        name: The second half; None means the object's own `__name__`.
+
+    Returns:
+        The decorator; it gives the class or function back. A class derived from `torch.nn.Module` that has no
+        `get_config` records the arguments of each constructor call from then on, so that it can be rebuilt.
+
+    Raises:
+        TypeError: `package` or `name` is no string, or what is decorated is neither class nor function.
+        ValueError: The name belongs to another object, or a class that is no module has no `get_config`. An object of
+            the same module and qualified name (a notebook cell run again) replaces the older one.
+
+    Registrations are global and survive the scope they were made in. Keras 2.3.1 has no such decorator; this is that
+    of tf.keras and Keras 3.
+
+    >>> @register_keras_serializable(package="Shop")
+    ... def cheap(x):
+    ...     return x
+    >>> get_registered_name(cheap)
+    'Shop>cheap'
+    """
+    for argument, value in (("package", package), ("name", name)):
+        if not isinstance(value, str) and not (argument == "name" and value is None):
+            raise TypeError(f"{argument} must be a string, got {value!r}; write @register_keras_serializable()")
+
+    def register(target: Registered) -> Registered:
+        if not callable(target) or not hasattr(target, "__name__"):
+            raise TypeError(f"register_keras_serializable decorates a class or a function, got {target!r}")
+        if inspect.isclass(target) and not hasattr(target, "get_config"):
+            if not issubclass(target, torch.nn.Module):
+                raise ValueError(
+                    f"Cannot register a class that does not have a get_config() method, got {target.__qualname__}"
+                )
+            record_arguments(target)
+        _add(f"{package}>{name or target.__name__}", target)
+        return target
+
+    return register
+
+
+def _add(registered_name: str, target: Any) -> None:
+    with _lock:
+        older = _by_name.get(registered_name)
+        if older is not None and older is not target:
+            if _identity(older) != _identity(target):
+                raise ValueError(
+                    f"the name {registered_name!r} is already registered for {_identity(older)}, "
+                    f"got {_identity(target)}; give another package or name"
+                )
+            _names.pop(older, None)
+        _by_name[registered_name] = target
+        _names[target] = registered_name
+
+
+def _identity(target: Any) -> str:
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+def get_registered_name(obj: Any) -> str:
+    """The name an object is stored under.
+
+    Args:
+        obj: A class or function.
+
+    Returns:
+        `package>name` when it is registered, its `__name__` otherwise.
+
+    Raises:
+        ValueError: It is neither registered nor has a name of its own.
+
+    >>> get_registered_name(torch.nn.Linear)
+    'Linear'
+    """
+    try:
+        known = _names.get(obj)
+    except TypeError:
+        known = None
+    name = known or builtin_name(obj) or getattr(obj, "__name__", None)
+    if not isinstance(name, str):
+        raise ValueError(f"obj must be a class or a function, got {obj!r}, which has no name; pass its class")
+    return name
+
+
+def registered_class_name(kind: type) -> str | None:
+    """The name a class was registered under, None when it was not."""
+    return _names.get(kind)
+
+
+def get_registered_object(
+    name: str, custom_objects: Mapping[str, Any] | None = None, module_objects: Mapping[str, Any] | None = None
+) -> Any:
+    """The object of that name, None when nothing has it.
+
+    Args:
+        name: As `get_registered_name` gives it, or as a scope or mapping calls it.
+        custom_objects: Names that are looked at first.
+        module_objects: Names that are looked at before the built-ins.
+
+    Returns:
+        The class or function. The order: `custom_objects`, the scope's and the global names, the registry,
+        `module_objects`, then torch.nn, torch.optim and the activations and losses of torch.nn.functional.
+
+    Raises:
+        TypeError: A mapping argument is no mapping.
+
+    >>> get_registered_object("ReLU").__name__, get_registered_object("RELU")
+    ('ReLU', None)
+    """
+    found = look_up(name, custom_objects, module_objects, _MISSING)
+    return None if found is _MISSING else found
+
+
+def look_up(
+    name: str,
+    custom_objects: Mapping[str, Any] | None,
+    module_objects: Mapping[str, Any] | None,
+    default: Any = None,
+) -> Any:
+    """The first object of that name in the one lookup order, or the default."""
+    for names in _all_names(custom_objects, module_objects):
+        if name in names:
+            return names[name]
+    return default
+
+
+def _all_names(
+    custom_objects: Mapping[str, Any] | None, module_objects: Mapping[str, Any] | None
+) -> tuple[Mapping[str, Any], ...]:
+    for argument, value in (("custom_objects", custom_objects), ("module_objects", module_objects)):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{argument} must be a dict from names to objects, got {type(value).__name__}")
+    return custom_objects or {}, get_custom_objects(), _by_name, module_objects or {}, builtin_objects()
+
+
+def unknown_name(
+    name: str,
+    kind: str = "object",
+    custom_objects: Mapping[str, Any] | None = None,
+    module_objects: Mapping[str, Any] | None = None,
+) -> ValueError:
+    """The error for a name that nothing has: what it may have meant, and how to make it known."""
+    known = {word for names in _all_names(custom_objects, module_objects) for word in names}
+    close = difflib.get_close_matches(name[:100], known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    shown = repr(name) if len(name) <= 100 else repr(name[:100]) + "…"
+    return ValueError(
+        f"Unknown {kind}: {shown}.{hint} Make it known by custom_objects={{{shown}: …}}, "
+        f"by `with custom_object_scope({{{shown}: …}})` or by the decorator register_keras_serializable."
+    )
