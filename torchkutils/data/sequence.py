@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable, Iterator
+from types import GeneratorType, NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch.utils.data import Dataset
@@ -131,7 +131,7 @@ def checked_batch(batch: Any, index: int) -> Any:
     Raises:
         TypeError: It is None or a generator.
     """
-    if batch is None or inspect.isgenerator(batch):
+    if isinstance(batch, (NoneType, GeneratorType)):
         got = "None" if batch is None else "a generator"
         raise TypeError(f"__getitem__({index}) must return one whole batch, got {got}; return it, and do not yield")
     return batch

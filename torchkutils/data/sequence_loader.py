@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -88,7 +89,9 @@ class SequenceLoader:
         self._epoch = 0
         self._position = 0
         self._consumed = 0
-        self._running: _Epoch | None = None
+        self._handed_out = 0
+        # Weak, for the epoch holds the loader: a cycle would keep workers until the garbage collector comes by.
+        self._running: weakref.ref[_Epoch] | None = None
         self._crew: WorkerCrew | None = None
 
     @property
@@ -101,12 +104,12 @@ class SequenceLoader:
         return len(self._order())
 
     def __iter__(self) -> Iterator[Any]:
-        if self._running is not None:
-            if self._running.delivered:
-                self._next_epoch()
-            self._running.over = "its loader has begun another epoch"
-        self._running = _Epoch(self, self._order()[self._position :])
-        return self._running
+        if self._handed_out:
+            self._next_epoch()
+        self._stop_running("its loader has begun another epoch")
+        epoch = _Epoch(self, self._order()[self._position :])
+        self._running = weakref.ref(epoch)
+        return epoch
 
     def close(self) -> None:
         """Stop the workers now; the next epoch starts new ones."""
@@ -174,10 +177,8 @@ class SequenceLoader:
         if state["world_size"] != self.world.size:
             consumed, position = min(consumed + position * state["world_size"], state["length"]), 0
         self.seed = state["seed"]
-        self._epoch, self._position, self._consumed = state["epoch"], position, consumed
-        if self._running is not None:
-            self._running.over = "its loader was given another state"
-        self._running = None
+        self._epoch, self._position, self._consumed, self._handed_out = state["epoch"], position, consumed, 0
+        self._stop_running("its loader was given another state")
         self.close()
 
     def _order(self) -> np.ndarray[Any, Any]:
@@ -190,7 +191,17 @@ class SequenceLoader:
         return self.world.share(order[self._consumed :])
 
     def _next_epoch(self) -> None:
-        self._epoch, self._position, self._consumed = self._epoch + 1, 0, 0
+        self._epoch, self._position, self._consumed, self._handed_out = self._epoch + 1, 0, 0, 0
+
+    def _count(self) -> None:
+        self._position += 1
+        self._handed_out += 1
+
+    def _stop_running(self, why: str) -> None:
+        running = self._running() if self._running is not None else None
+        if running is not None:
+            running.over = why
+        self._running = None
 
     def _batches(self, order: list[int]) -> Iterator[Any]:
         """Start making the batches of this epoch."""
@@ -199,8 +210,11 @@ class SequenceLoader:
             options = {**self._options, "sampler": order, "generator": generator}
             return iter(DataLoader(self.sequence, batch_size=None, **options))
         if self._crew is None:
-            self._crew = WorkerCrew(self.sequence, self.num_workers, self._worker_init_fn, self._options)
-        return self._crew.begin(self.seed, self._epoch, order)
+            self._crew = WorkerCrew(self.num_workers, self._worker_init_fn, self._options)
+            # Where the loader is part of a cycle, the garbage collector closes the workers' queues before it ends them:
+            # they would miss the signal to go.
+            weakref.finalize(self, self._crew.dismiss).atexit = False
+        return self._crew.begin(self.sequence, self.seed, self._epoch, order)
 
 
 class _Epoch(Iterator[Any]):
@@ -234,19 +248,19 @@ class _Epoch(Iterator[Any]):
         except BaseException as error:
             raise self._explained(error, index) from error.__cause__
         self.delivered += 1
-        self._loader._position += 1
+        self._loader._count()
         if isinstance(batch, Failure):
             if batch.lost:
                 self._give_up()
             raise batch.to_exception()
-        return batch if batch is not None else checked_batch(batch, index)
+        return checked_batch(batch, index)
 
     def _explained(self, error: BaseException, index: int) -> BaseException:
         """Say what broke, and leave loader and workers such that another epoch can begin."""
         if self._loader.num_workers == 0:
             if isinstance(error, Exception):
                 self.delivered += 1
-                self._loader._position += 1
+                self._loader._count()
             if isinstance(error, StopIteration):
                 return RuntimeError(f"__getitem__({index}) raised StopIteration")
             error.add_note(f"raised while batch {index} was made")
@@ -275,6 +289,9 @@ def _worker_options(num_workers: int, prefetch_factor: int, timeout: float, cont
     whole_number("prefetch_factor", prefetch_factor, at_least=1)
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
         raise ValueError(f"timeout must be a number of seconds of at least 0, got {timeout!r}")
+    known = torch.multiprocessing.get_all_start_methods()
+    if isinstance(context, str) and context not in known:
+        raise ValueError(f"multiprocessing_context must be one of {known}, or a context; got {context!r}")
     if num_workers:
         return {
             "num_workers": num_workers,

@@ -69,6 +69,9 @@ class Failure:
         if self.error is None:
             return RuntimeError(f"{self.kind} {where}, which cannot be sent between processes:\n{self.trace}")
         error: BaseException = pickle.loads(self.error)
+        if isinstance(error, StopIteration):
+            # Passed on by an iterator it would look like the end of the epoch.
+            error = RuntimeError(f"__getitem__({self.index}) raised StopIteration")
         error.add_note(f"raised {where}:\n{self.trace}")
         return error
 
@@ -152,6 +155,10 @@ class WorkerView(Dataset[Any]):
         self._version = version
         self._seed = seed
         self._init = init
+
+    def forget(self) -> None:
+        """Let go of the Sequence in the caller's process: the workers have their own."""
+        del self._sequence
 
     def __getstate__(self) -> dict[str, Any]:
         sequence = self._sequence if self._state is None else None

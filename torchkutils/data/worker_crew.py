@@ -50,17 +50,15 @@ class _Tasks:
 class WorkerCrew:
     """Workers that make batches with the Sequence as it is when an epoch begins.
 
+    It holds nothing of the caller's: a loader that is dropped can dismiss it.
+
     Args:
-        sequence: The Sequence, live.
         num_workers: How many processes.
         init: The user's `worker_init_fn`.
         options: What else the DataLoader underneath is given.
     """
 
-    def __init__(
-        self, sequence: Sequence, num_workers: int, init: Callable[[int], None] | None, options: Mapping[str, Any]
-    ) -> None:
-        self._sequence = sequence
+    def __init__(self, num_workers: int, init: Callable[[int], None] | None, options: Mapping[str, Any]) -> None:
         self._num_workers = num_workers
         self._init = init
         self._options = options
@@ -70,9 +68,9 @@ class WorkerCrew:
         self._tasks = _Tasks([])
         self._trusted = False
 
-    def begin(self, seed: int, epoch: int, order: list[int]) -> Iterator[Any]:
+    def begin(self, sequence: Sequence, seed: int, epoch: int, order: list[int]) -> Iterator[Any]:
         """Start an epoch: its batches, or `Failure`s in their place, in order."""
-        state = sendable_state(self._sequence, self._limit)
+        state = sendable_state(sequence, self._limit)
         keep = self._trusted and state is not None and self._all_alive()
         if keep:
             try:
@@ -81,7 +79,7 @@ class WorkerCrew:
                 # A worker died after it was looked at; nothing of the epoch was handed out yet.
                 pass
         self.dismiss()
-        return self._start(state, seed, epoch, order)
+        return self._start(sequence, state, seed, epoch, order)
 
     def dismiss(self) -> None:
         """End the workers; they are given a few seconds, then killed."""
@@ -102,13 +100,14 @@ class WorkerCrew:
         assert self._loader is not None
         return iter(self._loader)
 
-    def _start(self, state: bytes | None, seed: int, epoch: int, order: list[int]) -> Iterator[Any]:
+    def _start(self, sequence: Sequence, state: bytes | None, seed: int, epoch: int, order: list[int]) -> Iterator[Any]:
         version = self._tasks.version + 1
         self._tasks = _Tasks([version] * self._num_workers, order, epoch, version, state)
         generator = torch.Generator()
         generator.manual_seed(seed % 2**63)
+        view = WorkerView(sequence, state, version, seed, self._init)
         self._loader = DataLoader(
-            WorkerView(self._sequence, state, version, seed, self._init),
+            view,
             batch_size=None,
             sampler=self._tasks,
             worker_init_fn=start_worker,
@@ -118,6 +117,7 @@ class WorkerCrew:
             **self._options,
         )
         self._iterator = iter(self._loader)
+        view.forget()
         self._trusted = state is not None
         result: Iterator[Any] = self._iterator
         return result
