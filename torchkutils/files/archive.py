@@ -7,7 +7,7 @@ renames that the next call finishes.
 """
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH102, PTH112, PTH116, PTH118, PTH119, PTH120
 from __future__ import annotations
 
 import contextlib
@@ -20,14 +20,14 @@ from collections.abc import Iterable
 
 from torchkutils.errors import ArchiveError
 from torchkutils.files.archive_readers import ENDINGS, BrokenArchive, archive_kind, members_of
-from torchkutils.files.companions import Companions, remove_whatever, sync_folder
+from torchkutils.files.commit import commit, is_equal, is_real_folder
+from torchkutils.files.companions import Companions, remove_whatever
 from torchkutils.files.manifest import (
     Manifest,
     claimed_by_others,
     is_intact,
     read_manifest,
     stamp_of_archive,
-    stamped,
     write_manifest,
 )
 from torchkutils.files.staging import Limits, Stage
@@ -45,7 +45,6 @@ MAX_DEPTH = 100
 
 AUTO = ("tar", "zip", "gz", "bz2", "xz")
 _PYTHON_HAS_ZSTD = sys.version_info >= (3, 14)
-_BACKUPS = "replaced"
 
 
 def checked_formats(archive_format: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -115,7 +114,7 @@ def extract_beside(path: str, folder: str, formats: tuple[str, ...], *, allow_li
         _sync_disk(staging)
         before = read_manifest(companions.manifest)
         write_manifest(companions.manifest, journal)
-        _commit(path, folder, journal, before)
+        commit(path, folder, journal, before)
     finally:
         remove_whatever(staging)
 
@@ -129,7 +128,7 @@ def finish_interrupted(path: str, folder: str) -> None:
     target = os.path.normpath(os.path.join(companions.folder, journal.folder))
     staging = os.path.join(companions.folder, journal.staging)
     if os.path.isdir(staging):
-        _commit(path, target, journal, None)
+        commit(path, target, journal, None)
         remove_whatever(staging)
     else:
         pathlib.Path(companions.manifest).unlink()
@@ -177,11 +176,11 @@ def _journal(path: str, folder: str, kind: str, staging: str, entries: dict[str,
             continue
         if os.path.abspath(target) == os.path.abspath(path):
             raise BrokenArchive("it would replace the archive itself", name)
-        if _is_equal(f"{staging}/{name}", target, member_kind):
+        if is_equal(f"{staging}/{name}", target, member_kind):
             continue
         if others is None:
             others = claimed_by_others(folder or ".", Companions(path).manifest)
-        if name not in ours or name in others or member_kind == "folder" or _is_real_folder(target):
+        if name not in ours or name in others or member_kind == "folder" or is_real_folder(target):
             raise BrokenArchive(f"{target} is there already, different, and not this archive's; move it away", name)
         replaces.append(name)
     stale = _stale(path, folder, before, entries) if before and ours else []
@@ -207,98 +206,6 @@ def _stale(path: str, folder: str, before: Manifest, entries: dict[str, str]) ->
         for member in gone
         if member[0] not in others and is_intact(folder or ".", dataclasses.replace(before, members=[member]))
     ]
-
-
-def _is_real_folder(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
-
-
-def _is_equal(staged: str, target: str, kind: str) -> bool:
-    """Whether what is there is what would be put there."""
-    if kind == "folder":
-        return _is_real_folder(target)
-    if os.path.islink(target) or kind == "symlink":
-        both = os.path.islink(target) and os.path.islink(staged)
-        return both and os.readlink(target) == os.readlink(staged)
-    if not os.path.isfile(target) or os.stat(target).st_size != os.stat(staged).st_size:
-        return False
-    with open(staged, "rb") as one, open(target, "rb") as two:
-        while piece := one.read(1 << 18):
-            if two.read(1 << 18) != piece:
-                return False
-    return True
-
-
-def _commit(path: str, folder: str, journal: Manifest, before: Manifest | None) -> None:
-    """Move everything into place and say so; undo it all when a rename fails."""
-    companions = Companions(path)
-    staging = os.path.join(companions.folder, journal.staging)
-    backups = f"{staging}{os.sep}{_backup_name(journal)}"
-    moved: list[tuple[str, str]] = []
-    os.makedirs(backups, exist_ok=True)
-    try:
-        _move_all(staging, folder or ".", backups, journal, moved)
-        done = stamped(folder or ".", {name: kind for name, kind, _, _ in journal.members})
-    except BaseException as err:
-        for source, target in reversed(moved):
-            os.replace(target, source)
-        if before is not None:
-            write_manifest(companions.manifest, before)
-        else:
-            pathlib.Path(companions.manifest).unlink(missing_ok=True)
-        if isinstance(err, BrokenArchive):
-            raise ArchiveError(f"{path} is not extracted: {err}", path=path, member=err.member) from err
-        raise
-    write_manifest(companions.manifest, Manifest(journal.archive, journal.kind, journal.folder, done))
-    for name in journal.stale:
-        _remove_empty_folders(folder or ".", name, journal)
-    sync_folder(folder)
-
-
-def _backup_name(journal: Manifest) -> str:
-    """A name in the staging folder that no member has."""
-    return f"{journal.staging}.{_BACKUPS}"
-
-
-def _move_all(staging: str, folder: str, backups: str, journal: Manifest, moved: list[tuple[str, str]]) -> None:
-    def move(source: str, target: str) -> None:
-        os.rename(source, target)
-        moved.append((source, target))
-
-    replaces, whole = set(journal.replaces), set[str]()
-    for number, name in enumerate(journal.stale):
-        if os.path.lexists(f"{folder}/{name}"):
-            move(f"{folder}/{name}", f"{backups}/s{number}")
-    for number, (name, kind, _, _) in enumerate(journal.members):
-        source, target = f"{staging}/{name}", f"{folder}/{name}"
-        parent = name.rpartition("/")[0]
-        if parent in whole:
-            # The folder above was moved in one rename; a link of it keeps its meaning.
-            if kind == "folder":
-                whole.add(name)
-            continue
-        if not os.path.lexists(source):
-            continue
-        if not os.path.lexists(target):
-            move(source, target)
-            if kind == "folder":
-                whole.add(name)
-        elif kind != "folder" and not _is_equal(source, target, kind):
-            if name not in replaces:
-                raise BrokenArchive(f"{target} appeared meanwhile, and differs", name)
-            move(target, f"{backups}/r{number}")
-            move(source, target)
-
-
-def _remove_empty_folders(folder: str, name: str, journal: Manifest) -> None:
-    members = journal.names()
-    parent = name.rpartition("/")[0]
-    while parent and parent not in members:
-        try:
-            os.rmdir(f"{folder}/{parent}")
-        except OSError:
-            return
-        parent = parent.rpartition("/")[0]
 
 
 def _sync_disk(folder: str) -> None:

@@ -1,7 +1,7 @@
 """Members of zip, tar and single compressed files, one after another; a broken archive raises, never just ends."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH116, PTH119
 from __future__ import annotations
 
 import bz2

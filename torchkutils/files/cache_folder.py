@@ -1,7 +1,7 @@
 """Where a download lies: Keras's rules for the base folder, and a way out when it cannot be written."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH102, PTH103, PTH111, PTH118
 from __future__ import annotations
 
 import os

@@ -1,7 +1,7 @@
 """The hidden files beside a download: its lock, its temporary files, its list of extracted members."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH112, PTH114, PTH118, PTH119
 from __future__ import annotations
 
 import contextlib

@@ -62,12 +62,14 @@ class FsspecAnswer:
             if url.startswith("file://") and not system.exists(path):
                 # Path.as_uri() percent-encodes; fsspec takes the text as it stands.
                 path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+            # A chain closes its archive when its file system goes.
+            self._system = system
             info = system.info(path)
             if info.get("type") == "directory":
                 raise IsADirectoryError(f"{path} is a folder")
             size = info.get("size")
             self.length: int | None = int(size) if size is not None else None
-            self._file: Any = system.open(path, "rb", **({} if _is_local(system) else {"cache_type": "readahead"}))
+            self._file: Any = system.open(path, "rb")
         except Exception as err:
             raise _fault(err) from err
 
@@ -81,10 +83,6 @@ class FsspecAnswer:
     def close(self) -> None:
         """Close the remote file."""
         self._file.close()
-
-
-def _is_local(system: Any) -> bool:
-    return not hasattr(system, "blocksize") and not hasattr(system, "default_block_size")
 
 
 def _options(url: str, timeouts: Timeouts) -> dict[str, Any]:

@@ -1,29 +1,23 @@
 """get_file: the cache's rules, on top of transfer and archive."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH110, PTH116, PTH117, PTH118, PTH119, PTH120
 from __future__ import annotations
 
-import math
 import os
 import pathlib
 import stat
 import sys
-import urllib.parse
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torchkutils._typing import PathLike
 from torchkutils.errors import ArchiveError, DownloadError
-from torchkutils.files import archive, cache_folder, transfer
+from torchkutils.files import archive, arguments, cache_folder, transfer
 from torchkutils.files.companions import Companions, only_one_process
-from torchkutils.files.fsspec_source import check_protocol
-from torchkutils.files.hashing import ExpectedHash, file_matches, parse_hash
-from torchkutils.files.http_source import Timeouts, quoted, split_credentials
+from torchkutils.files.hashing import ExpectedHash, file_matches
 from torchkutils.progress import Progbar
-
-OUR_HEADERS = {"range", "if-range", "accept-encoding"}
 
 
 @dataclass(frozen=True)
@@ -126,14 +120,14 @@ def get_file(
         warnings.warn("untar is deprecated; use extract=True", DeprecationWarning, stacklevel=2)
     if md5_hash is not None:
         warnings.warn("md5_hash is deprecated; use file_hash", DeprecationWarning, stacklevel=2)
-    sources = _checked_sources(origin, mirrors)
+    sources = arguments.checked_sources(origin, mirrors)
     name = cache_folder.file_name(fname, sources[0])
     wish = transfer.Wish(
         sources,
-        _expected(file_hash, md5_hash, hash_algorithm),
-        _checked_headers(headers),
-        _checked_timeout(timeout),
-        _checked_retries(retries),
+        arguments.expected_hash(file_hash, md5_hash, hash_algorithm),
+        arguments.checked_headers(headers),
+        arguments.checked_timeout(timeout),
+        arguments.checked_retries(retries),
     )
     if force and offline:
         raise ValueError("force=True asks for a download and offline=True forbids it; give one of them")
@@ -258,66 +252,3 @@ class _Shown:
             self._total = total
             self._bar = Progbar(total, unit="B", description=self._name, file=sys.stderr, interval=0.1)
         self._bar.update(received)
-
-
-def _checked_sources(origin: object, mirrors: Iterable[str]) -> list[str]:
-    if isinstance(mirrors, (str, bytes)):
-        raise ValueError(f"mirrors must be a list of URLs, got the single text {mirrors!r}")
-    return [_checked_url(origin, "origin"), *[_checked_url(mirror, "mirrors") for mirror in mirrors]]
-
-
-def _checked_url(url: object, argument: str) -> str:
-    if not isinstance(url, str) or not url.strip():
-        raise ValueError(f"{argument} must be a URL such as 'https://host/file.zip', got {url!r}")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in url):
-        raise ValueError(f"{argument} must be a URL without control characters, got {url!r}")
-    if "://" not in url:
-        raise ValueError(f"{argument} must be a URL with a protocol (file:///… for a local path), got {url!r}")
-    protocol = url.split("://", 1)[0].lower()
-    if "::" in url or protocol not in {"http", "https"}:
-        check_protocol(url, argument)
-        return url
-    address = quoted(url.strip())
-    try:
-        parts = urllib.parse.urlsplit(address)
-        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        split_credentials(address)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(f"{argument} must be a URL with a host and a valid port, got {url!r}")
-    return address
-
-
-def _expected(file_hash: str | None, md5_hash: str | None, algorithm: str) -> ExpectedHash | None:
-    if file_hash is None and md5_hash is not None:
-        return parse_hash(md5_hash, "md5", argument="md5_hash")
-    if file_hash is None:
-        return None
-    return parse_hash(file_hash, algorithm)
-
-
-def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    for name, value in (headers or {}).items():
-        if not isinstance(name, str) or not isinstance(value, str) or any(c in name + value for c in "\r\n\0"):
-            raise ValueError(f"headers must map names to texts of one line each, got {name!r}: {value!r}")
-        if name.lower() in OUR_HEADERS:
-            raise ValueError(f"headers must not hold {name!r}: resuming and encoding are decided by get_file")
-    return dict(headers or {})
-
-
-def _checked_timeout(timeout: object) -> Timeouts:
-    pair = timeout if isinstance(timeout, (tuple, list)) else (timeout, timeout)
-    for limit in pair:
-        number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
-        if limit is not None and not (number and math.isfinite(limit) and limit > 0):
-            raise ValueError(f"timeout must be positive seconds, (connect, read), or None to wait, got {timeout!r}")
-    if len(pair) != 2:
-        raise ValueError(f"timeout must be one number or the pair (connect, read), got {timeout!r}")
-    return Timeouts(pair[0], pair[1])
-
-
-def _checked_retries(retries: object) -> int:
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ValueError(f"retries must be a whole number ≥ 0, got {retries!r}")
-    return retries

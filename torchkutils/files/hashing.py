@@ -24,6 +24,12 @@ class ExpectedHash(NamedTuple):
         return f"{self.algorithm}:{self.digest}"
 
 
+def check_algorithm(algorithm: str) -> None:
+    """Raise ValueError unless it is 'auto' or an algorithm that is known."""
+    if not isinstance(algorithm, str) or algorithm.lower() not in {"auto", *DIGEST_LENGTHS}:
+        raise ValueError(f"hash_algorithm must be 'auto' or one of {sorted(DIGEST_LENGTHS)}, got {algorithm!r}")
+
+
 def parse_hash(file_hash: str, algorithm: str = "auto", *, argument: str = "file_hash") -> ExpectedHash:
     """Read an expected hash, as bare hexadecimal digits or as `sha256:…`.
 
@@ -33,8 +39,7 @@ def parse_hash(file_hash: str, algorithm: str = "auto", *, argument: str = "file
     """
     if not isinstance(file_hash, str):
         raise ValueError(f"{argument} must be hexadecimal digits as a string, got {file_hash!r}")
-    if not isinstance(algorithm, str) or algorithm.lower() not in {"auto", *DIGEST_LENGTHS}:
-        raise ValueError(f"hash_algorithm must be 'auto' or one of {sorted(DIGEST_LENGTHS)}, got {algorithm!r}")
+    check_algorithm(algorithm)
     prefix, colon, rest = file_hash.strip().lower().partition(":")
     digest, named = (rest, prefix) if colon else (prefix, algorithm.lower())
     if named not in {"auto", *DIGEST_LENGTHS}:

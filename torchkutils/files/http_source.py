@@ -49,6 +49,7 @@ class Answer:
 
     def __init__(self, response: Any, status: int) -> None:
         self._response = response
+        self._broken_off: http.client.IncompleteRead | None = None
         self.status = status
         self.headers = response.headers
         self.length = self._declared_length()
@@ -64,7 +65,16 @@ class Answer:
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer as far as data comes; 0 at the end."""
         with connection_faults():
-            return int(self._response.readinto(buffer))
+            if self._broken_off is not None:
+                raise self._broken_off
+            try:
+                return int(self._response.readinto(buffer))
+            except http.client.IncompleteRead as err:
+                # What came before the break is in the buffer already, and a resume need not ask for it again.
+                self._broken_off = err
+                if not err.partial:
+                    raise
+                return len(err.partial)
 
     def close(self) -> None:
         """Drop the connection."""

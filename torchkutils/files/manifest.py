@@ -1,7 +1,7 @@
 """The list of extracted members beside an archive: what is ours, and what an interrupted extraction had decided."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH105, PTH116, PTH120
 from __future__ import annotations
 
 import contextlib

@@ -1,7 +1,7 @@
 """Members written into a private folder: no name, link, mode, size or number of theirs is taken on trust."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH102, PTH117, PTH211
 from __future__ import annotations
 
 import contextlib

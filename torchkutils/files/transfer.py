@@ -1,7 +1,7 @@
 """One address after another to one file: retries, resume, length and hash checked while the body streams."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH
+# ruff: noqa: PTH105, PTH120
 from __future__ import annotations
 
 import os
