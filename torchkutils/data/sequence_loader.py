@@ -6,6 +6,7 @@ import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from types import GeneratorType, NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from torchkutils.data.sequence import Sequence, batches_in, checked_batch, has_h
 from torchkutils.data.sequence_worker import Failure
 from torchkutils.data.shards import World, whole_number
 from torchkutils.data.worker_crew import WorkerCrew
+
+_NO_BATCHES = frozenset({NoneType, GeneratorType, Failure})
 
 
 class SequenceLoader:
@@ -87,9 +90,8 @@ class SequenceLoader:
         }
         self._worker_init_fn = worker_init_fn
         self._epoch = 0
-        self._position = 0
+        self._place = _Place(0)
         self._consumed = 0
-        self._handed_out = 0
         # Weak, for the epoch holds the loader: a cycle would keep workers until the garbage collector comes by.
         self._running: weakref.ref[_Epoch] | None = None
         self._crew: WorkerCrew | None = None
@@ -104,10 +106,10 @@ class SequenceLoader:
         return len(self._order())
 
     def __iter__(self) -> Iterator[Any]:
-        if self._handed_out:
+        if self._place.handed_out:
             self._next_epoch()
         self._stop_running("its loader has begun another epoch")
-        epoch = _Epoch(self, self._order()[self._position :])
+        epoch = _Epoch(self, self._order()[self._place.first :])
         self._running = weakref.ref(epoch)
         return epoch
 
@@ -131,7 +133,7 @@ class SequenceLoader:
         state: dict[str, Any] = {
             "version": 1,
             "epoch": self._epoch,
-            "position": self._position,
+            "position": self._place.first + self._place.handed_out,
             "consumed": self._consumed,
             "length": batches_in(self.sequence),
             "seed": self.seed,
@@ -177,7 +179,7 @@ class SequenceLoader:
         if state["world_size"] != self.world.size:
             consumed, position = min(consumed + position * state["world_size"], state["length"]), 0
         self.seed = state["seed"]
-        self._epoch, self._position, self._consumed, self._handed_out = state["epoch"], position, consumed, 0
+        self._epoch, self._place, self._consumed = state["epoch"], _Place(position), consumed
         self._stop_running("its loader was given another state")
         self.close()
 
@@ -191,11 +193,7 @@ class SequenceLoader:
         return self.world.share(order[self._consumed :])
 
     def _next_epoch(self) -> None:
-        self._epoch, self._position, self._consumed, self._handed_out = self._epoch + 1, 0, 0, 0
-
-    def _count(self) -> None:
-        self._position += 1
-        self._handed_out += 1
+        self._epoch, self._place, self._consumed = self._epoch + 1, _Place(0), 0
 
     def _stop_running(self, why: str) -> None:
         running = self._running() if self._running is not None else None
@@ -217,50 +215,69 @@ class SequenceLoader:
         return self._crew.begin(self.sequence, self.seed, self._epoch, order)
 
 
+class _Place:
+    """How far an epoch has come: a loader and the iterator over its epoch share it.
+
+    Attributes:
+        first: The number of batches before a resume.
+        handed_out: Batches since, those that raised included.
+    """
+
+    __slots__ = ("first", "handed_out")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.handed_out = 0
+
+
 class _Epoch(Iterator[Any]):
     """The batches of one epoch; asked past the last one it runs the hook.
 
     Attributes:
-        delivered: How many batches were handed out, those that raised included.
         over: Why this iterator must not be used any more; None while it may.
     """
 
     def __init__(self, loader: SequenceLoader, order: np.ndarray[Any, Any]) -> None:
         self._loader = loader
+        self._place = loader._place
         self._order: list[int] = order.tolist()
-        self._batches = loader._batches(self._order) if self._order else iter(())
+        self._length = len(self._order)
+        self._advance = (loader._batches(self._order) if self._order else iter(())).__next__
         self._finished = False
-        self.delivered = 0
         self.over: str | None = None
 
     def __length_hint__(self) -> int:
-        return len(self._order) - self.delivered
+        return self._length - self._place.handed_out
 
     def __next__(self) -> Any:
-        if self.over is not None:
-            raise RuntimeError(f"this epoch's iterator cannot go on: {self.over}; start another with iter(loader)")
-        if self.delivered == len(self._order):
+        # Every batch passes here: what is rare is left to methods.
+        place = self._place
+        if place.handed_out == self._length or self.over is not None:
             self._finish()
             raise StopIteration
-        index = self._order[self.delivered]
         try:
-            batch = next(self._batches)
+            batch = self._advance()
         except BaseException as error:
-            raise self._explained(error, index) from error.__cause__
-        self.delivered += 1
-        self._loader._count()
-        if isinstance(batch, Failure):
-            if batch.lost:
-                self._give_up()
-            raise batch.to_exception()
-        return checked_batch(batch, index)
+            raise self._explained(error) from error.__cause__
+        place.handed_out += 1
+        if type(batch) in _NO_BATCHES:
+            self._refuse(batch)
+        return batch
 
-    def _explained(self, error: BaseException, index: int) -> BaseException:
+    def _refuse(self, batch: Any) -> None:
+        if not isinstance(batch, Failure):
+            checked_batch(batch, self._order[self._place.handed_out - 1])
+            return
+        if batch.lost:
+            self._give_up()
+        raise batch.to_exception()
+
+    def _explained(self, error: BaseException) -> BaseException:
         """Say what broke, and leave loader and workers such that another epoch can begin."""
+        index = self._order[self._place.handed_out]
         if self._loader.num_workers == 0:
             if isinstance(error, Exception):
-                self.delivered += 1
-                self._loader._count()
+                self._place.handed_out += 1
             if isinstance(error, StopIteration):
                 return RuntimeError(f"__getitem__({index}) raised StopIteration")
             error.add_note(f"raised while batch {index} was made")
@@ -276,6 +293,8 @@ class _Epoch(Iterator[Any]):
         self._loader.close()
 
     def _finish(self) -> None:
+        if self.over is not None:
+            raise RuntimeError(f"this epoch's iterator cannot go on: {self.over}; start another with iter(loader)")
         if self._finished:
             return
         self._finished = True
