@@ -76,7 +76,7 @@ def test_keras_s_deprecated_arguments_work_and_warn(tmp_path, source) -> None:
     assert (tmp_path / "c/datasets/set/x.csv").read_bytes() == b"1,2"
     with pytest.warns(DeprecationWarning, match="untar"), pytest.raises(ArchiveError, match="no entry 'other'"):
         get_file("other", url, True, **options)
-    with pytest.warns(DeprecationWarning, match="md5_hash"), pytest.raises(ValueError, match="hash is wrong.*md5"):
+    with pytest.warns(DeprecationWarning, match="md5_hash"), pytest.raises(ValueError, match=r"hash is wrong.*md5"):
         get_file("f", url, md5_hash="0" * 32, **options)
     with pytest.warns(DeprecationWarning, match="md5_hash"):
         get_file("x", source.as_uri(), md5_hash="0" * 32, file_hash=hashlib.sha1(b"1,2").hexdigest(), **options)
@@ -86,7 +86,7 @@ def test_what_keras_left_is_taken_as_it_is(tmp_path, source) -> None:
     folder = tmp_path / "datasets"
     (folder / "set").mkdir(parents=True)
     (folder / "set.tar.gz").write_bytes(b"kept")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="untar"):
         assert get_file("set", "https://nobody.invalid/set.tar.gz", untar=True, cache_dir=tmp_path) == str(
             folder / "set"
         )
@@ -154,7 +154,7 @@ def test_a_missing_driver_is_named_with_its_command(tmp_path) -> None:
 
 def test_offline_asks_nobody(server, tmp_path) -> None:
     options = {"cache_dir": tmp_path, "offline": True, "progress": False}
-    with pytest.raises(DownloadError, match="offline=True.*is not there") as caught:
+    with pytest.raises(DownloadError, match=r"offline=True.*is not there") as caught:
         get_file("f", server.url("good"), **options)
     assert caught.value.attempts == 0
     get_file("f", server.url("good"), cache_dir=tmp_path, progress=False)

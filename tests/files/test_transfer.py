@@ -86,7 +86,7 @@ def test_a_resume_asks_only_for_what_is_missing(server, tmp_path) -> None:
 @pytest.mark.parametrize("route", ["html", "no-length", "good"])
 def test_a_wrong_hash_is_an_error_and_the_old_file_stays(route, server, tmp_path) -> None:
     (tmp_path / "f.bin").write_bytes(OLD)
-    with pytest.raises(ValueError, match="hash is wrong.*expected sha256:0000"):
+    with pytest.raises(ValueError, match=r"hash is wrong.*expected sha256:0000"):
         download(tmp_path, server.url(route), file_hash="0" * 64)
     assert (tmp_path / "f.bin").read_bytes() == OLD
     assert os.listdir(tmp_path) == ["f.bin"]

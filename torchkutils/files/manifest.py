@@ -8,9 +8,11 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
+import stat
 from dataclasses import asdict, dataclass, field
 
-from torchkutils.files.companions import MARK, Companions, sync_folder
+from torchkutils.files.companions import MARK, sync_folder
 
 VERSION = 1
 
@@ -55,7 +57,8 @@ def read_manifest(path: str) -> Manifest | None:
 
 def write_manifest(path: str, manifest: Manifest) -> None:
     """Put the manifest in place, whole and synced."""
-    part = Companions(path).new_part()
+    # Named like the download's other temporary files, so that the next call removes it after a kill.
+    part = f"{path.removesuffix('members.json')}{secrets.token_hex(8)}.part"
     try:
         with open(part, "x", encoding="ascii") as file:
             file.write(json.dumps(asdict(manifest), separators=(",", ":")))
@@ -87,13 +90,14 @@ def stamped(folder: str, entries: dict[str, str]) -> list[tuple[str, str, int, i
 
 def is_intact(folder: str, manifest: Manifest) -> bool:
     """Whether every member is where it was put, and unchanged."""
+    lstat = os.lstat
     try:
         for name, kind, size, changed in manifest.members:
-            status = os.lstat(f"{folder}/{name}")
+            status = lstat(f"{folder}/{name}")
             if kind == "folder":
-                if status.st_mode & 0o170000 != 0o040000:
+                if not stat.S_ISDIR(status.st_mode):
                     return False
-            elif status.st_size != size or status.st_ctime_ns != changed:
+            elif status.st_ctime_ns != changed or status.st_size != size:
                 return False
     except OSError:
         return False
