@@ -9,7 +9,7 @@ def row_text(fields: Sequence[str], positions: Sequence[int]) -> str:
     """One line: each field ends at its position; what is longer is cut, a space stays between neighbours.
 
     >>> row_text(["dense", "(None, 4)", "1234567"], [8, 16, 20])
-    'dense   (None,  123'
+    'dense   (None,  1234'
     """
     line = ""
     for number, (field, position) in enumerate(zip(fields, positions, strict=True)):

@@ -1,0 +1,223 @@
+"""Models on which torchinfo 1.8.0 and torchview 0.2.7 go wrong, with the right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from torchkutils import model_to_dot, summarize
+from torchkutils.models.trace import trace_model
+
+
+class Made(nn.Module):
+    """A module from its parts and a forward function."""
+
+    def __init__(self, forward: Callable[..., Any], **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.function = forward
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self, *args, **kwargs)
+
+
+def arrows(model: nn.Module, **inputs: Any) -> set[tuple[str, str]]:
+    """The edges of a trace by the names of their ends."""
+    trace = trace_model(model, **inputs)
+    return {(trace.nodes[edge.source].name, trace.nodes[edge.target].name) for edge in trace.edges}
+
+
+def written(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = self.a(x)
+    y[:, 0] = self.b(x)[:, 0]
+    return self.c(y)
+
+
+def through_a_view(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = self.a(x)
+    y[:, :2].add_(self.b(x)[:, :2])
+    return self.c(y)
+
+
+def tied() -> nn.Module:
+    embedding, head = nn.Embedding(100, 8), nn.Linear(8, 100, bias=False)
+    head.weight = embedding.weight
+    return nn.Sequential(embedding, head)
+
+
+def shared_block() -> nn.Module:
+    block = nn.Linear(5, 5)
+    return nn.Sequential(nn.ModuleList([block]), nn.ModuleList([block, nn.Linear(9, 9)]))
+
+
+def parts(*names: str) -> dict[str, nn.Module]:
+    return {name: nn.Linear(4, 4) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            Made(lambda self, x: x + self.a(self.drop(x)), a=nn.Linear(4, 4), drop=nn.Dropout()),
+            {("input[0]", "drop"), ("drop", "a"), ("a", "add"), ("input[0]", "add"), ("add", "output")},
+        ),
+        (
+            Made(lambda self, x: x + self.same(x), same=nn.Identity()),
+            {("input[0]", "same"), ("same", "add"), ("input[0]", "add"), ("add", "output")},
+        ),
+    ],
+    ids=["dropout in eval", "identity"],
+)
+def test_edges_are_right_where_a_leaf_hands_its_input_on(model: nn.Module, expected: set[tuple[str, str]]) -> None:
+    found = {(a.replace("args", "input[0]"), b) for a, b in arrows(model, input_size=(2, 4))}
+    assert found == expected
+
+
+@pytest.mark.parametrize("forward", [written, through_a_view], ids=["item assignment", "a view written in place"])
+def test_writes_in_place_keep_their_edges(forward: Callable[..., Any]) -> None:
+    trace = trace_model(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))
+    above: dict[str, set[str]] = {}
+    for edge in trace.edges:
+        above.setdefault(trace.nodes[edge.target].name, set()).add(trace.nodes[edge.source].name)
+    reached, waiting = set(), ["c"]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += above.get(name, set())
+    assert {"a", "b"} <= reached
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "total", "flops"),
+    [
+        (tied(), {"input_size": (1, 3)}, 800, 2 * 3 * 8 * 100),
+        (nn.Linear(16, 32, bias=False), {"input_size": (2, 10, 16)}, 512, 2 * 10_240),
+        (nn.ConvTranspose2d(8, 16, 3, stride=2), {"input_size": (2, 8, 10, 10)}, 1168, 2 * 230_400),
+        (nn.Embedding(10, 4), {"input_size": (2, 3)}, 40, 0),
+        (nn.LSTM(8, 16, batch_first=True), {"input_size": (2, 5, 8)}, 1664, 2 * 2 * 5 * 4 * 16 * (8 + 16)),
+        (
+            nn.LSTM(8, 16, 2, bidirectional=True),
+            {"input_size": (5, 2, 8)},
+            9728,
+            2 * 10 * 2 * 4 * 16 * (8 + 16 + 32 + 16),
+        ),
+    ],
+    ids=["tied", "linear on three axes", "transposed convolution", "embedding", "lstm", "lstm both ways"],
+)
+def test_parameters_and_flops_are_counted_right(
+    model: nn.Module, inputs: dict[str, Any], total: int, flops: int
+) -> None:
+    summary = summarize(model, **inputs)
+    assert (summary.total_params, summary.flops) == (total, flops)
+    assert sum(row.params or 0 for row in summary.rows) == total
+
+
+def test_attention_is_counted() -> None:
+    model = Made(lambda self, x: self.attention(x, x, x)[0], attention=nn.MultiheadAttention(64, 4, batch_first=True))
+    summary = summarize(model, input_size=(2, 10, 64))
+    # Four projections of 64 × 64 and two products of 10 × 10 × 64 for each of two samples.
+    assert summary.flops == 2 * 2 * (4 * 10 * 64 * 64 + 2 * 10 * 10 * 64)
+
+
+def test_a_shared_block_is_counted_once() -> None:
+    summary = summarize(shared_block())
+    assert summary.total_params == 30 + 90
+    assert [row.shared_with for row in summary.rows if row.path == "1.0"] == ["0.0"]
+
+
+def test_a_frozen_batch_norm_stays_frozen() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train()
+    model[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for mode in ("eval", "train", "same"):
+        summarize(model, input_size=(3, 4), mode=mode)
+    assert [module.training for module in model.modules()] == [True, True, False]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_random_state_and_the_input_stay() -> None:
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout())
+    data = torch.randn(4)
+    before, state = data.clone(), torch.get_rng_state()
+    summarize(model, input_data=data, mode="train")
+    assert torch.equal(data, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_hooks_attributes_and_gradients_stay() -> None:
+    def remember(self: Any, x: torch.Tensor) -> torch.Tensor:
+        self.last = x
+        self.count = getattr(self, "count", 0) + 1
+        return self.a(x)
+
+    model = Made(remember, a=nn.Linear(2, 2))
+    model.a.kernel_size = None
+    model(torch.ones(1, 2)).sum().backward()
+    before = dict(model.__dict__)
+    gradient = model.a.weight.grad
+    summarize(model, input_size=(3, 2))
+    assert model.__dict__ == before
+    assert model.a.weight.grad is gradient
+    assert not model.a._forward_hooks
+    assert not model.a._forward_pre_hooks
+
+
+def test_a_parameter_that_forward_writes_is_put_back() -> None:
+    def write(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.a.weight.mul_(2)
+        return self.a(x)
+
+    model = Made(write, a=nn.Linear(2, 2))
+    before = model.a.weight.clone()
+    summarize(model, input_size=(3, 2))
+    assert torch.equal(model.a.weight, before)
+
+
+def test_a_class_name_cannot_break_the_picture() -> None:
+    kind = type('Blk<2,3>{a}|"b"\\', (nn.Linear,), {})
+    graph = model_to_dot(nn.Sequential(kind(2, 2), nn.ReLU()), input_size=(1, 2), show_shapes=True)
+    assert graph.pipe("svg").count(b"<svg") == 1
+
+
+def test_nesting_of_any_depth_is_no_recursion() -> None:
+    model: nn.Module = nn.Linear(1, 1)
+    for _ in range(150):
+        model = nn.Sequential(model)
+    assert summarize(model, input_size=(1, 1)).total_params == 2
+
+
+def test_a_failing_forward_shows_what_ran() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(5, 2))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        summarize(model, input_size=(2, 4))
+    rows = caught.value.summary.rows
+    assert rows[0].output_shapes == "(2, 3)"
+    assert [row.failed for row in rows] == [False, True]
+
+
+def test_open_dimensions_stay_open() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    shapes = [row.output_shapes for row in summarize(model, input_size=(None, 2, 9)).rows]
+    assert shapes == ["(None, 4, 7)", "(None, 4, 1)", "(None, 4)"]
+
+
+def test_nothing_keeps_the_model_alive() -> None:
+    import gc
+    import weakref
+
+    model = nn.Linear(2, 2)
+    reference = weakref.ref(model)
+    summary = summarize(model, input_size=(1, 2))
+    graph = model_to_dot(model, input_size=(1, 2))
+    del model
+    gc.collect()
+    assert reference() is None
+    assert summary.total_params == 6
+    assert graph.source
