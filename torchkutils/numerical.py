@@ -62,7 +62,7 @@ def to_categorical(y: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
     array_dtype = _numpy_dtype(dtype)
     shape = _label_shape(labels.shape)
     classes = _check_labels(labels.reshape(-1), shape, classes)
-    rows = np.zeros(shape + (classes,), dtype=array_dtype)
+    rows = np.zeros((*shape, classes), dtype=array_dtype)
     _set_ones(rows.reshape(-1), labels.reshape(-1), classes, 1)
     return rows
 

@@ -133,9 +133,7 @@ class CustomObjectScope:
     def __init__(self, *custom_objects: Mapping[str, Any]) -> None:
         for number, names in enumerate(custom_objects):
             if not isinstance(names, Mapping):
-                raise TypeError(
-                    f"custom_objects must be dicts from names to objects, got {type(names).__name__} as argument {number}"
-                )
+                raise TypeError(f"custom_objects must be dicts, got {type(names).__name__} as argument {number}")
             for name in names:
                 if not isinstance(name, str):
                     raise TypeError(f"custom_objects must have strings as names, got {name!r} in argument {number}")

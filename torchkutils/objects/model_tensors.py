@@ -1,0 +1,137 @@
+"""A model's tensors on their way into a file and back into a module: names, ties, flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchkutils.objects.stored_file import ModelFile
+from torchkutils.objects.tensors import checked_tensor
+
+__all__ = ["StateToStore", "assign_state", "template_of"]
+
+
+def template_of(model: nn.Module) -> nn.Module:
+    """The model inside its wrappers: several devices, DistributedDataParallel, compiled.
+
+    Raises:
+        TypeError: `model` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    wrappers = [nn.DataParallel, nn.parallel.DistributedDataParallel]
+    while True:
+        inner = model.__dict__.get("__template__", getattr(model, "__template__", None))
+        if not isinstance(inner, nn.Module):
+            inner = model._modules.get("_orig_mod")
+        if inner is None and isinstance(model, tuple(wrappers)):
+            inner = model.module
+        if not isinstance(inner, nn.Module) or inner is model:
+            return model
+        model = inner
+
+
+class StateToStore:
+    """The tensors that go into a file; one that has several names is stored once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._names: dict[str, str] = {}
+        self._stored: dict[Any, str] = {}
+        self._model = model
+        for name, value in model.state_dict(keep_vars=True).items():
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{name} is extra state of type {type(value).__name__}, which cannot be stored")
+            self._names[name] = self.add(value, name)
+
+    def add(self, value: torch.Tensor, name: str) -> str:
+        """Store a tensor; gives the name under which it, or the one it shares all its memory with, is stored."""
+        tensor = checked_tensor(value, name)
+        key: Any = id(value)
+        if tensor.numel() and tensor is value:
+            key = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        known = self._stored.setdefault(key, name)
+        if known == name:
+            self.tensors[name] = tensor
+        return known
+
+    def argument(self, tensor: torch.Tensor, where: str) -> str:
+        """Store a tensor that is a constructor argument."""
+        return self.add(tensor, f"argument:{where}")
+
+    def read_argument(self, name: str) -> torch.Tensor:
+        """A stored tensor as a constructor gets it; on the meta device while modules are built there."""
+        tensor = self.tensors[name].detach()
+        return tensor.clone().to(torch.empty(0).device)
+
+    def index(self) -> dict[str, Any]:
+        """What the file's index says besides where the tensors lie."""
+        frozen = [n for n, p in self._model.named_parameters(remove_duplicate=False) if not p.requires_grad]
+        modes = {n: m.training for n, m in self._model.named_modules(remove_duplicate=False)}
+        flipped = [n for n, training in modes.items() if training != self._model.training]
+        return {"names": self._names, "frozen": frozen, "training": self._model.training, "flipped": flipped}
+
+
+def assign_state(model: nn.Module, file: ModelFile) -> None:
+    """Fill a rebuilt module from a file.
+
+    Raises:
+        ValueError: Names, shapes or flags of the file do not fit the module; checked before memory is allocated.
+    """
+    names = file.index.get("names")
+    wanted = model.state_dict(keep_vars=True)
+    if not isinstance(names, dict) or set(names) != set(wanted):
+        differing = sorted(set(wanted) ^ set(names if isinstance(names, dict) else ()))
+        raise ValueError(f"its tensors are not those of its architecture: {differing[:5]} stand in one of both")
+    for name, tensor in wanted.items():
+        stored = file.tensors.get(names[name]) if isinstance(names[name], str) else None
+        if stored is None or stored.shape != tuple(tensor.shape):
+            found = None if stored is None else stored.shape
+            raise ValueError(f"{name!r} must have shape {tuple(tensor.shape)} in the file, got {found}")
+    made: dict[str, torch.Tensor] = {}
+    for name in wanted:
+        made[names[name]] = _place(model, name, made.get(names[name]), file, names[name])
+    left = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
+    if left:
+        raise ValueError(f"{left[:5]} are not in the file")
+    _set_flags(model, file.index)
+
+
+def _place(model: nn.Module, name: str, tied: torch.Tensor | None, file: ModelFile, source: str) -> torch.Tensor:
+    path, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(path)
+    old = owner._parameters.get(attribute)
+    if old is None:
+        old = owner._buffers[attribute]
+    if tied is not None and type(tied) is type(old):
+        new: torch.Tensor = tied
+    else:
+        value = file.read(source) if tied is None else tied.detach()
+        if not isinstance(old, nn.Parameter):
+            new = value
+        elif old.is_meta:
+            new = nn.Parameter(value, requires_grad=value.is_floating_point() or value.is_complex())
+        else:
+            # The module's own object stays: its constructor may have kept it elsewhere too.
+            old.data = value
+            new = old
+    if isinstance(new, nn.Parameter):
+        setattr(owner, attribute, new)  # recurrent layers keep a second list, which follows setattr alone
+    else:
+        owner._buffers[attribute] = new
+    return new
+
+
+def _set_flags(model: nn.Module, index: dict[str, Any]) -> None:
+    frozen, flipped, training = index.get("frozen"), index.get("flipped"), index.get("training")
+    if not isinstance(frozen, list) or not isinstance(flipped, list) or not isinstance(training, bool):
+        raise ValueError("its flags are malformed")
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        wanted = name not in set(frozen)
+        if parameter.requires_grad != wanted:
+            parameter.requires_grad_(wanted)
+    others = set(map(str, flipped))
+    for name, module in model.named_modules(remove_duplicate=False):
+        module.training = training != (name in others)

@@ -1,0 +1,123 @@
+"""Single objects as names and dicts, as Keras writes them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from torchkutils.objects.builtin_objects import is_stock_class
+from torchkutils.objects.config import ConfigReader, ConfigWriter
+from torchkutils.objects.recorded_arguments import call_with_config, recorded_config
+from torchkutils.objects.registry import get_registered_name, look_up, unknown_name
+from torchkutils.objects.scope import CustomObjectScope
+
+__all__ = ["deserialize_keras_object", "serialize_keras_object"]
+
+
+def serialize_keras_object(obj: Any) -> Any:
+    """An object as a name or as a dict of class name and config.
+
+    Args:
+        obj: None, a class, a named function, an object with `get_config`, or a module that can be rebuilt from plain
+            values: every such class of torch.nn, and registered ones.
+
+    Returns:
+        None for None, a string for a class or function, else `{"class_name": …, "config": …}` of JSON values.
+
+    Raises:
+        ValueError: The object has no such form.
+
+    >>> serialize_keras_object(torch.nn.Linear(2, 3))
+    {'class_name': 'Linear', 'config': {'in_features': 2, 'out_features': 3, 'bias': True}}
+    >>> serialize_keras_object(torch.nn.functional.relu)
+    'relu'
+    """
+    if obj is None:
+        return None
+    if inspect.isclass(obj) or (callable(obj) and hasattr(obj, "__name__")):
+        name = get_registered_name(obj)
+        if name == "<lambda>":
+            raise ValueError("obj must have a name of its own, got a lambda; use def")
+        return name
+    if isinstance(obj, torch.nn.Module) and (is_stock_class(type(obj)) or recorded_config(obj) is not None):
+        return ConfigWriter(_inline_tensor).node(obj, type(obj).__name__)
+    if hasattr(obj, "get_config"):
+        return {"class_name": get_registered_name(type(obj)), "config": obj.get_config()}
+    raise ValueError(f"Cannot serialize {type(obj).__name__}: it has no get_config; add one, or register its class")
+
+
+def _inline_tensor(tensor: torch.Tensor, where: str) -> Any:
+    data = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    wide = data.detach().double() if data.is_floating_point() else data.detach()
+    return {"dtype": str(tensor.dtype).removeprefix("torch."), "data": wide.tolist()}
+
+
+def _tensor_of(body: Any) -> torch.Tensor:
+    dtype = getattr(torch, str(body["dtype"]), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"a tensor in a config must name its dtype, got {body['dtype']!r}")
+    if dtype.is_complex:
+        return torch.view_as_complex(torch.tensor(body["data"], dtype=torch.float64)).to(dtype)
+    return torch.tensor(body["data"], dtype=dtype)
+
+
+def deserialize_keras_object(
+    identifier: Any,
+    module_objects: Mapping[str, Any] | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    printable_module_name: str = "object",
+) -> Any:
+    """The object of a name, or an instance built from a dict.
+
+    Args:
+        identifier: None, a name, `{"class_name": …, "config": …}`, or a function, which comes back as it is.
+        module_objects: Names that are looked at before the built-ins.
+        custom_objects: Names that are looked at first.
+        printable_module_name: What errors call the object.
+
+    Returns:
+        None for None; for a string the class or function itself; for a dict an instance, by `cls.from_config(config)`
+        where that exists, else by `cls(**config)`. The lookup order is that of `get_registered_object`.
+
+    Raises:
+        ValueError: The name is unknown, the dict malformed, the name in a dict no class, or the constructor refuses.
+
+    Differs from Keras 2.3.1: a string that names a class gives the class and not an instance, and functions never pose
+    as classes.
+
+    >>> deserialize_keras_object({"class_name": "Linear", "config": {"in_features": 2, "out_features": 3}})
+    Linear(in_features=2, out_features=3, bias=True)
+    """
+    if identifier is None or inspect.isfunction(identifier):
+        return identifier
+    name = identifier.get("class_name") if isinstance(identifier, Mapping) else identifier
+    if not isinstance(name, str) or (
+        isinstance(identifier, Mapping) and not isinstance(identifier.get("config"), Mapping)
+    ):
+        raise ValueError(
+            f"Could not interpret serialized {printable_module_name}: it must be a name or a dict of class_name and "
+            f"config, got {str(identifier)[:100]}"
+        )
+    found = look_up(name, custom_objects, module_objects)
+    if found is None:
+        raise unknown_name(name, printable_module_name, custom_objects, module_objects)
+    if isinstance(identifier, str):
+        return found
+    if not inspect.isclass(found):
+        raise ValueError(f"class_name must name a class, got {name!r}, which is a {type(found).__name__}")
+    with CustomObjectScope(custom_objects or {}):
+        return _build(
+            found, name, identifier["config"], {**(module_objects or {}), **(custom_objects or {}), name: found}
+        )
+
+
+def _build(kind: type, name: str, config: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
+    if issubclass(kind, torch.nn.Module) and not hasattr(kind, "get_config"):
+        return ConfigReader(_tensor_of, names).module({"class_name": name, "config": dict(config)})
+    try:
+        return kind.from_config(dict(config)) if hasattr(kind, "from_config") else call_with_config(kind, config)
+    except (TypeError, KeyError, AttributeError) as err:
+        raise ValueError(f"{name} cannot be built from its config: {err}") from err

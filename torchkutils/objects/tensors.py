@@ -1,0 +1,107 @@
+"""Tensors and the HDF5 data sets that hold them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["StoredTensor", "array_of", "empty_tensor", "gathered", "stored_dtype"]
+
+_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class StoredTensor(NamedTuple):
+    """Where one tensor lies in a file."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    dataset: str
+    offset: int | None
+    """First element in a packed data set; None when the data set is the tensor's own."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of the file's index."""
+        entry: dict[str, Any] = {"name": self.name, "dtype": str(self.dtype).removeprefix("torch.")}
+        entry |= {"shape": list(self.shape), "dataset": self.dataset}
+        return entry if self.offset is None else {**entry, "offset": self.offset}
+
+    @classmethod
+    def from_json(cls, entry: Any) -> StoredTensor:
+        """Read an entry of the index, checked in type.
+
+        Raises:
+            ValueError: The entry is malformed.
+        """
+        try:
+            shape, offset = entry["shape"], entry.get("offset")
+            if not isinstance(shape, list) or len(shape) > 64:
+                raise TypeError("shape")
+            for number in [*shape, 0 if offset is None else offset]:
+                if type(number) is not int or number < 0:
+                    raise TypeError("a size")
+            if not isinstance(entry["name"], str) or not isinstance(entry["dataset"], str):
+                raise TypeError("a name")
+            return cls(entry["name"], _DTYPES[entry["dtype"]], tuple(shape), entry["dataset"], offset)
+        except (TypeError, KeyError, AttributeError) as err:
+            raise ValueError(f"an entry of its index is malformed: {str(entry)[:100]}") from err
+
+
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the data set: bfloat16, float8 and complex32 have no NumPy form and are stored as their bits.
+
+    Raises:
+        ValueError: The dtype cannot be stored.
+    """
+    try:
+        torch.empty(0, dtype=dtype).numpy()
+    except (TypeError, RuntimeError):
+        if dtype.itemsize not in _INTEGERS or str(dtype).startswith("torch.q"):
+            raise ValueError(f"a tensor of dtype {dtype} cannot be stored; dequantize it first") from None
+        return _INTEGERS[dtype.itemsize]
+    return dtype
+
+
+def array_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """The array that is written for a tensor: its values, or its bits where NumPy lacks the dtype."""
+    plain = tensor.detach().cpu().contiguous().resolve_conj().resolve_neg()
+    return np.asarray(plain.view(stored_dtype(plain.dtype)).numpy())
+
+
+def empty_tensor(stored: StoredTensor) -> tuple[torch.Tensor, npt.NDArray[Any]]:
+    """Fresh memory for a stored tensor, and the array through which it is filled."""
+    tensor = torch.empty(stored.shape, dtype=stored.dtype)
+    return tensor, tensor.view(stored_dtype(stored.dtype)).numpy()
+
+
+def checked_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """The tensor itself, gathered where it is spread over ranks.
+
+    Raises:
+        ValueError: It has no values that could be written.
+    """
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        raise ValueError(f"{name} has no shape yet; call the model once before saving it")
+    tensor = gathered(tensor)
+    if tensor.is_meta:
+        raise ValueError(f"{name} lies on the meta device and has no values; give the model real tensors first")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} has layout {tensor.layout}, which cannot be stored; make it dense first")
+    stored_dtype(tensor.dtype)
+    return tensor
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole of a DTensor (a collective call: every rank must make it); any other tensor as it is."""
+    whole = getattr(tensor, "full_tensor", None)
+    return tensor if whole is None else whole()
