@@ -1,0 +1,8 @@
+"""`python -m torchkutils`."""
+
+import sys
+
+from torchkutils.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The command line: look at a model, fetch a file, look into a model file.
+
+    python -m torchkutils summary torch.nn:Transformer
+    python -m torchkutils summary package.module:factory --input-size 1,3,224,224
+    python -m torchkutils plot package.module:factory --input-size 1,3,224,224 -o model.svg
+    python -m torchkutils get https://example.org/data.tar.gz --hash sha256:… --extract
+    python -m torchkutils show my_model.h5
+
+Exit status: 0; 1 when it failed, and one line on the standard error says why; 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+
+import torchkutils
+from torchkutils.files.get_file import get_file
+from torchkutils.models.plot import plot_model
+from torchkutils.models.summary import print_summary, summarize
+from torchkutils.objects.describe import describe_model_file
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status.
+
+    Args:
+        arguments: The words after the program's name; None takes them from `sys.argv`.
+
+    Returns:
+        0 when it worked, 1 when it failed. Wrong usage and `--help` end the process, as argparse does, with 2 and 0.
+
+    >>> main(["summary", "torch.nn:Identity", "--input-size", "1,2"])
+    Model: "Identity"
+    ...
+    0
+    """
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has left (`| head`): keep the interpreter from complaining when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        partial = getattr(error, "summary", None)
+        if partial is not None:
+            print(partial)
+        reason = " ".join(str(error).split())
+        print(f"torchkutils: {type(error).__name__}: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="torchkutils", description="keras.utils for PyTorch, from the shell.")
+    parser.add_argument("--version", action="version", version=f"torchkutils {torchkutils.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="summary | plot | get | show")
+
+    summary = commands.add_parser("summary", help="print a model's layers, shapes, parameters and FLOPs")
+    _add_model_arguments(summary)
+    summary.add_argument("--columns", type=_words, help="names with commas between: output_shape,params,flops …")
+    summary.add_argument("--json", action="store_true", help="print the summary as JSON")
+    summary.set_defaults(command=_summary)
+
+    plot = commands.add_parser("plot", help="draw a model")
+    _add_model_arguments(plot)
+    plot.add_argument("-o", "--output", default="model.png", help="the picture; its ending chooses the format")
+    plot.add_argument("--rankdir", default="TB", choices=["TB", "BT", "LR", "RL"], help="direction (TB)")
+    plot.add_argument("--dpi", type=int, default=96, help="dots per inch (96)")
+    plot.add_argument("--drawer", default="layers", choices=["layers", "torchview"], help="what draws (layers)")
+    for flag, text in _PLOT_FLAGS.items():
+        plot.add_argument(f"--{flag}", action="store_true", help=text)
+    plot.set_defaults(command=_plot)
+
+    get = commands.add_parser("get", help="download a file into the cache and print its path")
+    get.add_argument("url")
+    get.add_argument("--name", help="the file's name in the cache (the URL's last part)")
+    get.add_argument("--hash", help="expected hash: sha256:…, or plain hexadecimal digits")
+    get.add_argument("--extract", action="store_true", help="extract the archive beside it")
+    get.add_argument("--cache-dir", help="base folder ($TORCHKUTILS_HOME, $KERAS_HOME, ~/.keras)")
+    get.add_argument("--cache-subdir", default="datasets", help="folder below the base (datasets)")
+    get.add_argument("--mirror", action="append", default=[], help="another address of the same file; repeatable")
+    get.add_argument("--force", action="store_true", help="download even if it is there")
+    get.add_argument("--offline", action="store_true", help="never use the network")
+    get.add_argument("--quiet", action="store_true", help="no progress bar")
+    get.set_defaults(command=_get)
+
+    show = commands.add_parser("show", help="print what a saved model file holds, without building the model")
+    show.add_argument("file")
+    show.set_defaults(command=_show)
+    return parser
+
+
+_PLOT_FLAGS = {
+    "show-shapes": "input and output shapes",
+    "show-dtype": "dtypes",
+    "show-params": "parameter counts",
+    "show-trainable": "trainable or not",
+    "show-ops": "functions between modules too",
+    "expand-nested": "nested modules as clusters",
+}
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODULE:FACTORY",
+        help="what makes the model: a class, a function without arguments, or a model, by its dotted path",
+    )
+    parser.add_argument(
+        "--input-size",
+        action="append",
+        type=_size,
+        default=[],
+        metavar="[NAME=]1,3,224,224",
+        help="shape of one input with the batch axis, None for an open dimension; repeatable",
+    )
+    parser.add_argument("--dtype", action="append", default=[], help="dtype of the input of the same position")
+    parser.add_argument("--depth", type=int, help="how many levels of nesting to show")
+    parser.add_argument("--mode", default="eval", choices=["eval", "train", "same"], help="mode of the forward (eval)")
+    parser.add_argument(
+        "--engine", default="auto", choices=["auto", "real", "meta", "structure"], help="how it is traced (auto)"
+    )
+
+
+def _size(text: str) -> tuple[str, tuple[int | None, ...]]:
+    """A shape, with the name of its argument before `=` or an empty one."""
+    name, _, numbers = text.rpartition("=")
+    try:
+        return name, tuple(None if part.strip() == "None" else int(part) for part in numbers.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; write it like 1,3,224,224") from None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _input_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The keywords that say what the model is called with."""
+    names = [name for name, _ in options.input_size]
+    if any(names) and not all(names):
+        _usage_error("name every --input-size or none of them")
+    sizes: Any = [size for _, size in options.input_size]
+    dtypes: Any = options.dtype or None
+    if any(names):
+        sizes = dict(options.input_size)
+        dtypes = dict(zip(names, options.dtype, strict=False)) or None
+    return {
+        "input_size": sizes or None,
+        "dtypes": dtypes,
+        "depth": options.depth,
+        "mode": options.mode,
+        "engine": options.engine,
+    }
+
+
+def _usage_error(message: str) -> NoReturn:
+    print(f"torchkutils: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _model(path: str) -> torch.nn.Module:
+    """Import `module:factory` from the current folder or the environment and make the model."""
+    module_name, colon, attributes = path.partition(":")
+    if not (module_name and colon and attributes):
+        _usage_error(f"{path!r} names no model; write package.module:factory")
+    with _current_folder_importable():
+        found: Any = importlib.import_module(module_name)
+        for name in attributes.split("."):
+            found = getattr(found, name)
+        model = found if isinstance(found, torch.nn.Module) else found()
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{path} gave a {type(model).__name__}; it has to give a torch.nn.Module")
+    return model
+
+
+class _current_folder_importable(contextlib.ContextDecorator):  # noqa: N801 - reads as a verb phrase
+    """The console script, unlike `python -m`, does not look for modules in the current folder."""
+
+    def __enter__(self) -> None:
+        self.folder = str(pathlib.Path.cwd())
+        sys.path.insert(0, self.folder)
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(self.folder)
+
+
+def _summary(options: argparse.Namespace) -> None:
+    model, keywords = _model(options.model), _input_arguments(options)
+    if options.json:
+        print(json.dumps(summarize(model, columns=options.columns, **keywords).to_dict(), indent=1))
+    else:
+        print_summary(model, columns=options.columns, **keywords)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    flags = {flag.replace("-", "_"): getattr(options, flag.replace("-", "_")) for flag in _PLOT_FLAGS}
+    plot_model(
+        _model(options.model),
+        options.output,
+        rankdir=options.rankdir,
+        dpi=options.dpi,
+        drawer=options.drawer,
+        **flags,
+        **_input_arguments(options),
+    )
+    print(options.output)
+
+
+def _get(options: argparse.Namespace) -> None:
+    print(
+        get_file(
+            options.name,
+            options.url,
+            file_hash=options.hash,
+            extract=options.extract,
+            cache_dir=options.cache_dir,
+            cache_subdir=options.cache_subdir,
+            mirrors=options.mirror,
+            force=options.force,
+            offline=options.offline,
+            progress=not options.quiet,
+        )
+    )
+
+
+def _show(options: argparse.Namespace) -> None:
+    print(describe_model_file(options.file))
