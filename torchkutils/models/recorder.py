@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -54,21 +55,66 @@ class Recorder(TorchFunctionMode):
         self.clock = 0
         self.writes = Writes(modules[0])
         self.counts: dict[int, int] = {}
-        self.handles: list[Any] = []
+        self.watched: list[tuple[torch.nn.Module, dict[str, Any]]] = []
+        self.thread = 0
         self.failed: _Running | None = None
 
     def __enter__(self) -> Recorder:
+        self.thread = threading.get_ident()
         for module in self.modules:
-            self.handles.append(module.register_forward_pre_hook(self._begin, with_kwargs=True))
-            self.handles.append(module.register_forward_hook(self._end, with_kwargs=True))
+            self._watch(module)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *details: Any) -> None:
         super().__exit__(*details)  # type: ignore[no-untyped-call]
-        for handle in self.handles:
-            handle.remove()
+        for module, before in self.watched:
+            for name in _ENTRIES:
+                module.__dict__.pop(name, None)
+            module.__dict__.update(before)
+        self.watched.clear()
         self.writes.restore()
+
+    def _watch(self, module: torch.nn.Module) -> None:
+        """Put ourselves before both ways into a module: a call of it, and a direct call of its forward.
+
+        `nn.Module.__call__` asks for `_compiled_call_impl` first, so a module compiled in place runs as what it is.
+        """
+        before = {name: module.__dict__[name] for name in _ENTRIES if name in module.__dict__}
+        compiled = module._compiled_call_impl
+        whole, forward = module._call_impl, module.forward
+        if hasattr(module, "_orig_mod") and isinstance(module._orig_mod, torch.nn.Module):
+            forward = module._orig_mod
+        inside = [0]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self.thread:
+                return (compiled or whole)(*args, **kwargs)
+            self._begin(module, args, kwargs)
+            if _hooked(module):
+                inside[0] += 1
+                try:
+                    output = whole(*args, **kwargs)
+                finally:
+                    inside[0] = 0
+            else:
+                output = forward(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                return self._finish(module, output)
+
+        def direct(*args: Any, **kwargs: Any) -> Any:
+            if inside[0] or threading.get_ident() != self.thread:
+                inside[0] = 0
+                return forward(*args, **kwargs)
+            self._begin(module, args, kwargs)
+            output = forward(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                return self._finish(module, output)
+
+        self.watched.append((module, before))
+        module.__dict__["_compiled_call_impl"] = call
+        if not isinstance(module, torch.jit.ScriptModule):
+            module.__dict__["forward"] = direct
 
     # -- nodes and edges -------------------------------------------------------------------------------------------
 
@@ -149,7 +195,7 @@ class Recorder(TorchFunctionMode):
             sources=[],
             tensors=tensors,
         )
-        if next(module.children(), None) is None:
+        if next(module.children(), None) is None or isinstance(module, torch.jit.ScriptModule):
             running.node = self.add_node("call", self.names(index), running.index, None)
             self._connect(tensors, running.node)
         else:
@@ -161,10 +207,6 @@ class Recorder(TorchFunctionMode):
     def names(self, index: int) -> str:
         """A module's path; filled in by the trace."""
         return str(index)
-
-    def _end(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        with torch._C.DisableTorchFunction():
-            return self._finish(module, output)
 
     def _finish(self, module: torch.nn.Module, output: Any) -> Any:
         running = self.stack.pop()
@@ -188,7 +230,7 @@ class Recorder(TorchFunctionMode):
                 if entry is not None and self.nodes[entry[0]].call == running.index:
                     self.written[storage_of(tensor)] = (running.node, 0, self.clock)
         running.tensors = []
-        return None if changed is output else changed
+        return changed
 
     # -- functions -------------------------------------------------------------------------------------------------
 
@@ -303,6 +345,22 @@ _QUIET = frozenset(
         "is_nested",
     ]
 )
+
+
+_ENTRIES = ("_compiled_call_impl", "forward")
+
+
+def _hooked(module: torch.nn.Module) -> bool:
+    """Whether a plain call of forward would leave something out that `nn.Module.__call__` does."""
+    hooks = module.__dict__
+    return bool(
+        hooks.get("_forward_hooks")
+        or hooks.get("_forward_pre_hooks")
+        or hooks.get("_backward_hooks")
+        or hooks.get("_backward_pre_hooks")
+        or torch.nn.modules.module._has_any_global_hook()
+        or isinstance(module, torch.jit.ScriptModule)
+    )
 
 
 def _is_leaf(tensor: torch.Tensor) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
+import itertools
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from torchkutils.models.inputs import has_open_dimensions, model_arguments
-from torchkutils.models.recorder import Recorder
+from torchkutils.models.recorder import Recorder, map_tensors
 from torchkutils.models.records import (
     Call,
     Collection,
@@ -70,24 +72,48 @@ def trace_model(
             if engine in ("real", "meta"):
                 raise ValueError(f"engine={engine!r} runs the model: give input_size or input_data")
             return _structure(model, mode)
-        if engine == "meta" and not any(p.is_meta for p in model.parameters()):
-            raise NotImplementedError("engine='meta' for a model with real weights is not there yet; use 'real'")
-        trace = _run(model, arguments, mode)
+        reason = "the model lies on the meta device" if any(p.is_meta for p in model.parameters()) else ""
+        if engine == "meta":
+            reason = "asked for"
+            model, arguments = _on_meta(model, arguments)
+        trace = _run(model, arguments, mode, reason)
         if input_size is not None and has_open_dimensions(input_size):
             other = model_arguments(model, input_size, None, dtypes, open_size=3)
             assert other is not None
-            trace = _opened(trace, _run(model, other, mode))
+            if engine == "meta":
+                model, other = _on_meta(model, other)
+            trace = _opened(trace, _run(model, other, mode, reason))
     return trace
 
 
-def _run(model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], mode: Mode) -> Trace:
+def _on_meta(
+    model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]]
+) -> tuple[torch.nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A copy of the model and its arguments that holds shapes only; no weight is copied on the way."""
+    stand_ins: dict[int, Any] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        meta: torch.Tensor = tensor.detach().to("meta")
+        if isinstance(tensor, torch.nn.Parameter):
+            meta = torch.nn.Parameter(meta, requires_grad=tensor.requires_grad)
+        stand_ins[id(tensor)] = meta
+    try:
+        copied = copy.deepcopy(model, stand_ins)
+    except Exception as error:
+        raise ValueError(
+            f"engine='meta' works on a copy, and the model cannot be copied ({error}); use 'real'"
+        ) from error
+    args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().to("meta"))
+    return copied, (args, kwargs)
+
+
+def _run(model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], mode: Mode, reason: str) -> Trace:
     records, modules, index_of, names = module_tree(model)
     if mode != "same":
         for module in modules:
             module.training = mode == "train"
     recorder = Recorder(index_of, modules, names)
     recorder.names = lambda index: records[index].path or records[index].name  # type: ignore[method-assign]
-    meta = any(parameter.is_meta for parameter in model.parameters())
+    meta = any(parameter.is_meta for parameter in model.parameters()) or reason == "asked for"
     args, kwargs = _private(arguments)
     failure, error = None, None
     with torch.no_grad(), recorder:
@@ -104,11 +130,13 @@ def _run(model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any
         calls=recorder.finished_calls(),
         nodes=nodes,
         edges=edges,
-        engine=Engine("meta" if meta else "real", "traced", "the model lies on the meta device" if meta else ""),
+        engine=Engine("meta" if meta else "real", "traced", reason),
         mode=mode,
         failure=failure,
     )
     if error is not None:
+        if meta:
+            error.add_note("The trace ran on the meta device, where no value is known; engine='real' runs the maths.")
         error.trace = trace  # type: ignore[attr-defined]
         raise error
     return trace
@@ -116,8 +144,6 @@ def _run(model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any
 
 def _private(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Copies of the caller's tensors, so that in-place work reaches no one else."""
-    from torchkutils.models.recorder import map_tensors
-
     with torch.no_grad():
         args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().clone())
     return args, kwargs
@@ -144,6 +170,7 @@ def module_tree(
     names: dict[int, str] = {}
     stack: list[tuple[torch.nn.Module, str, str, int, int | None]] = [(model, "", type(model).__name__, 0, None)]
     children: dict[int, list[int]] = {}
+    registered = {id(module) for module in model.modules()}
     while stack:
         module, path, name, depth, parent = stack.pop()
         index = len(records)
@@ -153,13 +180,36 @@ def module_tree(
         if same_as is None:
             index_of[id(module)] = index
             distinct.append(module)
-        records.append(_module_record(module, index, path, name, depth, parent, same_as, names))
+        record = _module_record(module, index, path, name, depth, parent, same_as, names)
+        known = id(module) in registered
+        records.append(record if known else dataclasses.replace(record, registered=False))
         if same_as is None:
             below = [(key, child) for key, child in module._modules.items() if child is not None]
-            for key, child in reversed(below):
+            hidden = [] if isinstance(module, torch.jit.ScriptModule) else _in_plain_containers(module)
+            for key, child in reversed(below + hidden):
                 stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, index))
     complete = [dataclasses.replace(r, children=tuple(children.get(r.index, ()))) for r in records]
     return tuple(complete), distinct, index_of, names
+
+
+def _in_plain_containers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Modules that a module keeps where torch does not look: in its lists, tuples and dicts."""
+    found: list[tuple[str, torch.nn.Module]] = []
+    for name, value in module.__dict__.items():
+        if name in _OWN_DICTIONARIES or not isinstance(value, list | tuple | dict):
+            continue
+        stack: list[tuple[str, Any, int]] = [(name, value, 0)]
+        while stack:
+            where, top, level = stack.pop()
+            if isinstance(top, torch.nn.Module):
+                found.append((where, top))
+            elif isinstance(top, list | tuple | dict) and level < 4:
+                items = top.items() if isinstance(top, dict) else enumerate(top)
+                stack.extend(reversed([(f"{where}[{key!r}]", item, level + 1) for key, item in items]))
+    return found
+
+
+_OWN_DICTIONARIES = frozenset(torch.nn.Module().__dict__)
 
 
 def _module_record(
