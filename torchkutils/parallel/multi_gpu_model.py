@@ -1,196 +1,202 @@
-"""multi_gpu_model: one model on several devices, called as one."""
+"""multi_gpu_model: Keras's one line for several devices."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+import inspect
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
-from torchkutils.parallel.replicas import Replicas
-from torchkutils.parallel.scatter_gather import cut, merge, shard_sizes, shared_batch
+from torchkutils.parallel.parallel_model import ParallelModel, TemplateView
 
-Strategy = Literal["auto", "replicate", "ddp", "fsdp"]
+_CHOICES = {
+    "strategy": ("auto", "replicate", "ddp", "fsdp"),
+    "outputs": ("merged", "local"),
+    "split": ("even", "keras"),
+    "buffers": ("merged", "first"),
+    "launch": ("auto", "serial", "threads"),
+}
 
 
 def multi_gpu_model(
-    model: torch.nn.Module,
+    model: nn.Module,
     gpus: int | Sequence[int] | None = None,
     cpu_merge: bool = True,
     cpu_relocation: bool = False,
     *,
-    devices: Sequence[torch.device | str] | None = None,
-    strategy: Strategy = "auto",
-    outputs: Literal["merged", "local"] = "merged",
-    split: Literal["even", "keras"] = "even",
-    buffers: Literal["merged", "first"] = "merged",
-    launch: Literal["auto", "serial", "threads"] = "auto",
+    devices: Iterable[str | torch.device] | None = None,
+    strategy: str = "auto",
+    outputs: str = "merged",
+    split: str = "even",
+    buffers: str = "merged",
+    launch: str = "auto",
     shared: Sequence[str] = (),
-) -> torch.nn.Module:
-    """Cut each batch over several devices, run a replica of the model on each, and merge the outputs.
+) -> nn.Module:
+    """Replicate a model on several devices: each batch is cut, every replica takes a piece, outputs are merged.
+
+    The result is called as the model is, and shows it: the same Parameter objects, state-dict keys and attributes;
+    pickling, `copy.deepcopy` and saving give the model (the "template") itself. What is called on the result other
+    than itself and `sharded_loss` (a method of the template) runs on the template alone.
 
     Args:
-        model: The template; its parameters stay the ones that are trained and saved.
-        gpus: None or 0 for all visible GPUs, an int of 2 or more, or a list of two or more GPU ids.
-        cpu_merge: Merge the outputs on the CPU (True) or on the first device (False).
-        cpu_relocation: Move the template to the CPU, in place, as the master copy of the weights.
-        devices: Any torch devices instead of GPUs, repeats allowed: `["cpu", "cpu"]` runs the same code.
-        strategy: "replicate", or "auto" for it.
-        outputs: "merged" gives one batch, "local" a list with each device's own.
-        split: "even" sizes differ by one at most; "keras" gives the rest to the last device.
-        buffers: "first" keeps the first replica's running statistics.
-        launch: "serial" runs the replicas one after another.
-        shared: Names of arguments that go to every replica whole.
+        model: The template. Its weights stay where they are: on the CPU, or on one device.
+        gpus: None or 0 for all visible GPUs, a number ≥ 2, or a list of two or more ids.
+        cpu_merge: Merge outputs on the CPU; False: on the first device. (Keras's page says that it merges weights;
+            its code merges outputs.) The loss is computed where the outputs are.
+        cpu_relocation: First move the template to the CPU, in place.
+        devices: Any torch devices instead of `gpus`, repeats allowed: `['cpu', 'cpu']` runs the same code.
+        strategy: 'replicate' (one process); 'ddp' and 'fsdp' (torch.distributed); 'auto': 'ddp' in a process group
+            of more than one, else 'replicate'.
+        outputs: 'merged', or 'local': a list of each replica's outputs, left on its device.
+        split: 'even': sizes differ by one at most; 'keras': rounded down, the rest to the last device.
+        buffers: 'merged': running statistics of BatchNorm and InstanceNorm become those of all shards together;
+            'first': the first shard's, as in DataParallel. Other buffers are the first replica's.
+        launch: 'serial', 'threads', or 'auto': threads only on CPUs where they pay. With 'threads' on the CPU,
+            random numbers are drawn in an order that differs from run to run.
+        shared: Names of arguments that every replica gets whole.
 
     Returns:
-        A module that is called as the template is; its attribute `__template__` is the template.
+        A module. Tensors in its arguments are cut along axis 0; 0-d tensors and other values are shared. Outputs
+        are joined along axis 0; 0-d outputs are averaged by shard length.
 
     Raises:
-        TypeError: `model` is no module; a NumPy array among the arguments of a call.
-        ValueError: Fewer than two GPUs, or GPUs that do not exist, in Keras's words.
-        NotImplementedError: A choice that is not there yet; the message names it.
+        TypeError: `model` is no module, `shared` is no sequence of names; when called: a NumPy array.
+        ValueError: Too few or missing devices, an unknown option, weights on several devices; when called: unequal
+            lengths along axis 0, no tensor with such an axis, or a length of 0.
+        NotImplementedError: `strategy='ddp'` or 'fsdp'.
 
-    Differs from Keras: `devices` takes any devices, and scalar outputs are averaged by shard size.
+    Differs from Keras: replicas follow any change of the template; uneven splits, nested arguments and any torch
+    device are allowed; `outputs`, `split`, `buffers`, `launch` and `shared` are new. An optimizer hook that torch
+    calls after every optimizer step of the process is registered once, to count the steps.
 
-    >>> parallel = multi_gpu_model(torch.nn.Linear(3, 2), devices=["cpu", "cpu"])
-    >>> parallel(torch.ones(5, 3)).shape
-    torch.Size([5, 2])
+    >>> import torch
+    >>> template = torch.nn.Linear(3, 2)
+    >>> parallel = multi_gpu_model(template, devices=["cpu", "cpu"])
+    >>> batch = torch.randn(5, 3)
+    >>> torch.allclose(parallel(batch), template(batch))
+    True
+    >>> parallel.weight is template.weight
+    True
     """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
-    _check_choices(strategy, outputs, split, launch, buffers)
-    chosen = _devices(gpus, devices)
+    chosen = {"strategy": strategy, "outputs": outputs, "split": split, "buffers": buffers, "launch": launch}
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, TemplateView):
+        raise ValueError("model must not be a multi-GPU model already; pass its template, model.__template__")
+    _refuse_unbuilt_distributed(strategy)
+    places = _named_devices(devices, gpus) if devices is not None else _gpu_devices(gpus)
+    _check_one_home(model, cpu_relocation)
+    names = _shared_names(model, shared)
+    if not cpu_merge and outputs == "merged":
+        _warn_without_peer_access(places)
     if cpu_relocation:
         model.to("cpu")
-    where = torch.device("cpu") if cpu_merge else chosen[0]
-    return ParallelModel(model, chosen, where, outputs == "merged", split, tuple(shared))
+    merge_on = torch.device("cpu") if cpu_merge else places[0]
+    return ParallelModel(
+        model, places, merge_on=merge_on, outputs=outputs, split=split, buffers=buffers, launch=launch, shared=names
+    )
 
 
-class ParallelModel(torch.nn.Module):
-    """A template on several devices; state, attributes, pickles and saved files are the template's."""
-
-    __template__: torch.nn.Module
-
-    def __init__(
-        self,
-        template: torch.nn.Module,
-        devices: list[torch.device],
-        merge_device: torch.device,
-        merged: bool,
-        split: str,
-        shared: tuple[str, ...],
-    ) -> None:
-        super().__init__()
-        self._modules["__template__"] = template
-        self.__dict__["_replicas"] = Replicas(template, devices)
-        self.__dict__["_plan"] = (devices, merge_device, merged, split, shared)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "__template__":
-            return self._modules["__template__"]
-        return getattr(self._modules["__template__"], name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Cut, run, merge."""
-        devices, merge_device, merged, split, shared = self._plan
-        kept = {name: value for name, value in kwargs.items() if name in shared}
-        rest = {name: value for name, value in kwargs.items() if name not in shared}
-        batch = shared_batch((args, rest))
-        sizes = shard_sizes(batch, len(devices), split)
-        replicas = self._replicas.current(sum(size > 0 for size in sizes))
-        results = []
-        first = 0
-        for number, (device, size) in enumerate(zip(devices, sizes, strict=True)):
-            if size == 0:
-                continue
-            shard_args, shard_kwargs = cut((args, rest), first, size, device)
-            whole = cut(kept, 0, None, device)
-            with _named_replica(number, device):
-                results.append(replicas[number](*shard_args, **shard_kwargs, **whole))
-            first += size
-        self._replicas.take_buffers_of_first()
-        return merge(results, [size for size in sizes if size], merge_device) if merged else results
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The template's."""
-        return self._modules["__template__"].state_dict(*args, **kwargs)  # type: ignore[union-attr]
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Into the template."""
-        return self._modules["__template__"].load_state_dict(*args, **kwargs)  # type: ignore[union-attr]
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """The template's."""
-        return self._modules["__template__"].named_parameters(*args, **kwargs)  # type: ignore[union-attr]
-
-    def refresh(self) -> None:
-        """Copy weights and buffers anew at the next call, after edits that nothing announces (`p.data.add_`)."""
-        self._replicas.forget()
-
-    def __reduce__(self) -> Any:
-        return copy.copy, (self._modules["__template__"],)
-
-
-def _check_choices(strategy: str, outputs: str, split: str, launch: str, buffers: str) -> None:
-    allowed = {
-        "strategy": (strategy, ("auto", "replicate", "ddp", "fsdp")),
-        "outputs": (outputs, ("merged", "local")),
-        "split": (split, ("even", "keras")),
-        "launch": (launch, ("auto", "serial", "threads")),
-        "buffers": (buffers, ("merged", "first")),
-    }
-    for name, (value, values) in allowed.items():
-        if value not in values:
-            raise ValueError(f"{name} has to be one of {', '.join(map(repr, values))}; got {value!r}")
+def _refuse_unbuilt_distributed(strategy: str) -> None:
     if strategy in ("ddp", "fsdp"):
-        raise NotImplementedError(f"strategy={strategy!r} is not there yet; use 'replicate'")
-    if launch == "threads":
-        raise NotImplementedError("launch='threads' is not there yet; use 'serial'")
+        raise NotImplementedError(
+            f"strategy={strategy!r} is not built yet; use strategy='replicate', or wrap the model by torch's own "
+            "DistributedDataParallel or fully_shard"
+        )
+    here = torch.distributed
+    if strategy == "auto" and here.is_available() and here.is_initialized() and here.get_world_size() > 1:
+        raise NotImplementedError(
+            "strategy='auto' means 'ddp' in a process group of more than one, which is not built yet; "
+            "use strategy='replicate' or torch's own DistributedDataParallel"
+        )
 
 
-def _devices(gpus: Any, devices: Sequence[torch.device | str] | None) -> list[torch.device]:
-    if devices is not None:
-        if gpus is not None:
-            raise ValueError(f"gpus={gpus!r} and devices={list(devices)!r} were both given; give one of them")
-        chosen = [torch.device(device) for device in devices]
-        if len(chosen) < 2:
-            raise ValueError(f"devices has to name two or more devices, got {list(devices)!r}")
-        return chosen
-    available = torch.cuda.device_count()
-    if isinstance(gpus, list | tuple):
+def _gpu_devices(gpus: int | Sequence[int] | None) -> list[torch.device]:
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus is None or (isinstance(gpus, int) and gpus == 0 and not isinstance(gpus, bool)):
+        gpus = available
+    if isinstance(gpus, (list, tuple, range)):
         if len(gpus) <= 1:
             raise ValueError(
                 "For multi-gpu usage to be effective, call `multi_gpu_model` with `len(gpus) >= 2`. "
                 f"Received: `gpus={gpus}`"
             )
-        ids = list(gpus)
+        numbers = list(gpus)
+    elif isinstance(gpus, int) and gpus > 1:
+        numbers = list(range(gpus))
     else:
-        if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int)):
-            raise TypeError(f"gpus has to be None, an int or a list of ints, got {gpus!r}")
-        count = gpus or available
-        if count <= 1:
-            raise ValueError(
-                "For multi-gpu usage to be effective, call `multi_gpu_model` with `gpus >= 2`. "
-                f"Received: `gpus={count}`"
-            )
-        ids = list(range(count))
-    if any(number not in range(available) for number in ids):
-        expected = ["/cpu:0", *[f"/gpu:{number}" for number in ids]]
-        present = ["/cpu:0", *[f"/gpu:{number}" for number in range(available)]]
         raise ValueError(
-            f"To call `multi_gpu_model` with `gpus={gpus}`, we expect the following devices to be available: "
-            f"{expected}. However this machine only has: {present}. Try reducing `gpus`."
+            f"For multi-gpu usage to be effective, call `multi_gpu_model` with `gpus >= 2`. Received: `gpus={gpus}`"
+            + ("" if available else "; devices=['cpu', 'cpu'] runs the same code without GPUs")
         )
-    return [torch.device("cuda", number) for number in ids]
+    if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):
+        raise ValueError(f"gpus must hold the ids of GPUs as integers, got {numbers}")
+    if any(not 0 <= number < available for number in numbers):
+        wanted = ["cpu", *(f"cuda:{number}" for number in numbers)]
+        here = ["cpu", *(f"cuda:{number}" for number in range(available))]
+        raise ValueError(
+            f"To call `multi_gpu_model` with `gpus={gpus}`, we expect the following devices to be available: {wanted}. "
+            f"However this machine only has: {here}. Try reducing `gpus`."
+        )
+    return [torch.device("cuda", number) for number in numbers]
 
 
-@contextlib.contextmanager
-def _named_replica(number: int, device: torch.device) -> Iterator[None]:
-    """An exception keeps its type and says where it happened."""
+def _named_devices(devices: Iterable[str | torch.device], gpus: Any) -> list[torch.device]:
+    if gpus is not None:
+        raise ValueError(f"gpus and devices name the same thing; give one of them, got gpus={gpus} and {devices=}")
+    if isinstance(devices, (str, torch.device)):
+        raise TypeError(f"devices must be a list of devices, got {devices!r}; write [{str(devices)!r}, ...]")
+    names = list(devices)
+    if not names:
+        raise ValueError("devices must name at least one device, got an empty list")
+    return [_existing(name) for name in names]
+
+
+def _existing(name: str | torch.device) -> torch.device:
     try:
-        yield
-    except Exception as error:
-        error.add_note(f"in replica {number} on device {device}")
-        raise
+        device = torch.device(name)
+        # cpu:0 and cuda have other names once a tensor lies there.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as err:
+        raise ValueError(f"devices must exist on this machine, got {name!r}: {str(err).splitlines()[0]}") from err
+
+
+def _check_one_home(model: nn.Module, relocating: bool) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(f"model must be initialised, got lazy parameter {name}; call the model once first")
+    homes = {tensor.device: name for name, tensor in tensors}
+    if len(homes) > 1 and not relocating:
+        where = ", ".join(f"{name} on {device}" for device, name in homes.items())
+        raise ValueError(f"model must lie on one device, got {where}; move it, or pass cpu_relocation=True")
+
+
+def _shared_names(model: nn.Module, shared: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(shared, str) or not all(isinstance(name, str) for name in shared):
+        raise TypeError(f"shared must be a sequence of argument names, got {shared!r}")
+    parameters = inspect.signature(model.forward).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name in shared:
+        if name not in parameters and not open_ended:
+            raise ValueError(f"shared must name arguments of the model's forward, got {name!r}; it has {[*parameters]}")
+    return tuple(shared)
+
+
+def _warn_without_peer_access(places: Sequence[torch.device]) -> None:
+    first = places[0]
+    for device in places[1:]:
+        distinct_gpus = first.type == device.type == "cuda" and first != device
+        if distinct_gpus and not torch.cuda.can_device_access_peer(first, device):
+            warnings.warn(
+                f"cpu_merge=False merges on {first}, which cannot access {device} directly: cpu_merge=True may be "
+                "faster",
+                stacklevel=3,
+            )
+            return

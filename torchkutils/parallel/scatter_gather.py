@@ -1,102 +1,157 @@
-"""Cutting a batch, and merging what came back."""
+"""Cut a batch by one plan, bring the pieces to their devices, merge what comes back."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from torchkutils.parallel.structure import Structure
 
 
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors inside tuples, lists, mappings and dataclasses."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, np.ndarray):
-        raise TypeError("a NumPy array among the arguments: wrap it by torch.from_numpy, so that it can be cut")
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors_in(getattr(value, field.name))
+@dataclass(frozen=True)
+class Shard:
+    """Rows [start, start + length) of the batch, for the replica of that number."""
+
+    replica: int
+    device: torch.device
+    start: int
+    length: int
 
 
-def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """The same structure with each tensor replaced."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*[map_tensors(item, change) for item in value])
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(item, change) for item in value)
-    if isinstance(value, Mapping):
-        changed = {key: map_tensors(item, change) for key, item in value.items()}
-        return changed if type(value) is dict else type(value)(**changed)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        return type(value)(**{name: map_tensors(getattr(value, name), change) for name in names})
-    return value
+Plan = list[Shard]
 
 
-def shared_batch(value: Any) -> int:
-    """The length along axis 0 that all tensors have.
+def plan_shards(batch: int, devices: Sequence[torch.device], split: str) -> Plan:
+    """Share `batch` rows among the devices; devices without a row are left out."""
+    count = len(devices)
+    base, rest = divmod(batch, count)
+    if split == "even":
+        lengths = [base + (place < rest) for place in range(count)]
+    else:
+        lengths = [base] * (count - 1) + [base + rest]
+    starts = [sum(lengths[:place]) for place in range(count)]
+    shards = zip(range(count), devices, starts, lengths, strict=True)
+    return [Shard(*shard) for shard in shards if shard[3]]
+
+
+def batch_length(structures: Sequence[Structure]) -> int:
+    """The length along axis 0 that all tensors share.
 
     Raises:
-        ValueError: No tensor with an axis, different lengths, or length 0.
+        TypeError: A NumPy array among the leaves.
+        ValueError: No tensor with an axis, unequal lengths, or a length of 0.
     """
-    lengths = [int(tensor.shape[0]) for tensor in tensors_in(value) if tensor.dim()]
+    lengths: dict[str, int] = {}
+    for structure in structures:
+        for path, leaf in zip(structure.paths, structure.leaves, strict=True):
+            if isinstance(leaf, np.ndarray):
+                raise TypeError(
+                    f"{path} is a NumPy array, which cannot be cut over devices; pass torch.as_tensor({path})"
+                )
+            if is_cut(leaf):
+                lengths[path] = leaf.size(0)
     if not lengths:
-        raise ValueError("no argument is a tensor with an axis 0, so there is no batch to cut")
-    if len(set(lengths)) > 1:
-        raise ValueError(f"the tensors among the arguments differ along axis 0: {lengths}; name whole ones in `shared`")
-    if lengths[0] == 0:
-        raise ValueError("the batch has length 0 along axis 0; give at least one sample")
-    return lengths[0]
+        raise ValueError("the arguments must hold a tensor with a batch axis, got none; call the template itself")
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            "all tensors must have the same length along axis 0, got "
+            + ", ".join(f"{path}: {length}" for path, length in lengths.items())
+            + "; name arguments that every replica needs whole in shared=(...)"
+        )
+    length = next(iter(lengths.values()))
+    if length == 0:
+        raise ValueError(f"the batch must hold at least one sample, got length 0 along axis 0 of {', '.join(lengths)}")
+    return length
 
 
-def shard_sizes(batch: int, count: int, split: str) -> list[int]:
-    """How many samples each device gets.
+def is_cut(leaf: Any) -> bool:
+    """Whether a leaf is cut along axis 0: a tensor that has one."""
+    return isinstance(leaf, Tensor) and leaf.ndim > 0
 
-    >>> shard_sizes(7, 3, "even"), shard_sizes(7, 3, "keras")
-    ([3, 2, 2], [2, 2, 3])
+
+def scatter(structure: Structure, plan: Plan, *, whole: bool = False) -> list[Any]:
+    """The structure once for each shard: tensors cut (unless `whole`) and on the shard's device."""
+    columns = [_scatter_leaf(leaf, plan, whole) for leaf in structure.leaves]
+    return [structure.filled([column[place] for column in columns]) for place in range(len(plan))]
+
+
+def _scatter_leaf(leaf: Any, plan: Plan, whole: bool) -> list[Any]:
+    if not isinstance(leaf, Tensor):
+        return [leaf] * len(plan)
+    if whole or leaf.ndim == 0:
+        return [leaf.to(shard.device, non_blocking=True) for shard in plan]
+    if spans_gpus([shard.device for shard in plan]) and leaf.device.type in ("cpu", "cuda"):
+        from torch.nn.parallel._functions import Scatter
+
+        targets = [shard.device for shard in plan]
+        return list(Scatter.apply(targets, [shard.length for shard in plan], 0, leaf))  # type: ignore[no-untyped-call]
+    # narrow, not split: a view of several outputs at once refuses operations in place under autograd.
+    return [leaf.narrow(0, shard.start, shard.length).to(shard.device, non_blocking=True) for shard in plan]
+
+
+def gather(outputs: Sequence[Any], plan: Plan, target: torch.device) -> Any:
+    """One output in place of the replicas', on `target`.
+
+    Tensors are joined along axis 0; 0-d tensors and Python floats are averaged by shard length; any other value is
+    the first replica's.
+
+    Raises:
+        ValueError: The replicas returned different structures.
     """
-    share, rest = divmod(batch, count)
-    if split == "keras":
-        return [share] * (count - 1) + [share + rest]
-    return [share + (number < rest) for number in range(count)]
+    structures = [Structure(output, "output") for output in outputs]
+    first = structures[0]
+    for shard, other in zip(plan, structures, strict=True):
+        if other.paths != first.paths:
+            raise ValueError(
+                "the replicas' outputs must have one structure to be merged, got "
+                f"{first.paths} from replica {plan[0].replica} and {other.paths} from replica {shard.replica}; "
+                "use outputs='local'"
+            )
+    weights = shard_weights(plan)
+    columns = zip(*[structure.leaves for structure in structures], strict=True)
+    return first.filled([_gather_leaf(list(column), weights, target) for column in columns])
 
 
-def cut(value: Any, first: int, size: int | None, device: torch.device) -> Any:
-    """A shard of every tensor on a device; 0-d tensors, and all of them with size None, go whole."""
-
-    def shard(tensor: torch.Tensor) -> torch.Tensor:
-        piece = tensor if size is None or not tensor.dim() else tensor[first : first + size]
-        return piece.to(device, non_blocking=True)
-
-    return map_tensors(value, shard)
+def shard_weights(plan: Plan) -> list[float]:
+    """Each shard's part of the batch; they sum to 1."""
+    total = sum(shard.length for shard in plan)
+    return [shard.length / total for shard in plan]
 
 
-def merge(results: list[Any], sizes: list[int], device: torch.device) -> Any:
-    """One output in place of the replicas': tensors end to end along axis 0, scalars averaged by shard size."""
-    first = results[0]
-    if isinstance(first, torch.Tensor):
-        here = [result.to(device) for result in results]
-        if first.dim():
-            return torch.cat(here)
-        return sum(scalar * (size / sum(sizes)) for scalar, size in zip(here, sizes, strict=True))
-    if isinstance(first, Mapping):
-        merged = {key: merge([result[key] for result in results], sizes, device) for key in first}
-        return merged if type(first) is dict else type(first)(**merged)
-    if isinstance(first, list | tuple):
-        items = [merge(list(column), sizes, device) for column in zip(*results, strict=True)]
-        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        names = [field.name for field in dataclasses.fields(first)]
-        return type(first)(**{n: merge([getattr(result, n) for result in results], sizes, device) for n in names})
-    return first
+def _gather_leaf(column: list[Any], weights: list[float], target: torch.device) -> Any:
+    first = column[0]
+    if type(first) is float:
+        return sum(weight * value for weight, value in zip(weights, column, strict=True))
+    if not isinstance(first, Tensor):
+        return first
+    if first.ndim == 0:
+        return weighted_sum(column, weights, target)
+    if len(column) > 1 and target.type == "cuda" and spans_gpus([tensor.device for tensor in column]):
+        from torch.nn.parallel._functions import Gather
+
+        joined: Tensor = Gather.apply(target, 0, *column)  # type: ignore[no-untyped-call]
+        return joined
+    return torch.cat([tensor.to(target) for tensor in column]) if len(column) > 1 else first.to(target)
+
+
+def weighted_sum(scalars: Sequence[Tensor], weights: Sequence[float], target: torch.device) -> Tensor:
+    """Add 0-d tensors with weights on `target`; integers and bools become the default float dtype."""
+    total: Tensor | None = None
+    for scalar, weight in zip(scalars, weights, strict=True):
+        moved = scalar.to(target)
+        if not (moved.is_floating_point() or moved.is_complex()):
+            moved = moved.to(torch.get_default_dtype())
+        part = moved * weight
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def spans_gpus(devices: Sequence[torch.device]) -> bool:
+    """Whether these are CUDA devices, two or more, each different: where torch.nn.parallel works."""
+    return len(devices) > 1 and all(d.type == "cuda" for d in devices) and len(set(devices)) == len(devices)

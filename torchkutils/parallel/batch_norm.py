@@ -1,0 +1,143 @@
+"""Running statistics of all shards together, and the other buffers that a forward changed.
+
+The shards' means and variances are pooled by the law of total variance: the whole batch's variance is the mean of
+the shards' variances plus the variance of their means, each weighted by its number of elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from torchkutils.parallel.replicas import OwnBuffer, ReplicaSet
+
+RunningNorm = _BatchNorm | _InstanceNorm
+STOCK_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, _InstanceNorm.forward)
+
+
+@dataclass
+class Statistics:
+    """What one call of one normalisation saw in one shard."""
+
+    count: int
+    mean: Tensor
+    variance: Tensor
+
+
+class StatisticsMerger:
+    """Records each shard's statistics in its replica and brings them together in the template."""
+
+    def __init__(self, replicas: ReplicaSet, mode: str) -> None:
+        self._replicas = replicas
+        self._mode = mode
+        self._generation = -1
+        self._records: list[dict[int, list[Statistics]]] = []
+
+    def prepare(self) -> None:
+        """Listen to the replicas' normalisations; called before each forward."""
+        if self._generation == self._replicas.generation:
+            for records in self._records:
+                for calls in records.values():
+                    calls.clear()
+            return
+        self._generation = self._replicas.generation
+        self._records = []
+        for twins in self._replicas.twins:
+            mine: dict[int, list[Statistics]] = {}
+            for module in self._replicas.modules:
+                twin = twins.get(id(module))
+                if twin is not None and self._mode == "merged" and _is_stock(module):
+                    mine[id(module)] = []
+                    # With a momentum of 1 the replica's running statistics are the shard's own.
+                    twin.momentum = 1.0  # type: ignore[assignment]
+                    twin.register_forward_hook(_recorder(mine[id(module)]))
+            self._records.append(mine)
+
+    @torch.no_grad()
+    def settle(self, used: Sequence[int]) -> None:
+        """Bring statistics and buffers of the replicas `used` back to the template."""
+        with torch.inference_mode(False):
+            merged = self._records[used[0]]
+            for module in self._replicas.modules:
+                if merged.get(id(module)):
+                    calls = zip(*[self._records[place][id(module)] for place in used], strict=False)
+                    for shards in calls:
+                        _update(module, shards)  # type: ignore[arg-type]
+            for buffer in self._replicas.buffers[used[0]]:
+                if not _merges(merged, buffer):
+                    _put_back(buffer)
+
+
+def _merges(records: dict[int, list[Statistics]], buffer: OwnBuffer) -> bool:
+    return id(buffer.module) in records and buffer.name in ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _is_stock(module: nn.Module) -> bool:
+    return isinstance(module, RunningNorm) and type(module).forward in STOCK_FORWARDS
+
+
+def _recorder(calls: list[Statistics]) -> Any:
+    def record(module: RunningNorm, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        mean, variance = module.running_mean, module.running_var
+        if not module.training or mean is None or variance is None:
+            return
+        values = arguments[0]
+        by_sample = isinstance(module, _InstanceNorm)
+        count = values.shape[0] if by_sample else values.numel() // values.shape[1]
+        calls.append(Statistics(count, mean.detach().clone(), variance.detach().clone()))
+
+    return record
+
+
+def _update(module: RunningNorm, shards: Sequence[Statistics]) -> None:
+    """One step of the template's running statistics by what all shards saw."""
+    mean, variance, tracked = module.running_mean, module.running_var, module.num_batches_tracked
+    if mean is None or variance is None:
+        return
+    pool = _pool_samples if isinstance(module, _InstanceNorm) else _pool_elements
+    pooled_mean, pooled_variance = pool(shards, mean.device)
+    if tracked is not None and not isinstance(module, _InstanceNorm):
+        tracked.add_(1)
+    momentum = module.momentum
+    if momentum is None:
+        momentum = 0.0 if isinstance(module, _InstanceNorm) or tracked is None else 1.0 / float(tracked)
+    mean.mul_(1 - momentum).add_(pooled_mean, alpha=momentum)
+    variance.mul_(1 - momentum).add_(pooled_variance, alpha=momentum)
+
+
+def _pool_elements(shards: Sequence[Statistics], home: torch.device) -> tuple[Tensor, Tensor]:
+    total = sum(shard.count for shard in shards)
+    means = torch.stack([shard.mean.to(home) for shard in shards])
+    variances = torch.stack([shard.variance.to(home) for shard in shards])
+    counts = torch.tensor([shard.count for shard in shards], device=home, dtype=means.dtype).unsqueeze(1)
+    mean = (means * counts).sum(0) / total
+    # Sums of squares: each shard's variance is unbiased, and so is what comes out.
+    squares = (variances * (counts - 1)).sum(0) + ((means - mean) ** 2 * counts).sum(0)
+    return mean, squares / max(total - 1, 1)
+
+
+def _pool_samples(shards: Sequence[Statistics], home: torch.device) -> tuple[Tensor, Tensor]:
+    total = sum(shard.count for shard in shards)
+    mean = torch.stack([shard.mean.to(home) * (shard.count / total) for shard in shards]).sum(0)
+    variance = torch.stack([shard.variance.to(home) * (shard.count / total) for shard in shards]).sum(0)
+    return mean, variance
+
+
+def _put_back(buffer: OwnBuffer) -> None:
+    """The first replica's buffer becomes the template's, if the forward changed it."""
+    now = buffer.twin._buffers.get(buffer.name)
+    # Normalisations write their statistics without a new version number.
+    silent = isinstance(buffer.module, RunningNorm) and buffer.module.training
+    if now is None or (now is buffer.own and now._version == buffer.version and not silent):
+        return
+    original = buffer.original
+    if now.shape == original.shape and now.dtype == original.dtype:
+        original.copy_(now)
+    else:
+        buffer.module._buffers[buffer.name] = now.detach().to(original.device)

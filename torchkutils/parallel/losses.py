@@ -1,0 +1,76 @@
+"""Losses computed on each replica: which of them can be merged exactly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
+_FUNCTIONS = (F.cross_entropy, F.nll_loss)
+
+
+def check_mergeable(fn: Any, targets: Any, reduction: str) -> None:
+    """Refuse what shards cannot merge exactly, where it can be seen.
+
+    Raises:
+        ValueError: An unknown reduction, one that contradicts `fn`'s own, or a mean in which samples weigh unequally.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum', what fn does over samples, got {reduction!r}")
+    function, options = _options(fn)
+    own = options.get("reduction") or "mean"
+    known = function in _FUNCTIONS or (isinstance(function, nn.Module) and "reduction" in options)
+    if known and own != reduction and (own, reduction) != ("batchmean", "mean"):
+        raise ValueError(f"reduction must be what fn does, {own!r} here, got {reduction!r}; change one of them")
+    weighted = function in _FUNCTIONS or isinstance(function, _CLASSES)
+    if reduction == "sum" or not weighted:
+        return
+    if options.get("weight") is not None:
+        raise ValueError(
+            "fn must weigh every sample alike to be merged from shards, got class weights with a mean; "
+            "use reduction='sum' in both and divide by the sum of the weights"
+        )
+    ignored = options.get("ignore_index", -100)
+    if isinstance(targets, Tensor) and not targets.is_floating_point() and bool((targets == ignored).any()):
+        raise ValueError(
+            f"targets must not hold ignore_index ({ignored}) with a mean: shards would count different numbers of "
+            "samples; use reduction='sum' in both and divide by the number of targets that count"
+        )
+
+
+def _options(fn: Any) -> tuple[Any, dict[str, Any]]:
+    if isinstance(fn, partial):
+        function, options = _options(fn.func)
+        return function, {**options, **fn.keywords}
+    if isinstance(fn, nn.Module):
+        names = ("reduction", "weight", "ignore_index")
+        return fn, {name: getattr(fn, name) for name in names if hasattr(fn, name)}
+    return fn, {}
+
+
+def loss_on(
+    fn: Callable[[Any, Any], Tensor], replica: nn.Module, call: Any, target: Any, device: torch.device
+) -> Tensor:
+    """One replica's loss, on its device."""
+    if isinstance(fn, nn.Module):
+        fn = _loss_module_on(fn, device)
+    args, kwargs = call
+    loss = fn(replica(*args, **kwargs), target)
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"fn must return a 0-d tensor, reduced over its samples, got {shape}")
+    return loss
+
+
+def _loss_module_on(fn: nn.Module, device: torch.device) -> nn.Module:
+    if any(parameter.device != device for parameter in fn.parameters()):
+        raise ValueError(f"fn must hold no parameters away from {device}; make them part of the model")
+    if all(buffer.device == device for buffer in fn.buffers()):
+        return fn
+    return copy.deepcopy(fn).to(device)
