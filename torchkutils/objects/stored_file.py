@@ -41,13 +41,17 @@ def write_model_file(path: PathLike, documents: Mapping[str, Any], tensors: Mapp
         )
     places = _places(tensors)
     texts["index"] = write_json({**documents["index"], "tensors": [one.as_json() for one in places]})
-    with replacing(path) as temporary, _lazy.h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-        file.attrs["format"] = np.bytes_(FORMAT)
-        file.attrs["format_version"] = FORMAT_VERSION
-        for name, text in texts.items():
-            file.attrs[f"{name}_sha256"] = np.bytes_(hashlib.sha256(text).hexdigest())
-            file.create_dataset(name, data=np.frombuffer(text, np.uint8), track_times=False)
-        _write_tensors(file, places, tensors)
+    try:
+        with replacing(path) as temporary, _lazy.h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+            file.attrs["format"] = np.bytes_(FORMAT)
+            file.attrs["format_version"] = FORMAT_VERSION
+            for name, text in texts.items():
+                file.attrs[f"{name}_sha256"] = np.bytes_(hashlib.sha256(text).hexdigest())
+                file.create_dataset(name, data=np.frombuffer(text, np.uint8), track_times=False)
+            _write_tensors(file, places, tensors)
+    except RuntimeError as err:
+        # HDF5 reports what fails while it closes a file, a full disk for one, without an errno of its own.
+        raise OSError(f"{os.fspath(path)} could not be written, what was there is as it was: {err}") from err
 
 
 def _places(tensors: Mapping[str, torch.Tensor]) -> list[StoredTensor]:
