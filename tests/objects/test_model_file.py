@@ -127,7 +127,9 @@ def test_every_dtype_round_trips_bit_for_bit(dtype, shape, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), torch.optim.Adam, torch.optim.AdamW], ids=str
+    "make",
+    [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), torch.optim.Adam, torch.optim.AdamW],
+    ids=["momentum", "Adam", "AdamW"],
 )
 def test_the_next_step_after_a_reload_is_the_one_without_it(make, tmp_path):
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
