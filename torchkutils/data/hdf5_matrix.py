@@ -52,7 +52,8 @@ class HDF5Matrix(Dataset[Any]):
     processes, however they are started; `torch.utils.data.StackDataset(x, y)` zips several.
 
     Making one opens the file, checks it and closes it. A handle is opened at the first read of each process and never
-    serves another. Contiguous, unfiltered, local data are read through a memory map; chunked data keep up to 32 MiB of
+    serves another. Contiguous, unfiltered, local data are read through a memory map (pages read at random count as
+    this process's until the system wants them back); chunked data keep up to 32 MiB of
     decoded chunks a process. A file that is replaced by one whose data set has the same shape and dtype is read anew
     from the next read on; otherwise the next read raises.
 

@@ -25,6 +25,9 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 CACHE_BYTES = 32 * 2**20
 """Decoded chunks that one process keeps for one data set, unless a sampler asked for more."""
 
+_MAPPED_BYTES = 32 * 2**20
+"""About how much of a memory map stays in this process's page tables; the system's page cache keeps the rest."""
+
 _RUN_WORTH_A_SLICE = 8
 """From this mean length on, reading runs of rows as slices beats h5py's selection of single rows."""
 
@@ -99,26 +102,41 @@ def map_rows(dataset: h5py.Dataset, dtype: np.dtype[Any]) -> MappedRows | None:
         return None
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return MappedRows(np.frombuffer(mapped, dtype, dataset.size, offset).reshape(dataset.shape))
+    return MappedRows(mapped, np.frombuffer(mapped, dtype, dataset.size, offset).reshape(dataset.shape))
 
 
 class MappedRows:
     """Rows copied out of a read-only memory map; the file itself is closed."""
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, mapped: mmap.mmap, array: Array) -> None:
+        self._mapped = mapped
         self._array = array
+        self._row_bytes = array.nbytes // max(1, len(array))
+        self._touched = 0
 
     def span(self, first: int, stop: int) -> Array:
         """Rows first … stop - 1."""
-        return self._array[first:stop].copy()
+        return self._copied(self._array[first:stop].copy(), 1)
 
     def strided(self, rows: range) -> Array:
         """Rows first, first + step, …."""
-        return self._array[rows.start : rows.stop : rows.step].copy()
+        return self._copied(self._array[rows.start : rows.stop : rows.step].copy(), abs(rows.step))
 
     def take(self, rows: Array) -> Array:
         """Rows by number."""
+        if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
+            return self.span(int(rows[0]), int(rows[-1]) + 1)
+        # Pages read at random stay mapped: mapping them again takes longer than copying the rows.
         return self._array.take(rows, axis=0)
+
+    def _copied(self, read: Array, spacing: int) -> Array:
+        """Hand pages back behind a read in order: they would count as this process's memory until others need it."""
+        self._touched += read.nbytes * spacing
+        if self._touched > _MAPPED_BYTES:
+            self._touched = 0
+            if hasattr(self._mapped, "madvise"):
+                self._mapped.madvise(mmap.MADV_DONTNEED)
+        return read
 
 
 class SelectedRows:
@@ -191,17 +209,22 @@ class ChunkedRows:
 
     def take(self, rows: Array) -> Array:
         """Rows by number; each chunk is decoded at most once."""
-        out = np.empty((len(rows), *self._shape[1:]), self._dtype)
         if len(rows) == 0:
-            return out
+            return self.span(0, 0)
+        by_chunk = np.empty((len(rows), *self._shape[1:]), self._dtype)
         chunks, inside = np.divmod(rows, self._chunk_rows)
         order = np.argsort(chunks, kind="stable")
         ordered = chunks[order]
         starts = np.flatnonzero(np.diff(ordered, prepend=-1))
         for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
-            places = order[start:stop]
-            out[places] = self._chunk(int(ordered[start]))[inside[places]]
-        return out
+            chunk = self._chunk(int(ordered[start]))
+            # The rows are there, so clipping changes none: it spares NumPy a buffer of its own.
+            chunk.take(inside[order[start:stop]], axis=0, out=by_chunk[start:stop], mode="clip")
+        if len(starts) == 1:
+            return by_chunk
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return by_chunk.take(back, axis=0)
 
     def _chunk(self, number: int) -> Array:
         chunk = self._cache.pop(number, None)
