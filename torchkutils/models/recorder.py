@@ -57,7 +57,7 @@ class Recorder(TorchFunctionMode):
         self.counts: dict[int, int] = {}
         self.watched: list[tuple[torch.nn.Module, dict[str, Any]]] = []
         self.thread = 0
-        self.failed: _Running | None = None
+        self.failed: tuple[_Running, int] | None = None
 
     def __enter__(self) -> Recorder:
         self.thread = threading.get_ident()
@@ -82,7 +82,8 @@ class Recorder(TorchFunctionMode):
         """
         before = {name: module.__dict__[name] for name in _ENTRIES if name in module.__dict__}
         compiled = module._compiled_call_impl
-        whole, forward = module._call_impl, module.forward
+        whole: Callable[..., Any] = module._call_impl
+        forward: Callable[..., Any] = module.forward
         if hasattr(module, "_orig_mod") and isinstance(module._orig_mod, torch.nn.Module):
             forward = module._orig_mod
         inside = [0]
@@ -91,14 +92,15 @@ class Recorder(TorchFunctionMode):
             if threading.get_ident() != self.thread:
                 return (compiled or whole)(*args, **kwargs)
             self._begin(module, args, kwargs)
-            if _hooked(module):
-                inside[0] += 1
-                try:
-                    output = whole(*args, **kwargs)
-                finally:
-                    inside[0] = 0
-            else:
-                output = forward(*args, **kwargs)
+            hooked = _hooked(module)
+            inside[0] = int(hooked)
+            try:
+                output = whole(*args, **kwargs) if hooked else forward(*args, **kwargs)
+            except BaseException as error:
+                self._abandon(error)
+                raise
+            finally:
+                inside[0] = 0
             with torch._C.DisableTorchFunction():
                 return self._finish(module, output)
 
@@ -107,7 +109,11 @@ class Recorder(TorchFunctionMode):
                 inside[0] = 0
                 return forward(*args, **kwargs)
             self._begin(module, args, kwargs)
-            output = forward(*args, **kwargs)
+            try:
+                output = forward(*args, **kwargs)
+            except BaseException as error:
+                self._abandon(error)
+                raise
             with torch._C.DisableTorchFunction():
                 return self._finish(module, output)
 
@@ -208,6 +214,13 @@ class Recorder(TorchFunctionMode):
         """A module's path; filled in by the trace."""
         return str(index)
 
+    def _abandon(self, error: BaseException) -> None:
+        """A call raised; the innermost one is kept, in case that no one outside catches the exception."""
+        running = self.stack.pop()
+        running.tensors = []
+        if self.failed is None or self.failed[1] != id(error):
+            self.failed = (running, id(error))
+
     def _finish(self, module: torch.nn.Module, output: Any) -> Any:
         running = self.stack.pop()
         changed = output
@@ -277,9 +290,9 @@ class Recorder(TorchFunctionMode):
 
     def fail(self, error: BaseException) -> Failure | None:
         """Where forward raised: the innermost call that had begun and did not end."""
-        if not self.stack:
+        if self.failed is None or self.failed[1] != id(error):
             return None
-        running = self.stack[-1]
+        running = self.failed[0]
         return Failure(running.index, running.inputs, f"{type(error).__name__}: {error}")
 
     def finished_calls(self) -> tuple[Call, ...]:
@@ -358,7 +371,7 @@ def _hooked(module: torch.nn.Module) -> bool:
         or hooks.get("_forward_pre_hooks")
         or hooks.get("_backward_hooks")
         or hooks.get("_backward_pre_hooks")
-        or torch.nn.modules.module._has_any_global_hook()
+        or torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
         or isinstance(module, torch.jit.ScriptModule)
     )
 

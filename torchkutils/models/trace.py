@@ -25,7 +25,8 @@ from torchkutils.models.records import (
     Trace,
     Value,
 )
-from torchkutils.models.undisturbed import undisturbed
+from torchkutils.models.symbolic import symbolic_flow
+from torchkutils.models.undisturbed import in_plain_containers, undisturbed
 
 Mode: TypeAlias = Literal["eval", "train", "same"]
 EngineName: TypeAlias = Literal["auto", "real", "meta", "structure"]
@@ -116,8 +117,9 @@ def _run(model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any
     meta = any(parameter.is_meta for parameter in model.parameters()) or reason == "asked for"
     args, kwargs = _private(arguments)
     failure, error = None, None
+    argument_names = _argument_names(model)
     with torch.no_grad(), recorder:
-        recorder.add_inputs(args, kwargs, _argument_names(model))
+        recorder.add_inputs(args, kwargs, argument_names)
         try:
             output = model(*args, **kwargs)
             recorder.add_outputs(output)
@@ -185,31 +187,11 @@ def module_tree(
         records.append(record if known else dataclasses.replace(record, registered=False))
         if same_as is None:
             below = [(key, child) for key, child in module._modules.items() if child is not None]
-            hidden = [] if isinstance(module, torch.jit.ScriptModule) else _in_plain_containers(module)
+            hidden = [] if isinstance(module, torch.jit.ScriptModule) else in_plain_containers(module)
             for key, child in reversed(below + hidden):
                 stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, index))
     complete = [dataclasses.replace(r, children=tuple(children.get(r.index, ()))) for r in records]
     return tuple(complete), distinct, index_of, names
-
-
-def _in_plain_containers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """Modules that a module keeps where torch does not look: in its lists, tuples and dicts."""
-    found: list[tuple[str, torch.nn.Module]] = []
-    for name, value in module.__dict__.items():
-        if name in _OWN_DICTIONARIES or not isinstance(value, list | tuple | dict):
-            continue
-        stack: list[tuple[str, Any, int]] = [(name, value, 0)]
-        while stack:
-            where, top, level = stack.pop()
-            if isinstance(top, torch.nn.Module):
-                found.append((where, top))
-            elif isinstance(top, list | tuple | dict) and level < 4:
-                items = top.items() if isinstance(top, dict) else enumerate(top)
-                stack.extend(reversed([(f"{where}[{key!r}]", item, level + 1) for key, item in items]))
-    return found
-
-
-_OWN_DICTIONARIES = frozenset(torch.nn.Module().__dict__)
 
 
 def _module_record(
@@ -258,8 +240,23 @@ def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tens
 
 
 def _structure(model: torch.nn.Module, mode: Mode) -> Trace:
-    """No forward: each module has one call, leaves are joined in order of definition."""
-    records, _, _, _ = module_tree(model)
+    """No forward: torch.fx follows it with symbols; where it cannot, the order of definition stands in."""
+    records, modules, _, _ = module_tree(model)
+    if mode != "same":
+        for module in modules:
+            module.training = mode == "train"
+    try:
+        flow = symbolic_flow(model, records)
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [""])[0]
+        reason = f"no input was given, and torch.fx cannot follow it ({type(error).__name__}: {why[:120]})"
+        return _in_order(model, mode, records, reason)
+    engine = Engine("structure", "symbolic", "no input was given")
+    return Trace(type(model).__name__, records, *flow, engine, mode)
+
+
+def _in_order(model: torch.nn.Module, mode: Mode, records: tuple[Module, ...], reason: str) -> Trace:
+    """Each module has one call, leaves are joined in order of definition."""
     first = [record for record in records if record.same_as is None]
     call_of = {record.index: number for number, record in enumerate(first)}
     calls = tuple(
@@ -282,7 +279,7 @@ def _structure(model: torch.nn.Module, mode: Mode) -> Trace:
         nodes.append(Node(len(nodes), "call", records[call.module].path or records[0].name, call.index, None))
     nodes.append(Node(len(nodes), "output", "output", None, None))
     edges = tuple(Edge(target - 1, target, guessed=True) for target in range(1, len(nodes)))
-    engine = Engine("structure", "definition", "no input was given")
+    engine = Engine("structure", "definition", reason)
     return Trace(type(model).__name__, records, calls, tuple(nodes), edges, engine, mode)
 
 

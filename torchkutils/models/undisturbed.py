@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 
 @contextmanager
@@ -23,10 +22,9 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     `requires_grad`, and the random generators of Python, NumPy, the CPU and the accelerator. A parameter that the
     block writes to is the business of `Writes`, which sees the write coming.
     """
-    modules = [_ModuleState(module) for module in model.modules()]
-    tensors = [
-        _TensorState(tensor) for tensor in itertools.chain(model.parameters(), model.buffers()) if not is_lazy(tensor)
-    ]
+    everything = all_modules(model)
+    modules = [_ModuleState(module) for module in everything]
+    tensors = [_TensorState(tensor) for tensor in _tensors(everything) if not is_lazy(tensor)]
     generators = _RandomState()
     try:
         yield
@@ -36,6 +34,45 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         for tensor in tensors:
             tensor.restore()
         generators.restore()
+
+
+def all_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Each module once, those in plain lists and dicts included; no recursion, however deep they nest."""
+    found: dict[int, torch.nn.Module] = {}
+    stack = [model]
+    while stack:
+        module = stack.pop()
+        if id(module) not in found:
+            found[id(module)] = module
+            stack.extend(child for child in module._modules.values() if child is not None)
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.extend(child for _, child in in_plain_containers(module))
+    return list(found.values())
+
+
+def _tensors(modules: list[torch.nn.Module]) -> list[torch.Tensor]:
+    held = (t for m in modules for t in itertools.chain(m._parameters.values(), m._buffers.values()) if t is not None)
+    return list({id(tensor): tensor for tensor in held}.values())
+
+
+def in_plain_containers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """Modules that a module keeps where torch does not look: in its lists, tuples and dicts."""
+    found: list[tuple[str, torch.nn.Module]] = []
+    for name, value in module.__dict__.items():
+        if name in _OWN_DICTIONARIES or not isinstance(value, list | tuple | dict):
+            continue
+        stack: list[tuple[str, Any, int]] = [(name, value, 0)]
+        while stack:
+            where, top, level = stack.pop()
+            if isinstance(top, torch.nn.Module):
+                found.append((where, top))
+            elif isinstance(top, list | tuple | dict) and level < 4:
+                items = top.items() if isinstance(top, dict) else enumerate(top)
+                stack.extend(reversed([(f"{where}[{key!r}]", item, level + 1) for key, item in items]))
+    return found
+
+
+_OWN_DICTIONARIES = frozenset(torch.nn.Module().__dict__)
 
 
 class _TensorState:
@@ -59,7 +96,8 @@ class _TensorState:
         rebound = tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape
         if rebound or tensor.dtype != self.memory.dtype or tensor.device != self.memory.device:
             tensor.data = self.memory
-        if self.content is not None and tensor._version != self.version:
+        if self.content is not None:
+            # Always: batch normalisation writes its running statistics without counting a version.
             with torch.no_grad():
                 tensor.copy_(self.content)
             torch._C._autograd._unsafe_set_version_counter((tensor,), (self.version,))
@@ -79,13 +117,10 @@ class _ModuleState:
         self.attributes = dict(module.__dict__)
         self.inner: dict[int, tuple[Any, Any]] = {}
         for value in self.attributes.values():
-            _remember(value, self.inner)
-        for name, parameter in module._parameters.items() if isinstance(module, LazyModuleMixin) else ():
-            if parameter is not None and is_lazy(parameter):
-                # Forward gives a lazy parameter its shape in place: let it do so to a stand-in.
-                module._parameters[name] = UninitializedParameter(
-                    parameter.requires_grad, parameter.device, parameter.dtype
-                )
+            if type(value) in _HOLDING or isinstance(value, _CONTAINERS):
+                _remember(value, self.inner)
+        if hasattr(module, "_infer_parameters"):
+            _stand_in(module)
 
     def restore(self) -> None:
         """Rebind what was rebound, refill what was refilled; objects keep their identity and order."""
@@ -101,7 +136,21 @@ class _ModuleState:
             self.module.training = self.training
 
 
+def _stand_in(module: torch.nn.Module) -> None:
+    """Forward gives a lazy tensor its shape in place: let it do so to another one."""
+    parameter_class: Any = UninitializedParameter
+    buffer_class: Any = UninitializedBuffer
+    dictionaries: list[dict[str, Any]] = [module._parameters, module._buffers]
+    for held in dictionaries:
+        for name, tensor in list(held.items()):
+            if isinstance(tensor, UninitializedParameter):
+                held[name] = parameter_class(tensor.requires_grad, tensor.device, tensor.dtype)
+            elif tensor is not None and is_lazy(tensor):
+                held[name] = buffer_class(False, tensor.device, tensor.dtype)
+
+
 _CONTAINERS = (dict, list, set, collections.deque)
+_HOLDING = frozenset([tuple, *_CONTAINERS, collections.OrderedDict])
 
 
 def _remember(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
@@ -110,13 +159,16 @@ def _remember(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
         top = stack.pop()
         if isinstance(top, _CONTAINERS) and id(top) not in found:
             found[id(top)] = (top, top.copy())
-            stack.extend(top.values() if isinstance(top, dict) else top)
+            if top:
+                stack.extend(top.values() if isinstance(top, dict) else top)
         elif isinstance(top, tuple):
             stack.extend(item for item in top if isinstance(item, tuple | dict | list | set | collections.deque))
 
 
 def _refill(container: Any, before: Any) -> None:
     if isinstance(container, dict):
+        if not container and not before:
+            return
         same = list(container) == list(before) and all(container[key] is before[key] for key in before)
     elif isinstance(container, set):
         same = container == before

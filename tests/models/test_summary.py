@@ -1,0 +1,131 @@
+"""Numbers of a summary against values worked out by hand, and Keras's table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from torchkutils.models.summary import print_summary, summarize
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(100, 8), nn.Linear(8, 100, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.out(self.embed(x))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "flops"),
+    [
+        (nn.Linear(16, 32, bias=False), (2, 10, 16), 2 * 10_240),
+        (SelfAttention(), (2, 10, 64), 2 * 353_280),
+        (nn.ConvTranspose2d(8, 16, 3, stride=2), (2, 8, 10, 10), 2 * 230_400),
+        (nn.Conv2d(3, 4, 3), (3, 8, 8), 2 * 4 * 36 * 27),
+        (nn.Embedding(10, 4), (2, 3), 0),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), (2, 4), 80),
+        (nn.LSTM(8, 16, batch_first=True), (2, 5, 8), 2 * 2 * 5 * 4 * 16 * 24),
+    ],
+    ids=["linear", "attention", "transposed", "unbatched", "embedding", "weight norm", "lstm"],
+)
+def test_flops_are_those_worked_out_by_hand(model, size, flops):
+    summary = summarize(model, input_size=size)
+    assert summary.flops == flops
+    assert all(row.flops_known for row in summary.rows)
+
+
+def test_tied_weights_count_once_and_say_where_they_are_shared():
+    summary = summarize(Tied(), input_size=(2, 3))
+    assert summary.total_params == sum(row.params for row in summary.rows) == 800
+    assert [row.shared_with for row in summary.rows] == [None, "embed"]
+
+
+def test_a_shared_module_counts_once():
+    block = nn.Linear(10, 10, bias=False)
+    model = nn.ModuleDict({"a": nn.ModuleList([block]), "b": nn.ModuleList([block])})
+    assert summarize(model).total_params == 100
+
+
+def test_the_row_of_a_depth_holds_what_lies_below_it():
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), nn.Linear(4, 1))
+    model[1].weight.requires_grad_(False)
+    summary = summarize(model, depth=1)
+    assert [row.params for row in summary.rows] == [25, 5]
+    assert (summary.total_params, summary.non_trainable_params) == (30, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_generated_inputs_take_the_models_dtype(dtype):
+    assert summarize(nn.Linear(3, 4).to(dtype), input_size=(2, 3)).rows[0].output_shapes == "(2, 4)"
+
+
+def test_open_dimensions_print_as_none():
+    assert summarize(nn.Sequential(nn.Linear(3, 4)), input_size=(None, 3)).rows[0].output_shapes == "(None, 4)"
+
+
+def test_a_failing_forward_shows_the_rows_so_far():
+    lines = []
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        print_summary(nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 4)), print_fn=lines.append, input_size=(2, 3))
+    summary = caught.value.summary
+    assert [(row.output_shapes, row.failed) for row in summary.rows] == [("(2, 4)", False), ("?", True)]
+    assert summary.rows[1].input_shapes == "(2, 4)"
+    assert any("FAILED" in line for line in lines)
+
+
+def test_a_lazy_parameter_is_a_question_mark_outside_the_total():
+    summary = summarize(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1)))
+    assert [row.params for row in summary.rows] == [None, 5]
+    assert summary.total_params == 5
+
+
+def test_keras_rows_are_cut_when_a_width_is_given():
+    lines = []
+    print_summary(nn.Sequential(nn.Linear(1234, 1000, bias=False)), 40, print_fn=lines.append, input_size=(None, 1234))
+    # int(40 * .45) = 18, int(40 * .85) = 34: six characters are left for a number of seven.
+    assert lines[2] == "Layer (type)      Output Shape    Param "
+    assert lines[4] == "0 (Linear)        (None, 1000)    123400"
+
+
+def test_nothing_is_cut_when_no_width_is_given():
+    text = str(summarize(nn.Sequential(nn.Linear(123_456, 100, bias=False)), input_size=(None, 123_456)))
+    assert "12345600" in text
+
+
+def test_the_dict_is_json_and_the_tables_show_every_row():
+    summary = summarize(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), input_size=(1, 2), columns=["flops", "bytes"])
+    assert json.loads(json.dumps(summary.to_dict()))["total_params"] == 9
+    for text in (str(summary), summary._repr_html_(), summary._repr_markdown_()):
+        assert "Linear" in text
+        assert "ReLU" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"line_length": 3}, ValueError, "line_length"),
+        ({"positions": [0.5, 0.4, 1.0]}, ValueError, "ascend"),
+        ({"positions": [1.0]}, ValueError, "positions has 1"),
+        ({"print_fn": 3}, TypeError, "print_fn"),
+        ({"columns": ["colour"]}, ValueError, "columns"),
+        ({"depth": -1}, ValueError, "depth"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, error, match):
+    with pytest.raises(error, match=match):
+        print_summary(nn.Linear(2, 2), **arguments)

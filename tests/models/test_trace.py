@@ -1,0 +1,344 @@
+"""One forward of a model: the calls, the edges, and nothing left behind. Much of it is what peers get wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import random
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchkutils.models.records import Collection, TensorValue
+from torchkutils.models.trace import trace_model
+
+
+def edges(trace):
+    return [(trace.nodes[e.source].name, trace.nodes[e.target].name, e.count) for e in trace.edges]
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop, self.a = nn.Dropout(), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return x + self.a(self.drop(x))
+
+
+class InPlaceParts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = torch.zeros(2, 2, 3)
+        y[0] = self.a(x)
+        y[1] = self.b(x)
+        return self.c(y)
+
+
+class PlainList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.head = [nn.Linear(3, 3), nn.Linear(3, 3)], nn.Linear(3, 3)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head.forward(x)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.a(torch.relu_(self.a(x)))
+
+
+RESIDUAL = [("x", "drop", 1), ("drop", "a", 1), ("x", "add", 1), ("a", "add", 1), ("add", "output", 1)]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (Residual(), RESIDUAL),
+        (
+            InPlaceParts(),
+            [
+                ("x", "a", 1),
+                ("zeros", "setitem", 1),
+                ("a", "setitem", 1),
+                ("x", "b", 1),
+                ("setitem", "setitem", 1),
+                ("b", "setitem", 1),
+                ("setitem", "c", 1),
+                ("c", "output", 1),
+            ],
+        ),
+        (
+            PlainList(),
+            [("x", "blocks[0]", 1), ("blocks[0]", "blocks[1]", 1), ("blocks[1]", "head", 1), ("head", "output", 1)],
+        ),
+        (Twice(), [("x", "a", 1), ("a", "relu", 1), ("relu", "a", 1), ("a", "output", 1)]),
+        (nn.Sequential(nn.ReLU(inplace=True), nn.Identity(), nn.Tanh()), None),
+    ],
+    ids=["eval dropout", "item assignment", "plain list and direct forward", "called twice", "hands its input on"],
+)
+def test_edges_follow_the_tensors(model, expected):
+    found = edges(trace_model(model, input_size=(2, 3)))
+    if expected is None:
+        expected = [("input", "0", 1), ("0", "1", 1), ("1", "2", 1), ("2", "output", 1)]
+    assert found == expected
+
+
+def test_a_module_called_twice_has_two_calls():
+    calls = [call for call in trace_model(Twice(), input_size=(2, 3)).calls if call.leaf]
+    assert [(call.module, call.number) for call in calls] == [(1, 0), (1, 1)]
+
+
+def test_modules_in_plain_lists_are_marked_as_unregistered():
+    trace = trace_model(PlainList(), input_size=(2, 3))
+    assert {module.path: module.registered for module in trace.modules}["blocks[1]"] is False
+
+
+def test_without_input_the_edges_come_from_symbols():
+    trace = trace_model(Residual())
+    assert (trace.engine.ran, trace.engine.edges) == ("structure", "symbolic")
+    assert edges(trace) == RESIDUAL
+
+
+def test_where_symbols_fail_the_order_of_definition_stands_in():
+    class Branching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else x
+
+    trace = trace_model(Branching(nn.Linear(2, 2), nn.ReLU()))
+    assert trace.engine.edges == "definition"
+    assert "torch.fx" in trace.engine.reason
+    assert all(edge.guessed for edge in trace.edges)
+
+
+@dataclasses.dataclass
+class Answer:
+    logits: torch.Tensor
+    steps: int
+
+
+@pytest.mark.parametrize(
+    ("wrap", "class_name", "items"),
+    [
+        (lambda t: Answer(t, 3), "Answer", ["logits", "steps"]),
+        (lambda t: {"a": t, "b": {}}, "dict", ["a", "b"]),
+        (lambda t: (t, None, 7), "tuple", [0, 1, 2]),
+        (lambda t: nn.utils.rnn.pack_sequence([t]), "PackedSequence", None),
+    ],
+    ids=["dataclass", "dict", "tuple", "packed"],
+)
+def test_outputs_of_every_form_are_described(wrap, class_name, items):
+    class Wraps(nn.Sequential):
+        def forward(self, x):
+            return wrap(super().forward(x))
+
+    output = trace_model(Wraps(nn.Linear(3, 4)), input_size=(2, 3)).calls[0].output
+    assert isinstance(output, Collection)
+    assert output.class_name == class_name
+    assert items is None or [key for key, _ in output.items] == items
+
+
+class Messy(nn.Module):
+    """Changes what a forward can change, then fails if told so."""
+
+    def __init__(self, fails):
+        super().__init__()
+        self.layer, self.norm, self.drop = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()
+        self.log, self.deep, self.fails = [], {"a": [1]}, fails
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.cache = self.norm(self.layer(x))
+        self.log.append(x)
+        self.deep["a"].append(2)
+        self.seen += 1
+        self.layer.weight.data.add_(1)
+        self.layer.bias.data = torch.ones(3)
+        self.layer.weight.requires_grad_(False)
+        self.drop.train()
+        x.zero_()
+        random.random(), np.random.rand(), torch.rand(1)
+        self.extra = nn.Linear(1, 1)
+        if self.fails:
+            raise KeyboardInterrupt
+        return self.drop(self.cache)
+
+
+def snapshot(model, x):
+    attributes = [
+        {k: (list(v) if isinstance(v, dict | list) else id(v)) for k, v in m.__dict__.items()} for m in model.modules()
+    ]
+    tensors = [*model.parameters(), *model.buffers()]
+    return (
+        attributes,
+        [(id(t), t.data_ptr(), t._version, t.requires_grad, t.tolist()) for t in tensors],
+        [None if p.grad is None else (id(p.grad), p.grad.tolist()) for p in model.parameters()],
+        str(model.deep),
+        (x.tolist(), x._version),
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ends well", "is interrupted"])
+@pytest.mark.parametrize("mode", ["eval", "train", "same"])
+def test_the_model_the_input_and_the_random_state_are_as_before(fails, mode):
+    model, x = Messy(fails), torch.randn(4, 3)
+    model.norm.eval()
+    model.layer(x).sum().backward()
+    before = snapshot(model, x)
+    if fails:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            trace_model(model, input_data=x, mode=mode)
+        assert caught.value.trace.failure.call == 0
+    else:
+        trace_model(model, input_data=x, mode=mode)
+    assert snapshot(model, x) == before
+
+
+def test_a_lazy_model_stays_lazy():
+    model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
+    parameters = list(model.parameters())
+    trace = trace_model(model, input_size=(2, 3))
+    assert [type(module).__name__ for module in model] == ["LazyLinear", "LazyBatchNorm1d"]
+    assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
+    assert trace.calls[0].output == TensorValue((2, 4), "float32")
+    model(torch.ones(2, 3))
+    assert model[0].weight.shape == (4, 3)
+
+
+@pytest.mark.parametrize("wrap", [torch.jit.script, torch.compile], ids=["script", "compile"])
+def test_script_and_compiled_modules_run_as_what_they_wrap(wrap):
+    trace = trace_model(nn.Sequential(wrap(nn.Linear(3, 4)), nn.ReLU()), input_size=(2, 3))
+    assert trace.calls[0].output == TensorValue((2, 4), "float32")
+
+
+def test_a_module_compiled_in_place_is_traced_and_stays_compiled():
+    model = nn.Sequential(nn.Linear(3, 4))
+    model[0].compile()
+    compiled = model[0]._compiled_call_impl
+    assert len(trace_model(model, input_size=(2, 3)).calls) == 2
+    assert model[0]._compiled_call_impl is compiled
+
+
+def test_meta_runs_shapes_only_and_leaves_the_weights():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    trace = trace_model(model, input_size=(2, 3), engine="meta")
+    assert (trace.engine.ran, trace.calls[0].output) == ("meta", TensorValue((2, 4), "float32"))
+    assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+def test_what_meta_cannot_run_is_said_in_a_note():
+    class Branching(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if bool(x.sum() > 0) else x
+
+    with pytest.raises(RuntimeError, match="meta") as caught:
+        trace_model(Branching(2, 2), input_size=(1, 2), engine="meta")
+    assert any("engine='real'" in note for note in caught.value.__notes__)
+
+
+def test_nothing_keeps_the_model_alive():
+    model = Residual()
+    gone = weakref.ref(model)
+    trace = trace_model(model, input_size=(2, 3))
+    del model
+    gc.collect()
+    assert gone() is None
+    assert trace.modules
+
+
+def test_a_generator_argument_is_not_consumed():
+    class Sums(nn.Module):
+        def forward(self, items):
+            return sum(items)
+
+    trace = trace_model(Sums(), input_data=((torch.ones(2) for _ in range(3)),))
+    assert trace.calls[0].output == TensorValue((2,), "float32")
+
+
+def test_another_thread_that_runs_the_same_model_is_not_recorded():
+    model, began, ended = Residual(), threading.Event(), threading.Event()
+
+    class Waits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            began.set()
+            assert ended.wait(60)
+            return self.inner(x)
+
+    results = []
+
+    def other():
+        assert began.wait(60)
+        results.append(model(torch.ones(2, 3)).shape)
+        ended.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    trace = trace_model(Waits(), input_size=(2, 3))
+    thread.join()
+    assert results == [(2, 3)]
+    assert len(trace.calls) == 4
+
+
+def test_an_error_that_forward_catches_is_no_failure():
+    class Tries(nn.Sequential):
+        def forward(self, x):
+            try:
+                return self[0](x)
+            except RuntimeError:
+                return self[1](x)
+
+    trace = trace_model(Tries(nn.Linear(9, 1), nn.Linear(3, 1)), input_size=(2, 3))
+    assert trace.failure is None
+    assert trace.calls[2].parent == 0
+
+
+def test_as_deep_as_the_model_itself_can_run():
+    model = nn.Linear(2, 2)
+    for _ in range(200):
+        model = nn.Sequential(model)
+    assert len(trace_model(model, input_size=(1, 2)).calls) == 201
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"input_size": (-1, 3)}, ValueError, "negative"),
+        ({"input_size": (2, 3), "input_data": torch.ones(2, 3)}, ValueError, "both"),
+        ({"engine": "real"}, ValueError, "give input_size"),
+        ({"engine": "none"}, ValueError, "engine"),
+        ({"mode": "test"}, ValueError, "mode"),
+        ({"input_size": (2.0, 3)}, TypeError, "ints"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_model_is_touched(arguments, error, match):
+    model = Residual()
+    model.a.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    with pytest.raises(error, match=match):
+        trace_model(model, **arguments)
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        trace_model(nn.Linear, input_size=(2, 3))

@@ -1,0 +1,133 @@
+"""The data flow of a model that is not run: torch.fx follows its forward with symbols."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import Any
+
+import torch
+
+from torchkutils.models.records import Call, Edge, Module, Node
+
+# torch.fx patches nn.Module for as long as it follows a forward: one model at a time.
+_ONE_AT_A_TIME = threading.Lock()
+
+Flow = tuple[tuple[Call, ...], tuple[Node, ...], tuple[Edge, ...]]
+
+
+def symbolic_flow(model: torch.nn.Module, modules: tuple[Module, ...]) -> Flow:
+    """Calls, nodes and edges of one symbolic forward; every value is unknown.
+
+    Raises:
+        Exception: Whatever torch.fx raises for a forward that depends on data.
+    """
+    import torch.fx
+
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, m: torch.nn.Module, module_qualified_name: str) -> bool:
+            """A module without children is one box, whoever wrote it."""
+            return next(m.children(), None) is None or super().is_leaf_module(m, module_qualified_name)
+
+    with _ONE_AT_A_TIME:
+        graph = Tracer().trace(model)
+    return _Flow(model, modules).read(graph)
+
+
+class _Flow:
+    """Turns the nodes of torch.fx into records."""
+
+    def __init__(self, model: torch.nn.Module, modules: tuple[Module, ...]) -> None:
+        self.module_at = {module.path: module.index if module.same_as is None else module.same_as for module in modules}
+        self.buffers = {name for name, _ in model.named_buffers()}
+        self.calls: list[Call] = []
+        self.call_of: dict[Any, int] = {}
+        self.numbers: dict[int, int] = {}
+        self.nodes: list[Node] = []
+        self.arrows: dict[tuple[int, int, int], int] = {}
+        self.origin: dict[Any, tuple[int, int]] = {}
+
+    def read(self, graph: Any) -> Flow:
+        """All records of one graph."""
+        root = self._call("", None, leaf=False)
+        for node in graph.nodes:
+            if node.op == "output":
+                self._outputs(node)
+            else:
+                self._node(node, root)
+        edges = sorted((target, source, tensor, count) for (source, target, tensor), count in self.arrows.items())
+        arrows = tuple(Edge(source, target, tensor, count) for target, source, tensor, count in edges)
+        return tuple(self.calls), tuple(self.nodes), arrows
+
+    def _call(self, path: str, parent: int | None, *, leaf: bool) -> int:
+        module = self.module_at[path]
+        number = self.numbers.get(module, 0)
+        self.numbers[module] = number + 1
+        self.calls.append(Call(len(self.calls), module, number, parent, None, None, 0, False, leaf))
+        return len(self.calls) - 1
+
+    def _enclosing(self, node: Any, root: int) -> int:
+        """The call of the innermost container around a node."""
+        parent = root
+        for key, entry in (node.meta.get("nn_module_stack") or {}).items():
+            path = entry[0]
+            if node.op == "call_module" and path == node.target:
+                break
+            if path and path in self.module_at:
+                if (key, path) not in self.call_of:
+                    self.call_of[key, path] = self._call(path, parent, leaf=False)
+                parent = self.call_of[key, path]
+        return parent
+
+    def _node(self, node: Any, root: int) -> None:
+        index = len(self.nodes)
+        if node.op == "placeholder":
+            record = Node(index, "input", str(node.target), None, None)
+        elif node.op == "get_attr":
+            kind = "buffer" if node.target in self.buffers else "parameter"
+            record = Node(index, kind, str(node.target), None, None)  # type: ignore[arg-type]
+        elif node.op == "call_module":
+            call = self._call(node.target, self._enclosing(node, root), leaf=True)
+            record = Node(index, "call", str(node.target), call, None)
+        else:
+            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+            if name == "getitem" and node.args[0] in self.origin and isinstance(node.args[1], int):
+                source, _ = self.origin[node.args[0]]
+                if self.nodes[source].kind == "call":
+                    # Part of a module's tuple: the same node, another of its tensors.
+                    self.origin[node] = (source, node.args[1])
+                    return
+            if name in _NO_TENSOR:
+                return
+            record = Node(index, "function", name.strip("_"), self._enclosing(node, root), None)
+        self.nodes.append(record)
+        self.origin[node] = (index, 0)
+        computed = self._join(node, index)
+        if record.kind == "function" and computed > 1:
+            self.nodes[index] = dataclasses.replace(record, joins=True)
+
+    def _join(self, node: Any, target: int) -> int:
+        """Edges into a node; gives how many of them do not begin at a parameter or buffer."""
+        computed = 0
+        used: list[Any] = []
+        torch.fx.node.map_arg((node.args, node.kwargs), used.append)
+        for source in used:
+            if source in self.origin:
+                index, tensor = self.origin[source]
+                key = (index, target, tensor)
+                self.arrows[key] = self.arrows.get(key, 0) + 1
+                computed += self.nodes[index].kind not in ("parameter", "buffer")
+        return computed
+
+    def _outputs(self, node: Any) -> None:
+        used: list[Any] = []
+        torch.fx.node.map_arg(node.args, used.append)
+        for position, source in enumerate(used):
+            name = "output" if len(used) == 1 else f"output[{position}]"
+            self.nodes.append(Node(len(self.nodes), "output", name, None, None))
+            if source in self.origin:
+                index, tensor = self.origin[source]
+                self.arrows[index, len(self.nodes) - 1, tensor] = 1
+
+
+_NO_TENSOR = frozenset(["size", "dim", "getattr", "numel", "ndimension"])
