@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torchkutils import _lazy
-from torchkutils.models.records import Call, Module, Node, Trace, shape_text, tensors_in
-from torchkutils.models.render import PICTURE_FORMATS, render
+from torchkutils.models.dot_labels import Look, escape_label, label_of, title_of
+from torchkutils.models.picture_graph import Arrow, Box, PictureGraph
+from torchkutils.models.records import Trace
 from torchkutils.models.trace import EngineName, Mode, trace_model
 
 if TYPE_CHECKING:
-    import graphviz
+    from torchkutils.models.digraph import ModelDigraph
 
 RANKDIRS = ("TB", "BT", "LR", "RL")
+# More arrows than these between two boxes become one with a number.
+_DRAWN_ARROWS = 3
+_subgraph_numbers = itertools.count()
 
 
 def model_to_dot(
@@ -39,45 +42,45 @@ def model_to_dot(
     show_params: bool = False,
     show_trainable: bool = False,
     show_ops: bool = False,
-) -> graphviz.Digraph:
+) -> ModelDigraph:
     """A model as a `graphviz.Digraph`, with the edges that its tensors take.
 
     Args:
         model: Any `torch.nn.Module`; it stays bit for bit as it was.
-        show_shapes: Input and output shapes in each box.
+        show_shapes: Input and output shapes in each box; "?" without an input.
         show_layer_names: Names before the classes.
         rankdir: "TB", "BT", "LR" or "RL".
         expand_nested: Nested modules as clusters down to the leaves, instead of one box each.
         dpi: Dots per inch of a bitmap.
-        subgraph: Give a cluster that can be put into another graph.
+        subgraph: Give a cluster that can be put into another graph by its `subgraph` method.
         input_size, input_data, dtypes, mode, engine: As in `summarize`.
-        depth: How many levels to open; beats `expand_nested`.
-        show_dtype, show_params, show_trainable: More lines in each box.
+        depth: How many levels to open; beats `expand_nested`. 0 is one box.
+        show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors.
 
     Returns:
         A `graphviz.Digraph` whose `pipe`, `render`, inline display and pydot-like `create` and `write` need no
-        `dot` program where pygraphviz has a wheel. Its `caption` says what ran.
+        `dot` program where pygraphviz has a wheel. Its `caption` says what ran. A module that is called several
+        times is one box that says so; more than three arrows between two boxes are one with a number.
 
     Raises:
         TypeError, ValueError: An argument that cannot be.
-        Exception: What forward raised, with the graph of the part that ran as its attribute `dot`.
+        Exception: What forward raised, with the graph of the part that ran as its attribute `dot`, the module that
+            failed in red.
+
+    Differs from Keras: the graph is graphviz's and not pydot's; functions that join tensors are boxes.
 
     >>> graph = model_to_dot(torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), input_size=(1, 4))
     >>> graph.caption
     'real'
     """
-    if rankdir not in RANKDIRS:
-        raise ValueError(f"rankdir has to be one of {', '.join(RANKDIRS)}; got {rankdir!r}")
-    if isinstance(dpi, bool) or not isinstance(dpi, int | float) or dpi <= 0:
-        raise ValueError(f"dpi has to be a number above 0, got {dpi!r}")
-    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
-        raise ValueError(f"depth has to be None or an int of 0 or more, got {depth!r}")
-    look = _Look(show_shapes, show_layer_names, show_dtype, show_params, show_trainable, show_ops)
+    check_drawing(rankdir, dpi, depth)
+    across = rankdir in ("LR", "RL")
+    look = Look(show_shapes, show_layer_names, show_dtype, show_params, show_trainable, across)
 
-    def graph_of(trace: Trace) -> graphviz.Digraph:
-        limit = _limit(trace, depth, expand_nested)
-        return _draw(_Picture(trace, limit, look), rankdir, dpi, subgraph)
+    def graph_of(trace: Trace) -> ModelDigraph:
+        picture = PictureGraph(trace, opened_depth(trace, depth, expand_nested), functions=show_ops)
+        return draw(picture, look, rankdir=rankdir, dpi=dpi, subgraph=subgraph)
 
     try:
         trace = trace_model(
@@ -91,25 +94,26 @@ def model_to_dot(
     return graph_of(trace)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What stands in a box."""
+def check_drawing(rankdir: str, dpi: float, depth: int | None) -> None:
+    """Refuse what no picture can be drawn with.
 
-    shapes: bool
-    names: bool
-    dtype: bool
-    params: bool
-    trainable: bool
-    ops: bool
+    Raises:
+        ValueError: An unknown direction, dots per inch or depth that are no numbers in range.
+    """
+    if rankdir not in RANKDIRS:
+        raise ValueError(f"rankdir has to be one of {', '.join(RANKDIRS)}; got {rankdir!r}")
+    if isinstance(dpi, bool) or not isinstance(dpi, int | float) or not 0 < dpi < 10_000:
+        raise ValueError(f"dpi has to be a number above 0 and below 10,000, got {dpi!r}")
+    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
+        raise ValueError(f"depth has to be None or an int of 0 or more, got {depth!r}")
 
 
-def _limit(trace: Trace, depth: int | None, expand_nested: bool) -> int:
-    """The deepest level that has boxes of its own."""
+def opened_depth(trace: Trace, depth: int | None, expand_nested: bool) -> int:
+    """The depth below which modules are closed boxes."""
     if depth is not None:
         return depth
-    deepest = max(module.depth for module in trace.modules)
     if expand_nested:
-        return deepest
+        return max(module.depth for module in trace.modules)
     # A root whose one child does all the work is looked through.
     limit, root = 1, trace.modules[0]
     while len(root.children) == 1 and trace.modules[root.children[0]].children:
@@ -118,270 +122,87 @@ def _limit(trace: Trace, depth: int | None, expand_nested: bool) -> int:
     return limit
 
 
-@dataclass
-class _Box:
-    """What is drawn as one record: a module, a function, an input, a parameter or an output."""
+def draw(picture: PictureGraph, look: Look, *, rankdir: str, dpi: float, subgraph: bool = False) -> ModelDigraph:
+    """The picture in the DOT language."""
+    from torchkutils.models.digraph import ModelDigraph
 
-    key: str
-    title: str
-    class_name: str
-    cluster: tuple[int, ...]
-    input_text: str = "?"
-    output_text: str = "?"
-    dtype: str = ""
-    module: Module | None = None
-    calls: set[int] = field(default_factory=set)
-    failed: bool = False
-
-
-class _Picture:
-    """The boxes of a trace at one depth, and the arrows between them."""
-
-    def __init__(self, trace: Trace, limit: int, look: _Look) -> None:
-        self.trace, self.limit, self.look = trace, limit, look
-        self.boxes: dict[str, _Box] = {}
-        self.box_of: dict[int, _Box | None] = {node.index: self._box(node) for node in trace.nodes}
-        self.arrows = self._arrows()
-        linked = {key for source, target, _ in self.arrows for key in (source, target)}
-        for key in [key for key, box in self.boxes.items() if key not in linked and box.module is None]:
-            del self.boxes[key]
-        self._mark_failure()
-
-    def _open(self, call: Call) -> bool:
-        """Whether a call's module is drawn as a cluster, so that what is inside has boxes of its own."""
-        return self.trace.modules[call.module].depth < self.limit and not call.leaf
-
-    def _box(self, node: Node) -> _Box | None:
-        inside = self.trace.enclosing(node)
-        closed = next((call for call in inside if not self._open(call)), None)
-        around = tuple(call.module for call in inside if self._open(call) and call.module != 0)
-        if closed is not None:
-            return self._module_box(closed, tuple(m for m in around if m != closed.module))
-        if node.kind == "function" and not (node.joins or self.look.ops):
-            return None
-        if node.kind == "output" and not self._outputs_needed():
-            return None
-        kinds = {"input": "Input", "output": "Output", "parameter": "Parameter", "buffer": "Buffer"}
-        text = shape_text(node.output)
-        box = _Box(f"n{node.index}", node.name, kinds.get(node.kind, ""), around, text, text, _dtype(node.output))
-        if node.kind == "function":
-            box.input_text = self._function_inputs(node)
-        self.boxes[box.key] = box
-        return box
-
-    @functools.cache  # noqa: B019 - lives as long as the picture
-    def _outputs_needed(self) -> bool:
-        outputs = [node.index for node in self.trace.nodes if node.kind == "output"]
-        sources = [edge.source for edge in self.trace.edges if edge.target in outputs]
-        elsewhere = {edge.source for edge in self.trace.edges if edge.target not in outputs}
-        return len(outputs) > 1 or any(source in elsewhere for source in sources)
-
-    def _function_inputs(self, node: Node) -> str:
-        shapes = []
-        for edge in self.trace.edges:
-            if edge.target == node.index:
-                found = list(tensors_in(self.trace.nodes[edge.source].output))
-                if edge.tensor < len(found):
-                    shapes += [str(tuple(found[edge.tensor].shape))] * edge.count
-        return ", ".join(shapes) or "?"
-
-    def _module_box(self, call: Call, around: tuple[int, ...]) -> _Box:
-        module = self.trace.modules[call.module]
-        key = f"m{module.index}"
-        box = self.boxes.get(key)
-        if box is None:
-            box = _Box(key, module.path or module.name, module.class_name, around, module=module)
-            box.input_text, box.output_text = shape_text(call.inputs), shape_text(call.output)
-            box.dtype = _dtype(call.output)
-            self.boxes[key] = box
-        box.calls.add(call.index)
-        return box
-
-    def _arrows(self) -> dict[tuple[str, str, bool], int]:
-        """Arrows between boxes with how many tensors take them; functions that have no box are looked through."""
-        before: dict[int, list[Any]] = {}
-        for edge in self.trace.edges:
-            before.setdefault(edge.target, []).append(edge)
-        origins: dict[int, list[_Box]] = {}
-        for node in self.trace.nodes:
-            box = self.box_of[node.index]
-            if box is not None:
-                origins[node.index] = [box]
-                continue
-            found: list[_Box] = []
-            for edge in before.get(node.index, []):
-                found += [origin for origin in origins.get(edge.source, []) if origin not in found]
-            origins[node.index] = found
-        arrows: dict[tuple[str, str, bool], int] = {}
-        for target, edges in before.items():
-            box = self.box_of[target]
-            for edge in edges:
-                for origin in origins.get(edge.source, []):
-                    if box is not None and (origin is not box or self._calls_itself(box)):
-                        if origin is box and self._same_call(edge.source, target, box):
-                            continue
-                        key = (origin.key, box.key, edge.guessed)
-                        arrows[key] = arrows.get(key, 0) + edge.count
-        return arrows
-
-    def _calls_itself(self, box: _Box) -> bool:
-        return box.module is not None and len(box.calls) > 1
-
-    def _same_call(self, source: int, target: int, box: _Box) -> bool:
-        ends = [
-            {call.index for call in self.trace.enclosing(self.trace.nodes[index])} & box.calls
-            for index in (source, target)
-        ]
-        return ends[0] == ends[1] or not ends[0]
-
-    def _mark_failure(self) -> None:
-        failure = self.trace.failure
-        if failure is None:
-            return
-        call: Call | None = self.trace.calls[failure.call]
-        while call is not None:
-            box = self.boxes.get(f"m{call.module}")
-            if box is not None:
-                box.failed = True
-                box.input_text = shape_text(call.inputs)
-                return
-            call = None if call.parent is None else self.trace.calls[call.parent]
-
-
-def _dtype(value: Any) -> str:
-    return ", ".join(dict.fromkeys(tensor.dtype for tensor in tensors_in(value)))
-
-
-def escape(text: str) -> str:
-    """Text as a record label takes it: nothing in it can end a field or the label.
-
-    >>> escape("Block<2|3>")
-    'Block\\\\<2\\\\|3\\\\>'
-    """
-    for mark in "\\{}|<>":
-        text = text.replace(mark, f"\\{mark}")
-    return text.replace("\n", "\\n")
-
-
-def _label(box: _Box, picture: _Picture) -> str:
-    look = picture.look
-    title = f"{box.title}: {box.class_name}" if look.names and box.class_name else box.title
-    if not look.names and box.class_name:
-        title = box.class_name
-    if len(title) > 120:
-        title = f"{title[:80]}…{title[-36:]}"
-    if len(box.calls) > 1:
-        title += f" ({len(box.calls)} calls)"
-    parts = [escape(title)]
-    if look.dtype and box.dtype:
-        parts.append(escape(box.dtype))
-    if box.module is not None and (look.params or look.trainable):
-        parts += _parameter_lines(box.module, picture)
-    if look.shapes or box.failed:
-        parts.append(f"{{input:|output:}}|{{{{{escape(box.input_text)}}}|{{{escape(box.output_text)}}}}}")
-    # Keras's label: fields above each other when the graph runs downwards, beside each other when it runs sideways.
-    return "|".join(parts) if len(parts) == 1 else f"{{{'|'.join(parts)}}}"
-
-
-def _parameter_lines(module: Module, picture: _Picture) -> list[str]:
-    members, stack = [], [module.index]
-    while stack:
-        member = picture.trace.modules[stack.pop()]
-        members.append(member)
-        stack.extend(member.children)
-    tensors = [tensor for member in members for tensor in member.parameters if tensor.same_as is None]
-    lines = []
-    if picture.look.params:
-        lines.append(f"params: {sum(tensor.elements for tensor in tensors):,}")
-    if picture.look.trainable and tensors:
-        flags = {tensor.requires_grad for tensor in tensors}
-        lines.append("trainable" if flags == {True} else "frozen" if flags == {False} else "partly trainable")
-    return lines
-
-
-def _draw(picture: _Picture, rankdir: str, dpi: float, subgraph: bool) -> graphviz.Digraph:
-    caption = str(picture.trace.engine)
-    name = f"cluster_{picture.trace.model_name}" if subgraph else picture.trace.model_name
-    graph = _digraph_class()(name=name)
-    graph.caption, graph.dpi = caption, dpi
-    graph.attr("graph", rankdir=rankdir, dpi=str(dpi), concentrate="false")
+    trace = picture.trace
+    # Two models in one graph must not share names of boxes.
+    prefix = f"s{next(_subgraph_numbers)}_" if subgraph else ""
+    graph = ModelDigraph(name=f"cluster_{prefix}{trace.model_name}" if subgraph else trace.model_name)
+    graph.caption, graph.dots_per_inch = str(trace.engine), dpi
+    graph.attr("graph", rankdir=rankdir, dpi=str(dpi))
     if subgraph:
-        graph.attr("graph", label=picture.trace.model_name)
-    elif picture.trace.engine.ran == "structure":
-        graph.attr("graph", label=caption, fontsize="10")
+        graph.attr("graph", label=_plain(trace.model_name))
+    elif trace.engine.ran == "structure":
+        graph.attr("graph", label=_plain(graph.caption), fontsize="10")
+    if trace.failure is not None and picture.failed_cluster == 0:
+        graph.attr("graph", label=_plain(f"FAILED: {trace.failure.error}"), fontcolor="red")
     graph.attr("node", shape="record", fontname="Helvetica")
-    tree: dict[tuple[int, ...], list[_Box]] = {}
-    for box in picture.boxes.values():
-        tree.setdefault(box.cluster, []).append(box)
-        for length in range(len(box.cluster)):
-            tree.setdefault(box.cluster[:length], [])
-    _draw_cluster(graph, picture, tree, ())
-    for (source, target, guessed), count in picture.arrows.items():
-        for _ in range(count):
-            graph.edge(source, target, **({"style": "dashed"} if guessed else {}))
+    _add_boxes(graph, picture, look, prefix)
+    for arrow in picture.arrows:
+        _add_arrow(graph, arrow, prefix)
     return graph
 
 
-def _draw_cluster(
-    graph: Any, picture: _Picture, tree: dict[tuple[int, ...], list[_Box]], around: tuple[int, ...]
-) -> None:
-    for box in tree.get(around, []):
-        marks = {"color": "red", "fontcolor": "red", "penwidth": "2"} if box.failed else {}
-        graph.node(box.key, label=_label(box, picture), **marks)
-    for inner in [path for path in tree if len(path) == len(around) + 1 and path[: len(around)] == around]:
-        module = picture.trace.modules[inner[-1]]
-        with graph.subgraph(name=f"cluster_{module.index}") as cluster:
-            cluster.attr(
-                label=f"{module.path}: {module.class_name}".replace("\\", "\\\\"), style="rounded", color="gray"
-            )
-            _draw_cluster(cluster, picture, tree, inner)
+def _add_boxes(graph: Any, picture: PictureGraph, look: Look, prefix: str) -> None:
+    """Boxes and clusters; a stack stands in for recursion, since models nest deeper than Python does."""
+    boxes: dict[int | None, list[Box]] = {}
+    for box in picture.boxes.values():
+        boxes.setdefault(box.cluster, []).append(box)
+    inner: dict[int | None, list[int]] = {}
+    for module, around in picture.clusters.items():
+        inner.setdefault(around, []).append(module)
+    stack: list[int | str | None] = [None]
+    while stack:
+        here = stack.pop()
+        if isinstance(here, str):
+            graph.body.append(here)
+            continue
+        if here is not None:
+            graph.body.extend(_cluster_head(picture, here, prefix))
+            stack.append("\t}\n")
+        for box in boxes.get(here, ()):
+            graph.node(f"{prefix}{box.key}", label=_plain_or_record(label_of(box, picture, look)), **_marks(box))
+        stack.extend(reversed(inner.get(here, [])))
 
 
-@functools.cache
-def _digraph_class() -> Any:
-    """A `graphviz.Digraph` that draws itself with or without the dot program; made when graphviz is first needed."""
+def _cluster_head(picture: PictureGraph, module: int, prefix: str) -> Iterable[str]:
+    record = picture.trace.modules[module]
+    failed = module == picture.failed_cluster and picture.trace.failure is not None
+    text = f"{record.path}: {record.class_name}"
+    if failed and picture.trace.failure is not None:
+        text += f" FAILED: {picture.trace.failure.error}"
+    colour = "red" if failed else "gray"
+    yield f'\tsubgraph "cluster_{prefix}{module}" {{\n'
+    yield f'\tgraph [label="{escape_label(text)}" style=rounded color={colour} fontname=Helvetica]\n'
 
-    class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
-        caption = ""
-        dpi: float = 96
 
-        def pipe(self, format: str | None = None, *_: Any, encoding: str | None = None, **__: Any) -> Any:
-            data = self._bytes(format or self.format)
-            return data.decode(encoding) if encoding else data
+def _marks(box: Box) -> dict[str, str]:
+    marks = {"tooltip": escape_label(title_of(box, cut=False))}
+    if box.kind in ("parameter", "buffer", "constant"):
+        marks["style"] = "dashed"
+    if box.kind in ("input", "output"):
+        marks["style"] = "rounded"
+    if box.failed:
+        marks |= {"color": "red", "fontcolor": "red", "penwidth": "2"}
+    return marks
 
-        def create(self, prog: str = "dot", format: str = "ps", **_: Any) -> bytes:
-            """The picture's bytes, as pydot's graphs give them."""
-            return self._bytes(format)
 
-        def write(self, path: Any, prog: str = "dot", format: str = "raw", **_: Any) -> bool:
-            """Write the picture, or the DOT text with format="raw"."""
-            with open(path, "wb") as file:
-                file.write(self._bytes("dot" if format == "raw" else format))
-            return True
+def _add_arrow(graph: Any, arrow: Arrow, prefix: str) -> None:
+    style = {"style": "dashed"} if arrow.guessed else {}
+    ends = (f"{prefix}{arrow.source}", f"{prefix}{arrow.target}")
+    if arrow.count > _DRAWN_ARROWS:
+        graph.edge(*ends, label=f"×{arrow.count}", **style)
+        return
+    for _ in range(arrow.count):
+        graph.edge(*ends, **style)
 
-        def render(
-            self, filename: Any = None, directory: Any = None, view: bool = False, cleanup: bool = False,
-            format: str | None = None, *_: Any, outfile: Any = None, **__: Any,
-        ) -> str:  # fmt: skip
-            """Save the DOT text and the picture beside it; gives the picture's path."""
-            source = self.save(filename, directory)
-            kind = format or self.format
-            target = str(outfile or f"{source}.{kind}")
-            with open(target, "wb") as file:
-                file.write(self._bytes(kind))
-            if view:
-                self._view(target, kind, False)
-            return target
 
-        def _bytes(self, kind: str) -> bytes:
-            if kind in ("dot", "gv", "raw"):
-                return str(self.source).encode()
-            return render(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dpi)
+def _plain(text: str) -> Any:
+    return _plain_or_record(escape_label(text))
 
-        def _repr_mimebundle_(self, include: Iterable[str] | None = None, exclude: Any = None, **_: Any) -> Any:
-            try:
-                return {"image/svg+xml": self._bytes("svg").decode()}
-            except RuntimeError:
-                return {"text/plain": self.source}
 
-    return ModelDigraph
+def _plain_or_record(label: str) -> Any:
+    """A label that is no HTML, whatever angle brackets stand in it."""
+    return _lazy.graphviz.nohtml(label)

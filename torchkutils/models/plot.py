@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import tempfile
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from torchkutils._typing import PathLike
-from torchkutils.models.dot import model_to_dot
-from torchkutils.models.render import PICTURE_FORMATS, render
+from torchkutils.models.dot import check_drawing, model_to_dot
+from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
+from torchkutils.models.torchview_drawer import torchview_graph
 from torchkutils.models.trace import EngineName, Mode
+
+if TYPE_CHECKING:
+    from torchkutils.models.digraph import ModelDigraph
 
 
 class ModelPlot:
-    """A drawn model: shows itself in a notebook, gives its DOT text, saves itself.
+    """A drawn model: shows itself in a notebook, gives its DOT text, saves itself; it keeps no tensor, no module.
 
     Attributes:
         source: The graph in the DOT language.
         caption: What ran to find the edges.
+        dpi: Dots per inch of its bitmaps.
 
     >>> plot = plot_model(torch.nn.Linear(2, 1), to_file=None, input_size=(1, 2))
     >>> plot.source.startswith("digraph")
     True
     """
 
-    def __init__(self, source: str, caption: str, dpi: float) -> None:
-        self.source = source
-        self.caption = caption
-        self.dpi = dpi
+    def __init__(self, graph: ModelDigraph) -> None:
+        self.source = str(graph.source)
+        self.caption = graph.caption
+        self.dpi = graph.dots_per_inch
 
     def save(self, path: PathLike) -> None:
-        """Write the picture; the ending chooses the format (svg, png, pdf, jpg, dot; none: PNG).
+        """Write the picture; the ending chooses the format (svg, png, pdf, jpg, ps, dot; none: PNG).
 
         Raises:
             ValueError: An unknown ending, or a picture too large for a bitmap.
@@ -41,17 +44,20 @@ class ModelPlot:
             RuntimeError: Graphviz is missing, or refused the graph.
             OSError: The file cannot be written.
         """
-        kind = format_of(path)
+        kind = _checked_format(path)
+        check_folder(path)
         data = self.source.encode() if kind == "dot" else render(self.source, kind, dpi=self.dpi)
-        _write_whole(pathlib.Path(path), data)
+        write_whole(pathlib.Path(path), data)
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = {"text/plain": repr(self)}
         try:
             bundle["image/svg+xml"] = render(self.source, "svg").decode()
             bundle["image/png"] = render(self.source, "png", dpi=self.dpi)
-        except (RuntimeError, ValueError):
-            # Without Graphviz, or too large for a bitmap: what there is so far is shown.
+        except RuntimeError as error:
+            bundle["text/plain"] = f"{self!r}: {error}"
+        except ValueError:
+            # Too large for a bitmap: the SVG is shown.
             return bundle
         return bundle
 
@@ -92,53 +98,54 @@ def plot_model(
         dpi: Dots per inch of a bitmap.
         input_size, input_data, dtypes, mode, engine: As in `summarize`.
         depth: How many levels to open; beats `expand_nested`.
-        show_dtype, show_params, show_trainable: More lines in each box.
+        show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors.
-        drawer: "layers", or "torchview" for torchview's operations.
+        drawer: "layers", or "torchview" for torchview's operations, drawn from a copy of the model; it has its own
+            labels, and `show_layer_names`, `show_dtype`, `show_params`, `show_trainable` and `show_ops` are not its.
 
     Returns:
         A `ModelPlot`.
 
     Raises:
-        TypeError, ValueError: An argument that cannot be; nothing was written.
-        RuntimeError: Neither `dot` nor pygraphviz is there.
-        Exception: What forward raised, with the partial `ModelPlot` as its attribute `plot`.
+        TypeError, ValueError: An argument that cannot be, or a picture too large for a bitmap; nothing was written.
+        OSError: `to_file` cannot be written.
+        RuntimeError: Neither `dot` nor pygraphviz is there (.dot is written without them).
+        Exception: What forward raised, with the partial `ModelPlot` as its attribute `plot`; it was written too.
 
-    Differs from Keras: needs no `dot` program where pygraphviz has a wheel, and shows SVG inline too.
+    Differs from Keras: needs no `dot` program where pygraphviz has a wheel, shows SVG inline too, and never shrinks
+    a picture that is too large for PNG without a word.
 
-    >>> plot_model(torch.nn.ReLU(), to_file=None).caption
-    'structure (order of definition): no input was given'
+    >>> plot_model(torch.nn.ReLU(), to_file=None).caption.split(" ")[0]
+    'structure'
     """
     if to_file is not None:
-        format_of(to_file)
-        folder = pathlib.Path(to_file).absolute().parent
-        if not folder.is_dir():
-            raise FileNotFoundError(f"to_file lies in {folder}, which is no folder; make it first")
-    if drawer == "torchview":
-        raise NotImplementedError("drawer='torchview' is not there yet; use drawer='layers'")
-    if drawer != "layers":
+        _checked_format(to_file)
+        check_folder(to_file)
+    if drawer not in ("layers", "torchview"):
         raise ValueError(f"drawer has to be 'layers' or 'torchview', got {drawer!r}")
-
-    def plot_of(graph: Any) -> ModelPlot:
-        plot = ModelPlot(graph.source, graph.caption, dpi)
-        if to_file is not None:
-            plot.save(to_file)
-        return plot
-
+    check_drawing(rankdir, dpi, depth)
+    run: dict[str, Any] = {
+        "input_size": input_size,
+        "input_data": input_data,
+        "dtypes": dtypes,
+        "mode": mode,
+        "engine": engine,
+    }
+    look: dict[str, Any] = {
+        "show_shapes": show_shapes,
+        "expand_nested": expand_nested,
+        "rankdir": rankdir,
+        "dpi": dpi,
+        "depth": depth,
+    }
+    if drawer == "torchview":
+        return _plotted(torchview_graph(model, **run, **look), to_file)
     try:
         graph = model_to_dot(
             model,
-            show_shapes,
-            show_layer_names,
-            rankdir,
-            expand_nested,
-            dpi,
-            input_size=input_size,
-            input_data=input_data,
-            dtypes=dtypes,
-            depth=depth,
-            mode=mode,
-            engine=engine,
+            **run,
+            **look,
+            show_layer_names=show_layer_names,
             show_dtype=show_dtype,
             show_params=show_params,
             show_trainable=show_trainable,
@@ -147,40 +154,31 @@ def plot_model(
     except Exception as error:
         partial = getattr(error, "dot", None)
         if partial is not None:
-            error.plot = plot_of(partial)  # type: ignore[attr-defined]
+            _attach_plot(error, partial, to_file)
         raise
-    return plot_of(graph)
+    return _plotted(graph, to_file)
 
 
-def format_of(path: PathLike) -> str:
-    """The format that a file's ending asks for; PNG without one.
-
-    Raises:
-        ValueError: An ending that no picture has.
-        NotImplementedError: The ending .html.
-    """
-    ending = pathlib.Path(path).suffix.lower().removeprefix(".")
-    if ending in ("", "dot", "gv"):
-        return "dot" if ending else "png"
-    if ending == "html":
-        raise NotImplementedError("to_file ends in .html: the interactive page is not there yet; write .svg")
-    if ending not in PICTURE_FORMATS:
-        raise ValueError(f"to_file ends in .{ending}; it has to be one of .dot, .{', .'.join(PICTURE_FORMATS)}")
-    return PICTURE_FORMATS[ending]
+def _plotted(graph: ModelDigraph, to_file: PathLike | None) -> ModelPlot:
+    plot = ModelPlot(graph)
+    if to_file is not None:
+        plot.save(to_file)
+    return plot
 
 
-def _write_whole(path: pathlib.Path, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+def _attach_plot(error: Exception, graph: ModelDigraph, to_file: PathLike | None) -> None:
+    """Give the model's error its picture; what goes wrong in writing it must not hide the error."""
+    error.plot = ModelPlot(graph)  # type: ignore[attr-defined]
+    if to_file is None:
+        return
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        pathlib.Path(temporary).chmod(0o666 & ~umask)
-        pathlib.Path(temporary).replace(path)
-    except BaseException:
-        pathlib.Path(temporary).unlink()
-        raise
+        error.plot.save(to_file)  # type: ignore[attr-defined]
+    except (OSError, RuntimeError, ValueError) as unwritten:
+        error.add_note(f"the picture of the part that ran was not written: {unwritten}")
+
+
+def _checked_format(path: PathLike) -> str:
+    kind = picture_format_of(path)
+    if kind == "html":
+        raise NotImplementedError("to_file ends in .html: the interactive page is not there yet; write .svg")
+    return kind

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import os
-import re
+import pathlib
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator
 
-from torchkutils import _lazy
+from torchkutils._typing import PathLike
+from torchkutils.models import graphviz_process
 
 # Formats by the ending of a file's name; what is no picture (dot, html) is written elsewhere.
-PICTURE_FORMATS = {"png": "png", "svg": "svg", "pdf": "pdf", "jpg": "jpg", "jpeg": "jpg"}
+PICTURE_FORMATS = {"png": "png", "svg": "svg", "pdf": "pdf", "jpg": "jpg", "jpeg": "jpg", "ps": "ps"}
 # Cairo scales a larger bitmap down without a word.
 MAX_PIXELS = 32_767
 INSTALL = "pip install 'pygraphviz>=2'"
-
-_STANDARD_ERROR = threading.Lock()
-# What Graphviz says of its own accord, when nothing is wrong with the picture.
-_CHATTER = re.compile(rb"layout may take a long time|Fontconfig|^\s*$|Could not load|cairo", re.IGNORECASE)
 
 
 def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
     """Lay a DOT text out and draw it.
 
+    Graphviz runs in a process of its own either way, so that its messages reach no one's terminal, its faults end no
+    one's notebook and other threads go on.
+
     Args:
         source: A graph in the DOT language.
-        picture_format: "svg", "png", "pdf" or "jpg".
+        picture_format: "svg", "png", "pdf", "jpg" or "ps".
         dpi: Dots per inch that the graph asks for; a bitmap's size follows from it.
 
     Returns:
@@ -41,59 +39,107 @@ def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
         RuntimeError: Neither `dot` nor pygraphviz is there, or Graphviz refused the graph.
     """
     if picture_format not in PICTURE_FORMATS.values():
-        raise ValueError(f"format has to be one of {sorted(set(PICTURE_FORMATS.values()))}, got {picture_format!r}")
-    if picture_format in ("png", "jpg"):
-        _refuse_too_large(source, picture_format, dpi)
-    return _graphviz(source, picture_format)
-
-
-def _refuse_too_large(source: str, picture_format: str, dpi: float) -> None:
-    # A small graph cannot reach the limit: its size is asked for only where that is possible.
-    if source.count("\n") < 300 and dpi <= 300:
-        return
-    box = re.search(rb'bb="?[\d.]+,[\d.]+,([\d.]+),([\d.]+)', _graphviz(source, "dot"))
-    if box is None:
-        return
-    width, height = (float(points) / 72 * dpi for points in box.groups())
-    if max(width, height) > MAX_PIXELS:
-        raise ValueError(
-            f"the picture would be {width:.0f} × {height:.0f} pixels, more than {MAX_PIXELS:,} a side, as "
-            f"{picture_format}; write .svg or .html, or give a smaller depth or dpi"
-        )
-
-
-def _graphviz(source: str, picture_format: str) -> bytes:
+        raise ValueError(f"format has to be one of {', '.join(sorted(PICTURE_FORMATS))}; got {picture_format!r}")
     program = shutil.which("dot")
     if program is not None:
-        done = subprocess.run([program, f"-T{picture_format}"], input=source.encode(), capture_output=True, check=False)
-        if done.returncode == 0:
-            return done.stdout
-        raise RuntimeError(f"Graphviz refused the graph: {done.stderr.decode(errors='replace').strip()}")
-    try:
-        graph = _lazy.pygraphviz.AGraph(string=source)
-    except ImportError as error:
+        return _by_program(program, source, picture_format, dpi)
+    return _by_pygraphviz(source, picture_format, dpi)
+
+
+def _by_program(program: str, source: str, picture_format: str, dpi: float) -> bytes:
+    if picture_format in ("png", "jpg"):
+        size = graphviz_process.pixels(_checked(_run([program, "-Tdot"], source)), dpi)
+        if size is not None and max(size) > MAX_PIXELS:
+            raise _too_large(*size, picture_format)
+    return _checked(_run([program, f"-T{picture_format}"], source))
+
+
+def _by_pygraphviz(source: str, picture_format: str, dpi: float) -> bytes:
+    found = importlib.util.find_spec("pygraphviz")
+    if found is None or found.origin is None:
         raise RuntimeError(
             f"drawing needs Graphviz: run `{INSTALL}` (it has Graphviz inside), or install the dot program; "
             "the .dot ending and `source` work without it"
-        ) from error
-    with _quiet_standard_error():
-        drawn: bytes = graph.draw(format=picture_format, prog="dot")
-    return drawn
+        )
+    if not sys.executable:
+        # Python inside another program: there is no interpreter to start, so it is drawn here.
+        status, data = graphviz_process.draw(source, picture_format, dpi, MAX_PIXELS)
+    else:
+        folder = str(pathlib.Path(found.origin).parent.parent)
+        script = [graphviz_process.__file__, folder, picture_format, str(dpi), str(MAX_PIXELS)]
+        # -I and -S: neither the user's settings nor site-packages' start-up files have a say, and it starts faster.
+        done = _run([sys.executable, "-I", "-S", *script], source)
+        status = done.returncode
+        data = done.stdout if status == graphviz_process.TOO_LARGE else _checked(done)
+    if status == graphviz_process.TOO_LARGE:
+        width, height = map(float, data.split())
+        raise _too_large(width, height, picture_format)
+    return data
 
 
-@contextlib.contextmanager
-def _quiet_standard_error() -> Iterator[None]:
-    """Keep Graphviz's chatter from the terminal; whatever else was written meanwhile, by any thread, is passed on."""
-    with _STANDARD_ERROR, tempfile.TemporaryFile() as caught:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            caught.seek(0)
-            for line in caught:
-                if not _CHATTER.search(line):
-                    os.write(kept, line)
-            os.close(kept)
+def _run(command: list[str], source: str) -> subprocess.CompletedProcess[bytes]:
+    flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+    text = source.encode(errors="replace")
+    return subprocess.run(command, input=text, capture_output=True, check=False, creationflags=flags)
+
+
+def _checked(done: subprocess.CompletedProcess[bytes]) -> bytes:
+    if done.returncode == 0 and done.stdout:
+        return done.stdout
+    said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    reason = said[-1] if said else f"it ended with status {done.returncode}"
+    raise RuntimeError(f"Graphviz refused the graph: {reason}; save it as .dot to look at its text")
+
+
+def _too_large(width: float, height: float, picture_format: str) -> ValueError:
+    return ValueError(
+        f"the picture would be {width:,.0f} × {height:,.0f} pixels, more than {MAX_PIXELS:,} a side, as "
+        f"{picture_format}; write .svg or .html, or give a smaller depth or dpi"
+    )
+
+
+def picture_format_of(path: PathLike) -> str:
+    """The format that a file's ending asks for: "dot", "html", or one of `PICTURE_FORMATS`; PNG without an ending.
+
+    Raises:
+        ValueError: An ending that no picture has.
+    """
+    ending = pathlib.Path(path).suffix.lower().removeprefix(".")
+    if ending in ("", "html"):
+        return ending or "png"
+    if ending in ("dot", "gv"):
+        return "dot"
+    if ending not in PICTURE_FORMATS:
+        raise ValueError(f"to_file ends in .{ending}; it has to be one of .dot, .html, .{', .'.join(PICTURE_FORMATS)}")
+    return PICTURE_FORMATS[ending]
+
+
+def check_folder(path: PathLike) -> None:
+    """Refuse a file that could not be written, before any work.
+
+    Raises:
+        FileNotFoundError: The folder is missing.
+        IsADirectoryError: The file is a folder.
+        PermissionError: The folder cannot be written.
+    """
+    target = pathlib.Path(path).absolute()
+    if target.is_dir():
+        raise IsADirectoryError(f"to_file is a folder: {target}; name a file in it")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"to_file lies in {target.parent}, which is no folder; make it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"to_file lies in {target.parent}, which cannot be written; choose another folder")
+
+
+def write_whole(path: pathlib.Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    temporary = path.absolute().parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
+    try:
+        # "x" and not mkstemp: the file gets the permissions that any new file has here.
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

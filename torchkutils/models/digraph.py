@@ -1,0 +1,123 @@
+"""A `graphviz.Digraph` that draws itself without the `dot` program; imported by the functions that draw."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+from typing import Any
+
+from torchkutils import _lazy
+from torchkutils._typing import PathLike
+from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, render, write_whole
+
+_TEXT_FORMATS = ("dot", "gv", "raw")
+
+
+class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
+    """A model's graph: `graphviz.Digraph` with another way to its pictures, and pydot's `create` and `write`.
+
+    Attributes:
+        caption: What ran to find the edges.
+        dots_per_inch: Of its bitmaps.
+    """
+
+    caption: str = ""
+    dots_per_inch: float = 96
+
+    def pipe(
+        self, format: str | None = None, *_: Any, engine: str | None = None, encoding: str | None = None, **__: Any
+    ) -> Any:
+        """The picture's bytes, or text with an `encoding`.
+
+        Raises:
+            ValueError: An unknown format, another engine than dot, or a bitmap that would be too large.
+            RuntimeError: Graphviz is missing, or refused the graph.
+        """
+        if (engine or self.engine) != "dot":
+            raise ValueError(f"engine has to be 'dot', got {engine or self.engine!r}")
+        data = self._bytes(format or self.format)
+        return data.decode(encoding) if encoding else data
+
+    def create(
+        self, prog: str | list[str] | tuple[str, ...] = "dot", format: str = "ps", encoding: str | None = None
+    ) -> bytes:
+        """The picture's bytes, as pydot's graphs give them; `encoding` is pydot's and not needed.
+
+        Raises:
+            ValueError: An unknown format, another program than dot, or a bitmap that would be too large.
+            RuntimeError: Graphviz is missing, or refused the graph.
+        """
+        if (prog[0] if isinstance(prog, list | tuple) else prog) != "dot":
+            raise ValueError(f"prog has to be 'dot', got {prog!r}")
+        return self._bytes(format)
+
+    def write(
+        self,
+        path: PathLike,
+        prog: str | list[str] | tuple[str, ...] = "dot",
+        format: str = "raw",
+        encoding: str | None = None,
+    ) -> bool:
+        """Write the picture, or the DOT text with `format="raw"`, as pydot's graphs do.
+
+        Raises:
+            ValueError, RuntimeError: As `create`.
+            OSError: The file cannot be written.
+        """
+        write_whole(pathlib.Path(path), self.create(prog, format, encoding))
+        return True
+
+    def render(
+        self,
+        filename: PathLike | None = None,
+        directory: PathLike | None = None,
+        view: bool = False,
+        cleanup: bool = False,
+        format: str | None = None,
+        *_: Any,
+        outfile: PathLike | None = None,
+        **__: Any,
+    ) -> str:
+        """Save the DOT text and the picture beside it, as `graphviz.Digraph.render` does; gives the picture's path.
+
+        Raises:
+            ValueError, RuntimeError: As `pipe`; no file is left.
+            OSError: A file cannot be written.
+        """
+        kind = format or (picture_format_of(outfile) if outfile is not None and format is None else self.format)
+        data = self._bytes(kind)
+        if outfile is not None and filename is None:
+            filename = pathlib.Path(outfile).with_suffix(".gv")
+        source = self.save(filename, directory)
+        target = os.fspath(outfile) if outfile is not None else f"{source}.{kind}"
+        write_whole(pathlib.Path(target), data)
+        if cleanup:
+            pathlib.Path(source).unlink()
+        if view:
+            self._view(target, kind, False)
+        return target
+
+    def __getattr__(self, name: str) -> Any:
+        """pydot's `create_svg()`, `write_png(path)` and the like."""
+        action, _, kind = name.partition("_")
+        if action in ("create", "write") and kind in (*PICTURE_FORMATS, *_TEXT_FORMATS):
+            return functools.partial(self.create if action == "create" else self.write, format=kind)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def copy(self) -> Any:
+        """A copy that can be added to without changing this graph."""
+        copied = super().copy()
+        copied.caption, copied.dots_per_inch = self.caption, self.dots_per_inch
+        return copied
+
+    def _bytes(self, kind: str) -> bytes:
+        if kind in _TEXT_FORMATS:
+            return str(self.source).encode()
+        return render(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dots_per_inch)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
+        try:
+            return {"image/svg+xml": self._bytes("svg").decode()}
+        except RuntimeError as error:
+            return {"text/plain": f"{error}\n\n{self.source}"}

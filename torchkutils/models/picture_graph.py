@@ -1,0 +1,270 @@
+"""What a picture shows at one depth: boxes, clusters around them and arrows, as plain data from a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torchkutils.models.records import Call, Collection, Edge, Module, Node, Trace, Value, shape_text, tensors_in
+
+
+@dataclass
+class Box:
+    """What is drawn as one record: a module, a function, an input, a parameter or an output.
+
+    Attributes:
+        key: Its name in the graph.
+        kind: The node's kind; "module" for calls.
+        title: Path of the module, name of the function or of the argument.
+        class_name: Class of the module; "Input", "Parameter" … for the rest, "" for functions.
+        cluster: Index of the innermost open module around it; None at the top.
+        inputs: Shapes that it took, as text.
+        outputs: Shapes that it gave, as text.
+        dtype: Of its outputs.
+        module: Index of its module in `Trace.modules`; None for what is no module.
+        calls: Numbers of the calls that it stands for.
+        failed: Whether forward raised in it.
+    """
+
+    key: str
+    kind: str
+    title: str
+    class_name: str
+    cluster: int | None
+    inputs: str = "?"
+    outputs: str = "?"
+    dtype: str = ""
+    module: int | None = None
+    calls: set[int] = field(default_factory=set)
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """Tensors on their way between two boxes.
+
+    Attributes:
+        source: Key of the box that they come from.
+        target: Key of the box that takes them.
+        count: How many of them.
+        guessed: It follows the order of definition; nothing was observed.
+    """
+
+    source: str
+    target: str
+    count: int
+    guessed: bool
+
+
+_CLASS_NAMES = {"input": "Input", "output": "Output", "parameter": "Parameter", "buffer": "Buffer"}
+
+
+class PictureGraph:
+    """The graph of a trace with modules open down to a depth.
+
+    Attributes:
+        trace: What it was made from.
+        boxes: By key, in the order of the data flow.
+        arrows: Between them.
+        clusters: Index of each open module to that of the open module around it.
+        failed_cluster: Index of the open module whose own code raised.
+    """
+
+    def __init__(self, trace: Trace, depth: int, *, functions: bool = False) -> None:
+        self.trace, self.depth, self.functions = trace, depth, functions
+        self.boxes: dict[str, Box] = {}
+        self.clusters: dict[int, int | None] = {}
+        self.failed_cluster: int | None = None
+        self._around: dict[int | None, tuple[Call | None, int | None]] = {None: (None, None)}
+        self._incoming: dict[int, list[Edge]] = {}
+        for edge in trace.edges:
+            self._incoming.setdefault(edge.target, []).append(edge)
+        self._ordinals: dict[int, int] = {}
+        # For each node the boxes that its tensors come from, each with the number of the call that gave them.
+        self._origins: dict[int, tuple[tuple[str, int], ...]] = {}
+        self._own: dict[int, tuple[str, int]] = {}
+        self._place_nodes()
+        self.arrows = self._arrows()
+        self._drop_loose_boxes()
+        self._mark_failure()
+
+    # -- boxes -----------------------------------------------------------------------------------------------------
+
+    def _place(self, call: int | None) -> tuple[Call | None, int | None]:
+        """The outermost closed call around a call (or itself), and the innermost open module around that."""
+        chain = []
+        while call not in self._around:
+            assert call is not None
+            chain.append(call)
+            call = self.trace.calls[call].parent
+        for index in reversed(chain):
+            here = self.trace.calls[index]
+            closed, cluster = self._around[here.parent]
+            if closed is None:
+                if here.leaf or self.trace.modules[here.module].depth >= self.depth:
+                    closed = here
+                elif here.module != 0:
+                    self.clusters.setdefault(here.module, cluster)
+                    cluster = here.module
+            self._around[index] = (closed, cluster)
+            call = index
+        return self._around[call]
+
+    def _place_nodes(self) -> None:
+        nodes = self.trace.nodes
+        needed = self._outputs_needed()
+        for node in nodes:
+            closed, cluster = self._place(node.call)
+            if closed is not None:
+                box = self._module_box(closed, cluster)
+                self._boxed(node, box.key, closed.index)
+            elif node.kind in ("input", "parameter", "buffer") or (node.kind == "constant" and self.functions):
+                self._plain_box(node, cluster)
+            elif node.kind in ("constant", "output"):
+                self._origins[node.index] = ()
+        for node in nodes:
+            if node.kind == "output" and needed:
+                self._plain_box(node, None)
+            elif node.index not in self._origins:
+                self._function(node)
+
+    def _boxed(self, node: Node, key: str, call: int) -> None:
+        self._own[node.index] = (key, call)
+        self._origins[node.index] = ((key, call),)
+
+    def _outputs_needed(self) -> bool:
+        """Several outputs, or one that something else takes too: then the picture has to say which they are."""
+        outputs = {node.index for node in self.trace.nodes if node.kind == "output"}
+        sources = [edge.source for edge in self.trace.edges if edge.target in outputs]
+        elsewhere = {edge.source for edge in self.trace.edges if edge.target not in outputs}
+        return len(outputs) > 1 or any(
+            source in elsewhere or self.trace.nodes[source].kind == "input" for source in sources
+        )
+
+    def _plain_box(self, node: Node, cluster: int | None) -> None:
+        text = shape_text(node.output)
+        box = Box(f"n{node.index}", node.kind, node.name, _CLASS_NAMES.get(node.kind, ""), cluster, text, text)
+        box.dtype = dtypes_of(node.output)
+        self.boxes[box.key] = box
+        self._boxed(node, box.key, -1)
+
+    def _module_box(self, call: Call, cluster: int | None) -> Box:
+        module = self.trace.modules[call.module]
+        box = self.boxes.get(f"m{module.index}")
+        if box is None:
+            title = module.path or module.name
+            box = Box(f"m{module.index}", "module", title, module.class_name, cluster, module=module.index)
+            box.inputs, box.outputs = _arguments_text(call.inputs), shape_text(call.output)
+            box.dtype = dtypes_of(call.output)
+            self.boxes[box.key] = box
+        box.calls.add(call.index)
+        return box
+
+    def _function(self, node: Node) -> None:
+        """A box for a function that joins what the picture shows; others are looked through."""
+        origins = tuple(
+            dict.fromkeys(
+                origin for edge in self._edges_to(node.index) for origin in self._origins.get(edge.source, ())
+            )
+        )
+        if not (self.functions or node.joins or len({key for key, _ in origins}) > 1):
+            self._origins[node.index] = origins
+            return
+        key = self._function_key(node)
+        box = self.boxes.get(key)
+        if box is None:
+            box = Box(key, "function", node.name, "", self._place(node.call)[1])
+            box.inputs, box.outputs = self._taken(node), shape_text(node.output)
+            box.dtype = dtypes_of(node.output)
+            self.boxes[key] = box
+        if node.call is not None:
+            box.calls.add(node.call)
+        self._boxed(node, key, -1 if node.call is None else node.call)
+
+    def _function_key(self, node: Node) -> str:
+        """The same function of a module called again shares the box, as the module itself does."""
+        if node.call is None:
+            return f"n{node.index}"
+        ordinal = self._ordinals[node.call] = self._ordinals.get(node.call, -1) + 1
+        return f"f{self.trace.calls[node.call].module}_{ordinal}_{node.name}"
+
+    def _taken(self, node: Node) -> str:
+        shapes = []
+        for edge in self._edges_to(node.index):
+            found = list(tensors_in(self.trace.nodes[edge.source].output))
+            if edge.tensor < len(found):
+                shapes += [str(tuple(found[edge.tensor].shape))] * edge.count
+        return _listed(shapes) if shapes else "?"
+
+    def _edges_to(self, node: int) -> list[Edge]:
+        return self._incoming.get(node, [])
+
+    # -- arrows ----------------------------------------------------------------------------------------------------
+
+    def _arrows(self) -> list[Arrow]:
+        """Arrows between boxes; what two boxes exchange in each of several calls counts once, as the boxes do."""
+        counts: dict[tuple[str, str, bool], dict[tuple[int, int], int]] = {}
+        for node in self.trace.nodes:
+            own = self._own.get(node.index)
+            if own is None:
+                continue
+            for edge in self._edges_to(node.index):
+                for origin in self._origins.get(edge.source, ()):
+                    if origin != own:
+                        calls = counts.setdefault((origin[0], own[0], edge.guessed), {})
+                        calls[origin[1], own[1]] = calls.get((origin[1], own[1]), 0) + edge.count
+        return [
+            Arrow(source, target, self._merged(source, target, calls), guessed)
+            for (source, target, guessed), calls in counts.items()
+        ]
+
+    def _merged(self, source: str, target: str, calls: dict[tuple[int, int], int]) -> int:
+        repeated = len(self.boxes[source].calls) > 1 and len(self.boxes[target].calls) > 1
+        return max(calls.values()) if repeated else sum(calls.values())
+
+    def _drop_loose_boxes(self) -> None:
+        linked = {key for arrow in self.arrows for key in (arrow.source, arrow.target)}
+        loose = [k for k, b in self.boxes.items() if k not in linked and b.kind in ("parameter", "buffer", "constant")]
+        for key in loose:
+            del self.boxes[key]
+
+    def _mark_failure(self) -> None:
+        failure = self.trace.failure
+        if failure is None:
+            return
+        call = self.trace.calls[failure.call]
+        closed, cluster = self._place(call.index)
+        if closed is not None:
+            box = self._module_box(closed, cluster)
+            box.failed = True
+            box.inputs = _arguments_text(failure.inputs if closed is call else closed.inputs)
+        else:
+            self.failed_cluster = call.module
+
+
+def dtypes_of(value: Value | None) -> str:
+    """The dtypes of a value's tensors, each once."""
+    return ", ".join(dict.fromkeys(tensor.dtype for tensor in tensors_in(value)))
+
+
+def subtree(trace: Trace, module: int) -> list[Module]:
+    """A module and everything in it, in order of definition."""
+    found, stack = [], [module]
+    while stack:
+        member = trace.modules[stack.pop()]
+        found.append(member)
+        stack.extend(reversed(member.children))
+    return found
+
+
+def _arguments_text(inputs: Collection | None) -> str:
+    """Shapes of a call's arguments; numbers, flags and None among them are left out where there are tensors."""
+    if inputs is None:
+        return "?"
+    shapes = [str(tuple(tensor.shape)) for tensor in tensors_in(inputs)]
+    return _listed(shapes) if shapes else "none"
+
+
+def _listed(shapes: Iterable[str]) -> str:
+    shapes = list(shapes)
+    return shapes[0] if len(shapes) == 1 else f"[{', '.join(shapes)}]"
