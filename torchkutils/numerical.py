@@ -196,7 +196,7 @@ def _torch_dtype(dtype: DTypeLike) -> torch.dtype:
 def _numpy_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     name: Any = str(dtype).removeprefix("torch.") if isinstance(dtype, (torch.dtype, str)) else dtype
     try:
-        result = np.dtype(name)
+        result: np.dtype[Any] = np.dtype(name)
     except TypeError:
         result = np.dtype("V")
     if result.kind not in "biufcO":
@@ -234,7 +234,8 @@ def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: floa
     >>> normalize(torch.tensor([[300.0, 300.0]], dtype=torch.float16)).tolist()
     [[0.70703125, 0.70703125]]
     """
-    if isinstance(order, complex) or not isinstance(order, numbers.Real):
+    given: Any = order
+    if not isinstance(given, numbers.Real):
         raise TypeError(f"order must be a real number, got {order!r}; 2 is the Euclidean norm")
     if math.isnan(order):
         raise ValueError("order must be a number, got nan; 2 is the Euclidean norm")
@@ -285,7 +286,7 @@ def _divide_by_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> tor
         # The gradient of a norm at zero is not defined: such slices are divided by a constant.
         zero = _plain_norm(work.detach(), order, dims) == 0
         norm = _plain_norm(work.masked_fill(zero, 1), order, dims).masked_fill(zero, 1)
-    return cast(torch.Tensor, (work / norm).to(x.dtype))
+    return (work / norm).to(x.dtype)
 
 
 def _suspects(norm: torch.Tensor, x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.Tensor:
@@ -315,7 +316,7 @@ def _plain_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.T
     rows = x.shape[0] if x.ndim else 0
     simple = order == 2 and x.ndim >= 2 and x.dtype == torch.float32 and x.device.type == "cpu" and rows > _ROWS
     if simple and not x.requires_grad and 0 not in dims:
-        squares = [torch.linalg.vector_norm(piece.double(), dim=dims, keepdim=True) for piece in x.split(_ROWS)]
+        squares = [torch.linalg.vector_norm(piece.double(), dim=dims, keepdim=True) for piece in _pieces(x)]
         return torch.cat(squares).float()
     if simple and not x.requires_grad and dims == (0,):
         return _sum_of_squares(x).sqrt().float()
@@ -334,7 +335,8 @@ def _sum_of_squares(x: torch.Tensor) -> torch.Tensor:
 
 
 def _pieces(x: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield from x.split(_ROWS)
+    for start in range(0, x.shape[0], _ROWS):
+        yield x[start : start + _ROWS]
 
 
 def _divide_long_double(x: npt.NDArray[Any], order: float, dims: tuple[int, ...]) -> npt.NDArray[Any]:

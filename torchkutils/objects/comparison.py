@@ -94,7 +94,8 @@ def _equal(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(_equal(one[key], other[key]) for key in one)
     if isinstance(one, float):
         return one == other or (one != one and other != other)
-    if type(one).__eq__ is object.__eq__:
+    plain_identity: Any = object.__eq__
+    if type(one).__eq__ is plain_identity:
         return _equal(getattr(one, "__dict__", None), getattr(other, "__dict__", None))
     return bool(one == other)
 

@@ -62,7 +62,7 @@ class ConfigWriter:
         if is_stock_class(type(module)):
             return stock_config(module, where)
         if hasattr(module, "get_config"):
-            config = module.get_config()
+            config: Any = getattr(module, "get_config")()  # noqa: B009
             if not isinstance(config, dict):
                 raise ValueError(f"get_config of {where} must give a dict, got {type(config).__name__}")
             return config

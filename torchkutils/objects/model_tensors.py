@@ -102,9 +102,9 @@ def assign_state(model: nn.Module, file: ModelFile) -> None:
 def _place(model: nn.Module, name: str, tied: torch.Tensor | None, file: ModelFile, source: str) -> torch.Tensor:
     path, _, attribute = name.rpartition(".")
     owner = model.get_submodule(path)
-    old = owner._parameters.get(attribute)
+    old: torch.Tensor | None = owner._parameters.get(attribute)
     if old is None:
-        old = owner._buffers[attribute]
+        old = owner.get_buffer(attribute)
     if tied is not None and type(tied) is type(old):
         new: torch.Tensor = tied
     else:

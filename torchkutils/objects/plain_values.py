@@ -73,7 +73,8 @@ def decode(value: Any, special: Callable[[str, Any], Any] | None = None) -> Any:
         return [decode(one, special) for one in value]
     if not isinstance(value, dict):
         return value
-    tag, body = next(iter(value.items())) if len(value) == 1 else ("", None)
+    first: tuple[str, Any] = next(iter(value.items())) if len(value) == 1 else ("", None)
+    tag, body = first
     if not any(key.startswith("__") for key in value):
         return {key: decode(one, special) for key, one in value.items()}
     try:

@@ -22,7 +22,7 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
         ValueError: The class cannot be rebuilt from plain values; the message says why.
     """
     kind = type(module)
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
         raise ValueError(f"{where} is a {kind.__name__} without shapes yet; call the model once before saving it")
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](module)
@@ -98,6 +98,10 @@ _ADAPTERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     nn.TransformerEncoder: _transformer_stack,
     nn.TransformerDecoder: _transformer_stack,
     nn.Transformer: _transformer,
+    nn.LinearCrossEntropyLoss: lambda module: {
+        "in_features": module.linear.in_features,
+        "bias": module.linear.bias is not None,
+    },
     nn.AdaptiveLogSoftmaxWithLoss: lambda module: {"cutoffs": module.cutoffs[:-1]},
     nn.RNNCellBase: lambda m: (
         {"num_chunks": m.weight_ih.shape[0] // max(m.hidden_size, 1)} if type(m) is nn.RNNCellBase else {}

@@ -90,7 +90,7 @@ def checked_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
     Raises:
         ValueError: It has no values that could be written.
     """
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if torch.nn.parameter.is_lazy(tensor):
         raise ValueError(f"{name} has no shape yet; call the model once before saving it")
     tensor = gathered(tensor)
     if tensor.is_meta:
