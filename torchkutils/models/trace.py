@@ -114,7 +114,7 @@ def _run(model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any
             module.training = mode == "train"
     recorder = Recorder(index_of, modules, names)
     recorder.names = lambda index: records[index].path or records[index].name  # type: ignore[method-assign]
-    meta = any(parameter.is_meta for parameter in model.parameters()) or reason == "asked for"
+    meta = bool(reason)
     args, kwargs = _private(arguments)
     failure, error = None, None
     argument_names = _argument_names(model)

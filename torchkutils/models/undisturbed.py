@@ -209,11 +209,16 @@ class Writes:
     """Copies of parameters, made just before forward writes to them; `restore` puts the values back."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.guarded = {_storage(parameter): parameter for parameter in model.parameters() if _has_storage(parameter)}
+        self.model = model
+        self.guarded: dict[int, torch.Tensor] | None = None
         self.copies: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
 
     def before(self, tensor: torch.Tensor) -> None:
         """A function is about to write to this tensor."""
+        if self.guarded is None:
+            # Most models write to nothing: look their parameters up at the first write only.
+            held = _tensors(all_modules(self.model))
+            self.guarded = {_storage(t): t for t in held if isinstance(t, torch.nn.Parameter) and _has_storage(t)}
         key = _storage(tensor)
         parameter = self.guarded.get(key)
         if parameter is not None and key not in self.copies:
