@@ -46,6 +46,7 @@ def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
         TypeError: `optimizer` is no optimizer.
 
     >>> import tempfile, pathlib
+    >>> from torchkutils import save_model
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.h5"
     >>> model = torch.nn.Linear(2, 3)
     >>> save_model(model, path, optimizer=torch.optim.Adam(model.parameters(), lr=0.5))

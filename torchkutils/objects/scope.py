@@ -123,6 +123,7 @@ class CustomObjectScope:
     Differs from Keras 2.3.1: overlapping scopes of threads and tasks neither see nor restore each other, re-entering
     leaks nothing, and a bad second mapping leaves nothing of the first.
 
+    >>> from torchkutils import get_registered_object
     >>> with CustomObjectScope({"answer": 41}, {"answer": 42}):
     ...     get_registered_object("answer")
     42
@@ -170,8 +171,8 @@ def custom_object_scope(*custom_objects: Mapping[str, Any]) -> CustomObjectScope
     Raises:
         TypeError: An argument is no mapping, or one of its names is no string.
 
-    >>> with custom_object_scope({"Net": torch.nn.Linear}):
-    ...     get_registered_object("Net").__name__
-    'Linear'
+    >>> with custom_object_scope({"Net": dict}):
+    ...     get_custom_objects()["Net"]
+    <class 'dict'>
     """
     return CustomObjectScope(*custom_objects)
