@@ -11,7 +11,9 @@ import re
 import subprocess
 import sys
 
+import numpy
 import pytest
+import torch
 
 import torchkutils
 
@@ -33,7 +35,13 @@ def code_blocks(text: str) -> list[str]:
 @pytest.mark.parametrize("name", MODULES)
 def test_the_docstrings_examples_run(name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    # What a reader has at hand: the public names, torch and NumPy.
+    at_hand = {public: getattr(torchkutils, public) for public in torchkutils.__all__}
+    failed, _ = doctest.testmod(
+        importlib.import_module(name),
+        extraglobs={**at_hand, "torch": torch, "np": numpy},
+        optionflags=doctest.ELLIPSIS,
+    )
     assert failed == 0
 
 
