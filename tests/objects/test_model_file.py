@@ -391,3 +391,12 @@ def test_the_description_shows_classes_tensors_and_metadata(tmp_path):
         '"epoch": 7',
     ):
         assert wanted in text
+
+
+@pytest.mark.parametrize("wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel], ids=["compiled", "dp"])
+def test_a_wrapped_model_saves_as_its_template(wrap, tmp_path):
+    template = nn.Linear(2, 2)
+    save_model(wrap(template), tmp_path / "m.h5")
+    again = load_model(tmp_path / "m.h5")
+    assert type(again) is nn.Linear
+    assert torch.equal(again.weight, template.weight)

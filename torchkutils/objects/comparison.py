@@ -14,7 +14,8 @@ from torchkutils.objects.recorded_arguments import RECORD, recorded_config
 __all__ = ["refuse_difference"]
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs")))
-_STATE = {"training", "_parameters", "_buffers", "_modules", RECORD, *vars(nn.Module())}
+# torch.compile leaves its mark on the module it wraps.
+_STATE = {"_is_torch_compile", "training", "_parameters", "_buffers", "_modules", RECORD, *vars(nn.Module())}
 
 
 def refuse_difference(original: nn.Module, rebuilt: nn.Module, where: str = "model") -> None:
