@@ -101,7 +101,7 @@ def gather(outputs: Sequence[Any], plan: Plan, target: torch.device) -> Any:
     the first replica's.
 
     Raises:
-        ValueError: The replicas returned different structures.
+        ValueError: The replicas returned different structures, or tensors that do not fit along axis 0.
     """
     structures = [Structure(output, "output") for output in outputs]
     first = structures[0]
@@ -113,8 +113,19 @@ def gather(outputs: Sequence[Any], plan: Plan, target: torch.device) -> Any:
                 "use outputs='local'"
             )
     weights = shard_weights(plan)
-    columns = zip(*[structure.leaves for structure in structures], strict=True)
+    columns = list(zip(*[structure.leaves for structure in structures], strict=True))
+    for path, column in zip(first.paths, columns, strict=True):
+        _check_joinable(path, column)
     return first.filled([_gather_leaf(list(column), weights, target) for column in columns])
+
+
+def _check_joinable(path: str, column: Sequence[Any]) -> None:
+    shapes = [tuple(leaf.shape) for leaf in column if isinstance(leaf, Tensor)]
+    if len({shape[1:] for shape in shapes}) > 1 or len({len(shape) for shape in shapes}) > 1:
+        raise ValueError(
+            f"{path} must have its batch along axis 0 to be merged, got shapes {shapes} from the replicas; "
+            "transpose it in the model, or use outputs='local'"
+        )
 
 
 def shard_weights(plan: Plan) -> list[float]:
