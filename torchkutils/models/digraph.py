@@ -89,7 +89,7 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
         data = self._bytes(kind)
         if outfile is not None and filename is None:
             filename = pathlib.Path(outfile).with_suffix(".gv")
-        source = self.save(filename, directory)
+        source = self.save(filename, directory=directory)
         target = os.fspath(outfile) if outfile is not None else f"{source}.{kind}"
         write_whole(pathlib.Path(target), data)
         if cleanup:

@@ -204,15 +204,22 @@ class PictureGraph:
     def _arrows(self) -> list[Arrow]:
         """Arrows between boxes; what two boxes exchange in each of several calls counts once, as the boxes do."""
         counts: dict[tuple[str, str, bool], dict[tuple[int, int], int]] = {}
+        entered: set[tuple[tuple[str, int], int, int]] = set()
         for node in self.trace.nodes:
             own = self._own.get(node.index)
             if own is None:
                 continue
+            whole = node.kind == "call" and node.call == own[1]
             for edge in self._edges_to(node.index):
-                for origin in self._origins.get(edge.source, ()):
+                taken = edge.count
+                if own[1] >= 0 and self.boxes[own[0]].kind == "module" and not whole:
+                    # A closed module is given a tensor once, however many inside it take it.
+                    taken = int((own, edge.source, edge.tensor) not in entered)
+                    entered.add((own, edge.source, edge.tensor))
+                for origin in self._origins.get(edge.source, ()) if taken else ():
                     if origin != own:
                         calls = counts.setdefault((origin[0], own[0], edge.guessed), {})
-                        calls[origin[1], own[1]] = calls.get((origin[1], own[1]), 0) + edge.count
+                        calls[origin[1], own[1]] = calls.get((origin[1], own[1]), 0) + taken
         return [
             Arrow(source, target, self._merged(source, target, calls), guessed)
             for (source, target, guessed), calls in counts.items()

@@ -1,0 +1,340 @@
+"""The picture says what the tensors did."""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import re
+import threading
+
+import graphviz
+import pygraphviz
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import torchkutils
+from tests.models.pictured import WAYS, Classifier, Plain, Recurrent, Residual, ResidualNet, edges_of, titles_of
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_arrows_are_what_the_tensors_did(way):
+    forward, expected = WAYS[way]
+    graph = torchkutils.model_to_dot(Plain(forward), input_size=(2, 4))
+    assert edges_of(graph.source) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "depth", "boxes", "arrows"),
+    [
+        # Counted by hand: input, stem, layers, pool, head.
+        (ResidualNet(), (1, 3, 9, 9), 1, 5, 4),
+        # Three blocks between; their inner joins are hidden.
+        (ResidualNet(), (1, 3, 9, 9), 2, 7, 6),
+        # Each block: conv1, norm, conv2, add; and three arrows within, two into it.
+        (ResidualNet(), (1, 3, 9, 9), 3, 4 + 3 * 4, 4 + 3 * 4 + 2),
+        (ResidualNet(), (1, 3, 9, 9), 0, 1 + 1, 1),
+        # x, lstm, cat, head; the cat takes two rows of the hidden state.
+        (Recurrent(), (2, 5, 4), 1, 4, 4),
+    ],
+)
+def test_boxes_and_arrows_at_each_depth(model, size, depth, boxes, arrows):
+    source = torchkutils.model_to_dot(model, depth=depth, input_size=size).source
+    assert (len(titles_of(source)), sum(edges_of(source).values())) == (boxes, arrows)
+
+
+def test_a_transformer_shows_its_learned_positions_and_its_residual_adds():
+    ids = torch.ones(2, 7, dtype=torch.int64)
+    source = torchkutils.model_to_dot(Classifier(), expand_nested=True, input_data=ids).source
+    edges = edges_of(source)
+    assert edges["positions", "add"] == 1
+    assert edges["embedding", "add"] == 1
+    assert collections.Counter(titles_of(source))["add"] == 1 + 2 * 2
+
+
+@pytest.mark.parametrize("depth", [1, 2, 9])
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        (ResidualNet(), torch.ones(1, 3, 9, 9)),
+        (Classifier(), torch.ones(2, 7, dtype=torch.int64)),
+        (Recurrent(), torch.ones(2, 5, 4)),
+    ],
+)
+def test_everything_hangs_together_from_input_to_output(model, data, depth):
+    edges = edges_of(torchkutils.model_to_dot(model, depth=depth, input_data=data).source)
+    neighbours = collections.defaultdict(set)
+    for source, target in edges:
+        neighbours[source].add(target)
+        neighbours[target].add(source)
+    seen, stack = set(), ["x"]
+    while stack:
+        here = stack.pop()
+        if here not in seen:
+            seen.add(here)
+            stack.extend(neighbours[here])
+    assert seen == set(neighbours)
+    assert "head" in seen
+
+
+def test_a_shared_block_is_one_cluster_with_its_calls():
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Residual(4)
+
+        def forward(self, a, b):
+            return self.block(a) * self.block(b)
+
+    source = torchkutils.model_to_dot(Twins(), expand_nested=True, input_size=[(1, 4, 5, 5)] * 2).source
+    assert titles_of(source) == sorted(
+        ["a", "b", "block.conv1 (2 calls)", "block.norm (2 calls)", "block.conv2 (2 calls)", "add (2 calls)", "mul"]
+    )
+    assert edges_of(source)["block.conv1 (2 calls)", "block.norm (2 calls)"] == 1
+    assert edges_of(source)["add (2 calls)", "mul"] == 2
+    assert source.count("subgraph") == 1
+
+
+def test_many_arrows_between_two_boxes_are_one_with_a_number():
+    model = Plain(lambda m, x: (lambda h: torch.stack([h] * 7))(m.a(x)))
+    assert "×7" in torchkutils.model_to_dot(model, input_size=(1, 4)).source
+
+
+def test_labels_are_keras_records():
+    model = nn.Sequential(collections.OrderedDict(dense=nn.Linear(4, 2)))
+    source = torchkutils.model_to_dot(model, show_shapes=True, input_size=(None, 4)).source
+    assert 'label="dense: Linear|{input:|output:}|{{(None, 4)}|{(None, 2)}}"' in source
+    assert "[label=Linear " in torchkutils.model_to_dot(model, show_layer_names=False, input_size=(1, 4)).source
+
+
+def test_facts_are_shown_on_request():
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2).requires_grad_(False), nn.ReLU())
+    source = torchkutils.model_to_dot(
+        model, show_dtype=True, show_params=True, show_trainable=True, input_size=(1, 4)
+    ).source
+    assert "0: Linear\\nfloat32 · params: 10 · trainable" in source
+    assert "1: Linear\\nfloat32 · params: 6 · frozen" in source
+    assert "2: ReLU\\nfloat32 · params: 0" in source
+
+
+def test_functions_are_boxes_on_request():
+    model = Plain(lambda m, x: m.a(torch.tanh(x)))
+    assert "tanh" not in titles_of(torchkutils.model_to_dot(model, input_size=(1, 4)).source)
+    shown = torchkutils.model_to_dot(model, input_size=(1, 4), show_ops=True).source
+    assert edges_of(shown) == {("x", "tanh"): 1, ("tanh", "a"): 1}
+
+
+def test_a_root_with_one_working_child_is_looked_through():
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, x):
+            return self.net(x)
+
+    assert titles_of(torchkutils.model_to_dot(Wrapper(), input_size=(1, 4)).source) == ["net.0", "net.1", "x"]
+
+
+@pytest.mark.parametrize("rankdir", ["TB", "BT", "LR", "RL"])
+def test_every_direction_draws(rankdir):
+    graph = torchkutils.model_to_dot(nn.Linear(2, 2), True, rankdir=rankdir, input_size=(1, 2))
+    assert f"rankdir={rankdir}" in graph.source
+    assert graph.create(prog="dot", format="svg").lstrip().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"rankdir": "XY"}, "rankdir has to be one of TB, BT, LR, RL; got 'XY'"),
+        ({"rankdir": "tb"}, "rankdir has to be one of"),
+        ({"dpi": 0}, "dpi has to be a number above 0"),
+        ({"dpi": "high"}, "dpi has to be a number above 0"),
+        ({"depth": -1}, "depth has to be None or an int of 0 or more, got -1"),
+        ({"depth": True}, "depth has to be None or an int"),
+    ],
+)
+def test_bad_looks_are_refused(keywords, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        torchkutils.model_to_dot(nn.Linear(2, 2), **keywords)
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"model has to be a torch\.nn\.Module, got str"):
+        torchkutils.model_to_dot("model")
+
+
+def test_without_input_the_caption_says_where_the_arrows_come_from():
+    symbolic = torchkutils.model_to_dot(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), show_shapes=True)
+    assert symbolic.caption.startswith("structure (torch.fx)")
+    assert symbolic.caption in symbolic.source
+    assert "{{?}|{?}}" in symbolic.source
+
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.a(x) if x.sum() > 0 else self.b(x)
+
+    guessed = torchkutils.model_to_dot(Branching())
+    assert guessed.caption.startswith("structure (order of definition)")
+    assert edges_of(guessed.source)["a", "b"] == 1
+    assert "style=dashed" in guessed.source
+
+
+def test_it_is_a_graphviz_digraph_that_needs_no_dot(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
+    assert isinstance(graph, graphviz.Digraph)
+    assert graph.pipe("svg", encoding="utf-8").lstrip().startswith("<?xml")
+    assert graph.create_png().startswith(b"\x89PNG")
+    assert graph.write(tmp_path / "m.png", format="png")
+    assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
+    assert graph.write(tmp_path / "m.dot")
+    assert (tmp_path / "m.dot").read_text() == graph.source
+    drawn = graph.render("model", tmp_path, format="svg", cleanup=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.dot", "m.png", "model.svg"]
+    assert drawn.endswith("model.svg")
+    assert "image/svg+xml" in graph._repr_mimebundle_()
+
+
+def test_it_copies_and_pickles():
+    graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
+    for other in (graph.copy(), pickle.loads(pickle.dumps(graph))):
+        assert (other.source, other.caption) == (graph.source, graph.caption)
+
+
+@pytest.mark.parametrize(("call", "message"), [("create", "prog has to be 'dot'"), ("pipe", "engine has to be 'dot'")])
+def test_other_layouts_are_refused(call, message):
+    graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
+    with pytest.raises(ValueError, match=message):
+        graph.create(prog="neato", format="svg") if call == "create" else graph.pipe("svg", engine="neato")
+
+
+def test_two_models_fit_into_one_graph():
+    whole = graphviz.Digraph()
+    for _ in range(2):
+        whole.subgraph(torchkutils.model_to_dot(nn.Linear(2, 2), subgraph=True, input_size=(1, 2)))
+    parsed = pygraphviz.AGraph(string=whole.source)
+    assert len(parsed.nodes()) == 4
+    assert len(parsed.subgraphs()) == 2
+
+
+NASTY = st.text(alphabet=st.sampled_from('<>{}|"\\ \n\t&;né漢🙂\u202e\0aN%'), min_size=1, max_size=12)
+
+
+@given(NASTY, NASTY)
+@settings(deadline=None, max_examples=60)
+def test_names_are_text_whatever_stands_in_them(name, class_name):
+    model = nn.Sequential()
+    model._modules[name.replace(".", "_")] = type(class_name.replace("\0", "0"), (nn.Linear,), {})(2, 2)
+    model._modules["inner"] = nn.Sequential(nn.Linear(2, 2))
+    source = torchkutils.model_to_dot(model, show_shapes=True, expand_nested=True, input_size=(1, 2)).source
+    parsed = pygraphviz.AGraph(string=source)
+    assert len(parsed.nodes()) == 3
+    assert len(parsed.edges()) == 2
+
+
+@pytest.mark.parametrize("name", ["Blk<2,3>", "<b>bold</b>", "a|b", "{x}", 'say "hi"', "back\\slash", "&amp;", "層"])
+def test_odd_names_are_drawn_character_for_character(name):
+    import html
+
+    model = nn.Sequential(type(name, (nn.Linear,), {})(2, 2))
+    svg = torchkutils.model_to_dot(model, input_size=(1, 2)).create(format="svg").decode()
+    assert f"0: {name}" in html.unescape(svg).replace("\xa0", " ")
+
+
+def test_a_very_long_name_is_shortened_and_whole_in_the_tooltip():
+    long = "Layer" * 200
+    source = torchkutils.model_to_dot(nn.Sequential(type(long, (nn.Linear,), {})(2, 2)), input_size=(1, 2)).source
+    label = re.search(r'label="?(0: [^"\s]+)', source).group(1)
+    assert len(label) <= 125
+    assert f'tooltip="0: {long}"' in source
+
+
+def test_the_failing_module_is_red_with_what_it_was_given():
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
+        torchkutils.model_to_dot(nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 5)), input_size=(1, 2))
+    source = caught.value.dot.source
+    assert edges_of(source) == {("input", "0"): 1, ("0", "1"): 1}
+    assert re.search(r"FAILED.*\(1, 3\).*color=red", source)
+
+
+def test_a_container_that_fails_itself_is_a_red_cluster():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.a(x) @ torch.ones(5, 5)
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
+        torchkutils.model_to_dot(nn.Sequential(Broken()), expand_nested=True, input_size=(1, 2))
+    assert re.search(r"subgraph.*\n.*FAILED.*color=red", caught.value.dot.source)
+
+
+def test_200_nested_modules_are_drawn():
+    model = nn.Linear(2, 2)
+    for _ in range(200):
+        model = nn.Sequential(model)
+    source = torchkutils.model_to_dot(model, expand_nested=True, input_size=(1, 2)).source
+    assert source.count("subgraph") == 199
+
+
+def test_modules_of_other_threads_notice_nothing():
+    before = nn.Module.__call__
+    seen = []
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            other = threading.Thread(target=lambda: seen.append((nn.Module.__call__ is before, nn.ReLU()(x))))
+            other.start()
+            other.join()
+            return x + 1
+
+    graph = torchkutils.model_to_dot(Slow(), input_size=(1, 2))
+    assert seen[0][0]
+    assert "ReLU" not in graph.source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 3, 20])
+@pytest.mark.parametrize("family", ["Bert", "GPT2", "T5", "Mixtral"])
+def test_transformers_are_drawn_connected(family, depth):
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "Bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+        "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+        "T5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
+        "Mixtral": {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": 32,
+            "num_local_experts": 2,
+        },
+    }
+    model = getattr(transformers, f"{family}Model")(
+        getattr(transformers, f"{family}Config")(vocab_size=50, **sizes[family])
+    )
+    data = {"input_ids": torch.ones(1, 4, dtype=torch.int64)}
+    if family == "T5":
+        data["decoder_input_ids"] = torch.ones(1, 3, dtype=torch.int64)
+    graph = torchkutils.model_to_dot(model, show_shapes=True, depth=depth, input_data=data)
+    edges = edges_of(graph.source)
+    reached, stack = set(), list(data)
+    while stack:
+        here = stack.pop()
+        if here not in reached:
+            reached.add(here)
+            stack.extend(target for source, target in edges if source == here)
+    modules = [title for title in titles_of(graph.source) if "." in title or title in dict(model.named_children())]
+    assert modules
+    assert reached & set(modules)
+    assert graph.create(format="svg")
