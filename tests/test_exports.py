@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import inspect
+import pathlib
 
 import pytest
 
@@ -82,6 +84,22 @@ def test_keras_arguments_come_first_and_in_order(name: str) -> None:
     parameters = inspect.signature(getattr(torchkutils, name)).parameters.values()
     positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     assert positional == KERAS_ARGUMENTS[name]
+
+
+def test_type_checkers_see_the_modules_that_names_come_from() -> None:
+    tree = ast.parse(pathlib.Path(torchkutils.__file__).read_text(encoding="utf-8"))
+    imported = {
+        alias.name: (node.module or "").removeprefix("torchkutils.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torchkutils.")
+        for alias in node.names
+    }
+    assert imported == torchkutils._MODULES
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'to_categorial'"):
+        torchkutils.to_categorial
 
 
 def test_the_version_is_the_distribution_s() -> None:

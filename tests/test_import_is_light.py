@@ -22,8 +22,9 @@ def heavy_modules_after(statement: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_importing_the_package_imports_no_heavy_library() -> None:
-    assert heavy_modules_after("import torchkutils") == []
+@pytest.mark.parametrize("statement", ["import torchkutils", "from torchkutils import *"])
+def test_importing_the_package_imports_no_heavy_library(statement: str) -> None:
+    assert heavy_modules_after(statement) == []
 
 
 @pytest.mark.parametrize("name", ["h5py", "graphviz"])
