@@ -15,11 +15,15 @@ def process(statement: str) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    row = compare(
-        "import torchkutils, whole process",
-        process("import torchkutils"),
-        {"import torch": process("import torch")},
-        target={"import torch": 1.05},
-        repeats=20,
-    )
-    store("import", [row])
+    peer = {"import torch": process("import torch")}
+    rows = [
+        compare(
+            "import torch and torchkutils, whole process",
+            process("import torch, torchkutils"),
+            peer,
+            target={"import torch": 1.05},
+            repeats=20,
+        ),
+        compare("every public name, whole process", process("from torchkutils import *"), peer, repeats=10),
+    ]
+    store("import", rows)
