@@ -9,6 +9,7 @@ from typing import Any
 
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
+from torchkutils.models.dot import Drawing
 from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, render, write_whole
 
 _TEXT_FORMATS = ("dot", "gv", "raw")
@@ -20,10 +21,12 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
     Attributes:
         caption: What ran to find the edges.
         dots_per_inch: Of its bitmaps.
+        drawing: What it was drawn from; None for torchview's.
     """
 
     caption: str = ""
     dots_per_inch: float = 96
+    drawing: Drawing | None = None
 
     def pipe(
         self, format: str | None = None, *_: Any, engine: str | None = None, encoding: str | None = None, **__: Any
@@ -108,7 +111,7 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
     def copy(self) -> Any:
         """A copy that can be added to without changing this graph."""
         copied = super().copy()
-        copied.caption, copied.dots_per_inch = self.caption, self.dots_per_inch
+        copied.caption, copied.dots_per_inch, copied.drawing = self.caption, self.dots_per_inch, self.drawing
         return copied
 
     def _bytes(self, kind: str) -> bytes:

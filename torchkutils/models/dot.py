@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,25 @@ RANKDIRS = ("TB", "BT", "LR", "RL")
 # More arrows than these between two boxes become one with a number.
 _DRAWN_ARROWS = 3
 _subgraph_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a graph was drawn from: enough to draw it again at other depths.
+
+    Attributes:
+        trace: What ran.
+        look: What stands in a box.
+        rankdir: The direction of the arrows.
+        functions: Whether functions between modules have boxes.
+        depth: Down to which modules are open.
+    """
+
+    trace: Trace
+    look: Look
+    rankdir: str
+    functions: bool
+    depth: int
 
 
 def model_to_dot(
@@ -79,8 +99,11 @@ def model_to_dot(
     look = Look(show_shapes, show_layer_names, show_dtype, show_params, show_trainable, across)
 
     def graph_of(trace: Trace) -> ModelDigraph:
-        picture = PictureGraph(trace, opened_depth(trace, depth, expand_nested), functions=show_ops)
-        return draw(picture, look, rankdir=rankdir, dpi=dpi, subgraph=subgraph)
+        limit = opened_depth(trace, depth, expand_nested)
+        picture = PictureGraph(trace, limit, functions=show_ops)
+        graph = draw(picture, look, rankdir=rankdir, dpi=dpi, subgraph=subgraph)
+        graph.drawing = Drawing(trace, look, rankdir, show_ops, limit)
+        return graph
 
     try:
         trace = trace_model(
@@ -122,7 +145,9 @@ def opened_depth(trace: Trace, depth: int | None, expand_nested: bool) -> int:
     return limit
 
 
-def draw(picture: PictureGraph, look: Look, *, rankdir: str, dpi: float, subgraph: bool = False) -> ModelDigraph:
+def draw(
+    picture: PictureGraph, look: Look, *, rankdir: str, dpi: float, subgraph: bool = False, tooltips: bool = True
+) -> ModelDigraph:
     """The picture in the DOT language."""
     from torchkutils.models.digraph import ModelDigraph
 
@@ -139,13 +164,13 @@ def draw(picture: PictureGraph, look: Look, *, rankdir: str, dpi: float, subgrap
     if trace.failure is not None and picture.failed_cluster == 0:
         graph.attr("graph", label=_plain(f"FAILED: {trace.failure.error}"), fontcolor="red")
     graph.attr("node", shape="record", fontname="Helvetica")
-    _add_boxes(graph, picture, look, prefix)
+    _add_boxes(graph, picture, look, prefix, tooltips)
     for arrow in picture.arrows:
         _add_arrow(graph, arrow, prefix)
     return graph
 
 
-def _add_boxes(graph: Any, picture: PictureGraph, look: Look, prefix: str) -> None:
+def _add_boxes(graph: Any, picture: PictureGraph, look: Look, prefix: str, tooltips: bool) -> None:
     """Boxes and clusters; a stack stands in for recursion, since models nest deeper than Python does."""
     boxes: dict[int | None, list[Box]] = {}
     for box in picture.boxes.values():
@@ -163,7 +188,9 @@ def _add_boxes(graph: Any, picture: PictureGraph, look: Look, prefix: str) -> No
             graph.body.extend(_cluster_head(picture, here, prefix))
             stack.append("\t}\n")
         for box in boxes.get(here, ()):
-            graph.node(f"{prefix}{box.key}", label=_plain_or_record(label_of(box, picture, look)), **_marks(box))
+            graph.node(
+                f"{prefix}{box.key}", label=_plain_or_record(label_of(box, picture, look)), **_marks(box, tooltips)
+            )
         stack.extend(reversed(inner.get(here, [])))
 
 
@@ -178,8 +205,8 @@ def _cluster_head(picture: PictureGraph, module: int, prefix: str) -> Iterable[s
     yield f'\tgraph [label="{escape_label(text)}" style=rounded color={colour} fontname=Helvetica]\n'
 
 
-def _marks(box: Box) -> dict[str, str]:
-    marks = {"tooltip": escape_label(title_of(box, cut=False))}
+def _marks(box: Box, tooltips: bool) -> dict[str, str]:
+    marks = {"tooltip": escape_label(title_of(box, cut=False))} if tooltips else {}
     if box.kind in ("parameter", "buffer", "constant"):
         marks["style"] = "dashed"
     if box.kind in ("input", "output"):

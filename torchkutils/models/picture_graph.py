@@ -154,7 +154,7 @@ class PictureGraph:
         if box is None:
             title = module.path or module.name
             box = Box(f"m{module.index}", "module", title, module.class_name, cluster, module=module.index)
-            box.inputs, box.outputs = _arguments_text(call.inputs), shape_text(call.output)
+            box.inputs, box.outputs = arguments_text(call.inputs), shape_text(call.output)
             box.dtype = dtypes_of(call.output)
             self.boxes[box.key] = box
         box.calls.add(call.index)
@@ -244,7 +244,7 @@ class PictureGraph:
         if closed is not None:
             box = self._module_box(closed, cluster)
             box.failed = True
-            box.inputs = _arguments_text(failure.inputs if closed is call else closed.inputs)
+            box.inputs = arguments_text(failure.inputs if closed is call else closed.inputs)
         else:
             self.failed_cluster = call.module
 
@@ -264,7 +264,7 @@ def subtree(trace: Trace, module: int) -> list[Module]:
     return found
 
 
-def _arguments_text(inputs: Collection | None) -> str:
+def arguments_text(inputs: Collection | None) -> str:
     """Shapes of a call's arguments; numbers, flags and None among them are left out where there are tensors."""
     if inputs is None:
         return "?"

@@ -9,6 +9,7 @@ import torch
 
 from torchkutils._typing import PathLike
 from torchkutils.models.dot import check_drawing, model_to_dot
+from torchkutils.models.page import ModelPage, make_page
 from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
 from torchkutils.models.torchview_drawer import torchview_graph
 from torchkutils.models.trace import EngineName, Mode
@@ -34,20 +35,44 @@ class ModelPlot:
         self.source = str(graph.source)
         self.caption = graph.caption
         self.dpi = graph.dots_per_inch
+        self._drawing = graph.drawing
 
     def save(self, path: PathLike) -> None:
-        """Write the picture; the ending chooses the format (svg, png, pdf, jpg, ps, dot; none: PNG).
+        """Write the picture; the ending chooses the format (svg, png, pdf, jpg, ps, dot, html; none: PNG).
 
         Raises:
-            ValueError: An unknown ending, or a picture too large for a bitmap.
-            NotImplementedError: The ending .html.
+            ValueError: An unknown ending, a picture too large for a bitmap, or .html for torchview's graph.
             RuntimeError: Graphviz is missing, or refused the graph.
             OSError: The file cannot be written.
         """
-        kind = _checked_format(path)
+        kind = picture_format_of(path)
         check_folder(path)
-        data = self.source.encode() if kind == "dot" else render(self.source, kind, dpi=self.dpi)
+        if kind == "html":
+            data = self.page().html.encode()
+        else:
+            data = self.source.encode() if kind == "dot" else render(self.source, kind, dpi=self.dpi)
         write_whole(pathlib.Path(path), data)
+
+    def page(self) -> ModelPage:
+        """The model as one interactive HTML page, shown by a notebook inside the cell.
+
+        It has zoom, pan, a slider from the top level to the leaves, search, and every module's facts; it needs no
+        network. Its file is `page().html`, or what `save` writes to a path that ends in .html.
+
+        Raises:
+            ValueError: The graph is torchview's, which has no levels.
+            RuntimeError: Graphviz is missing, or refused the graph.
+        """
+        if self._drawing is None:
+            raise ValueError("drawer='torchview' has no interactive page; write .svg, or use drawer='layers'")
+        drawing = self._drawing
+        return make_page(
+            drawing.trace,
+            drawing.look,
+            rankdir=drawing.rankdir,
+            functions=drawing.functions,
+            depth=drawing.depth,
+        )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = {"text/plain": repr(self)}
@@ -119,7 +144,8 @@ def plot_model(
     'structure'
     """
     if to_file is not None:
-        _checked_format(to_file)
+        if picture_format_of(to_file) == "html" and drawer == "torchview":
+            raise ValueError("drawer='torchview' has no interactive page; write .svg, or use drawer='layers'")
         check_folder(to_file)
     if drawer not in ("layers", "torchview"):
         raise ValueError(f"drawer has to be 'layers' or 'torchview', got {drawer!r}")
@@ -175,10 +201,3 @@ def _attach_plot(error: Exception, graph: ModelDigraph, to_file: PathLike | None
         error.plot.save(to_file)  # type: ignore[attr-defined]
     except (OSError, RuntimeError, ValueError) as unwritten:
         error.add_note(f"the picture of the part that ran was not written: {unwritten}")
-
-
-def _checked_format(path: PathLike) -> str:
-    kind = picture_format_of(path)
-    if kind == "html":
-        raise NotImplementedError("to_file ends in .html: the interactive page is not there yet; write .svg")
-    return kind

@@ -1,0 +1,185 @@
+"""A model as one interactive HTML file: Graphviz's layouts, one a nesting depth, and a script that moves in them."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import importlib.resources
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from torchkutils.models.dot import draw
+from torchkutils.models.dot_labels import Look
+from torchkutils.models.picture_graph import PictureGraph, arguments_text, dtypes_of, subtree
+from torchkutils.models.records import Call, Trace, shape_text
+from torchkutils.models.render import render
+
+# Deeper nesting than this is drawn at the leaves at once: a slider with more stops helps no one.
+_MOST_LEVELS = 12
+
+
+@dataclass(frozen=True)
+class ModelPage:
+    """One HTML file that shows a model: zoom, pan, depth, search, facts; it needs no network.
+
+    Attributes:
+        html: The whole file.
+    """
+
+    html: str
+
+    def _repr_html_(self) -> str:
+        # srcdoc in a sandbox: the page's script reaches nothing of the notebook.
+        text = html.escape(self.html, quote=True)
+        return (
+            f'<iframe srcdoc="{text}" sandbox="allow-scripts allow-modals" '
+            'style="width:100%;height:640px;border:1px solid #888" title="the model"></iframe>'
+        )
+
+
+def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int) -> ModelPage:
+    """Draw every depth of a trace and put the drawings, the facts and the script into one file.
+
+    Args:
+        trace: What ran.
+        look: What stands in a box.
+        rankdir: "TB", "BT", "LR" or "RL".
+        functions: Show functions between modules too.
+        depth: The depth shown first.
+
+    Raises:
+        RuntimeError: Neither `dot` nor pygraphviz is there, or Graphviz refused the graph.
+    """
+    pictures = _pictures(trace, functions)
+    # Each layout is a process of its own: they run side by side.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        drawn = list(pool.map(lambda picture: _svg(picture, look, rankdir), pictures))
+    data = _facts(trace) | {
+        "boxes": {key: _box_facts(box) for picture in pictures for key, box in picture.boxes.items()},
+        "levels": [
+            {"svg": svg, "arrows": [[a.source, a.target, a.count] for a in picture.arrows]}
+            for svg, picture in zip(drawn, pictures, strict=True)
+        ],
+        "depth": min(depth, len(pictures) - 1),
+    }
+    packed = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), mtime=0)
+    parts = {
+        "@TITLE@": html.escape(trace.model_name),
+        "@STYLE@": _asset("page.css"),
+        "@SCRIPT@": _asset("page.js"),
+        "@DATA@": base64.b64encode(packed).decode(),
+    }
+    page = _asset("page.html")
+    # The model's name goes in last: nothing is put into what a stranger named.
+    for mark in ("@STYLE@", "@SCRIPT@", "@DATA@", "@TITLE@"):
+        page = page.replace(mark, parts[mark])
+    return ModelPage(page)
+
+
+def _asset(name: str) -> str:
+    return (importlib.resources.files(__package__) / "page_assets" / name).read_text(encoding="utf-8").rstrip()
+
+
+def _pictures(trace: Trace, functions: bool) -> list[PictureGraph]:
+    """One graph for each depth, as deep as something opens."""
+    deepest = max((trace.modules[call.module].depth for call in trace.calls), default=0)
+    last = min(deepest, _MOST_LEVELS)
+    depths = [*range(last), deepest]
+    return [PictureGraph(trace, depth, functions=functions) for depth in depths]
+
+
+def _svg(picture: PictureGraph, look: Look, rankdir: str) -> str:
+    return render(draw(picture, look, rankdir=rankdir, dpi=72, tooltips=False).source, "svg").decode()
+
+
+def _box_facts(box: Any) -> dict[str, Any]:
+    facts = {
+        "kind": box.kind,
+        "title": box.title,
+        "class_name": box.class_name,
+        "inputs": box.inputs,
+        "outputs": box.outputs,
+        "dtype": box.dtype,
+    }
+    if box.cluster is not None:
+        facts["cluster"] = box.cluster
+    return facts | ({"failed": True} if box.failed else {})
+
+
+def _facts(trace: Trace) -> dict[str, Any]:
+    """The model's name, totals, modules and failure, as JSON holds them."""
+    failure = trace.failure
+    failed = None if failure is None else trace.calls[failure.call].module
+    return {
+        "name": trace.model_name,
+        "totals": totals_text(trace),
+        "modules": _modules(trace),
+        "failure": None if failure is None else failure.error,
+        "failed": failed,
+        "failed_path": None if failed is None else trace.modules[failed].path or trace.model_name,
+    }
+
+
+def _modules(trace: Trace) -> list[dict[str, Any]]:
+    calls: dict[int, list[Call]] = {}
+    for call in trace.calls:
+        calls.setdefault(call.module, []).append(call)
+    flops = _flops_within(trace)
+    facts = []
+    for module in trace.modules:
+        own = calls.get(module.index, [])
+        params, trainable, lazy = _parameters(trace, module.index)
+        # A lower bound says so, as in the summary.
+        known = all(flops[call.index][1] for call in own)
+        facts.append(
+            {
+                "index": module.index,
+                "path": module.path,
+                "class_name": module.class_name,
+                "depth": module.depth,
+                "parent": module.parent,
+                "extra_repr": module.extra_repr,
+                "inputs": arguments_text(own[0].inputs) if own else "",
+                "outputs": shape_text(own[0].output) if own else "",
+                "dtype": dtypes_of(own[0].output) if own else "",
+                "calls": len(own),
+                "params": "?" if lazy else f"{params:,}",
+                "trainable": f"{trainable:,}",
+                "flops": _flops_text(sum(flops[call.index][0] for call in own), known) if own else "",
+                "opens": any(not call.leaf for call in own),
+            }
+        )
+    return facts
+
+
+def _parameters(trace: Trace, module: int) -> tuple[int, int, bool]:
+    held = [tensor for member in subtree(trace, module) for tensor in member.parameters if tensor.same_as is None]
+    trainable = sum(tensor.elements for tensor in held if tensor.requires_grad)
+    return sum(tensor.elements for tensor in held), trainable, any(tensor.shape is None for tensor in held)
+
+
+def _flops_within(trace: Trace) -> list[tuple[int, bool]]:
+    """Operations of each call with those of the calls inside it, and whether they are exact."""
+    sums = [(call.flops, call.flops_known) for call in trace.calls]
+    for call in reversed(trace.calls):
+        if call.parent is not None:
+            count, known = sums[call.parent]
+            sums[call.parent] = (count + sums[call.index][0], known and sums[call.index][1])
+    return sums
+
+
+def _flops_text(count: int, known: bool) -> str:
+    return f"{'' if known else '≥ '}{count:,}"
+
+
+def totals_text(trace: Trace) -> str:
+    """The summary's totals in one line."""
+    total, trainable, lazy = _parameters(trace, 0)
+    parts = [f"{'≥ ' if lazy else ''}{total:,} parameters", f"{trainable:,} trainable"]
+    if trace.engine.ran != "structure":
+        known = all(call.flops_known for call in trace.calls)
+        parts.append(f"{_flops_text(sum(call.flops for call in trace.calls), known)} FLOPs")
+    return " · ".join([*parts, str(trace.engine)])
