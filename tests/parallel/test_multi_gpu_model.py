@@ -50,13 +50,13 @@ class Calls(nn.Module):
 
 @pytest.mark.parametrize("gpus", [1, -1, True, [0], [], (3,), 2.0, "2"])
 def test_too_few_gpus_are_refused_in_the_words_of_keras(gpus):
-    with pytest.raises(ValueError, match="For multi-gpu usage to be effective, call `multi_gpu_model` with"):
+    with pytest.raises(ValueError, match="For multi-gpu usage to be effective"):
         multi_gpu_model(network(), gpus)
 
 
 @pytest.mark.parametrize("gpus", [512, [0, 511], [-1, 0]])
 def test_missing_gpus_are_refused_in_the_words_of_keras(gpus):
-    with pytest.raises(ValueError, match="we expect the following devices to be available: .*'cpu'.*Try reducing"):
+    with pytest.raises(ValueError, match=r"we expect the following devices to be available: .*'cpu'.*Try reducing"):
         multi_gpu_model(network(), gpus)
 
 
@@ -83,7 +83,7 @@ def test_a_bad_argument_is_named_before_anything_is_moved(options, error, words)
 
 
 def test_only_modules_are_taken():
-    with pytest.raises(TypeError, match="torch.nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"torch.nn.Module, got function"):
         multi_gpu_model(lambda x: x, devices=TWO)
     with pytest.raises(ValueError, match="multi-GPU model already"):
         multi_gpu_model(multi_gpu_model(network(), devices=TWO), devices=TWO)
@@ -174,7 +174,7 @@ def test_scalars_are_averaged_by_shard_length_and_shared_arguments_stay_whole():
 
 def test_replicas_that_return_different_structures_cannot_be_merged():
     parallel = multi_gpu_model(Calls(lambda linear, x: [x] * len(x)), devices=TWO)
-    with pytest.raises(ValueError, match="one structure to be merged.*outputs='local'"):
+    with pytest.raises(ValueError, match=r"one structure to be merged.*outputs='local'"):
         parallel(rows(5))
 
 

@@ -37,6 +37,7 @@ class StatisticsMerger:
         self._replicas = replicas
         self._mode = mode
         self._generation = -1
+        self._norms: dict[int, RunningNorm] = {}
         self._records: list[dict[int, list[Statistics]]] = []
 
     def prepare(self) -> None:
@@ -48,15 +49,16 @@ class StatisticsMerger:
             return
         self._generation = self._replicas.generation
         self._records = []
+        found = [module for module in self._replicas.modules if isinstance(module, RunningNorm) and _is_stock(module)]
+        self._norms = {id(module): module for module in found if self._mode == "merged"}
         for twins in self._replicas.twins:
             mine: dict[int, list[Statistics]] = {}
-            for module in self._replicas.modules:
-                twin = twins.get(id(module))
-                if twin is not None and self._mode == "merged" and _is_stock(module):
-                    mine[id(module)] = []
-                    # With a momentum of 1 the replica's running statistics are the shard's own.
-                    twin.momentum = 1.0  # type: ignore[assignment]
-                    twin.register_forward_hook(_recorder(mine[id(module)]))
+            for key in self._norms:
+                twin: Any = twins[key]
+                mine[key] = []
+                # With a momentum of 1 the replica's running statistics are the shard's own.
+                twin.momentum = 1.0
+                twin.register_forward_hook(_recorder(mine[key]))
             self._records.append(mine)
 
     @torch.no_grad()
@@ -64,11 +66,9 @@ class StatisticsMerger:
         """Bring statistics and buffers of the replicas `used` back to the template."""
         with torch.inference_mode(False):
             merged = self._records[used[0]]
-            for module in self._replicas.modules:
-                if merged.get(id(module)):
-                    calls = zip(*[self._records[place][id(module)] for place in used], strict=False)
-                    for shards in calls:
-                        _update(module, shards)  # type: ignore[arg-type]
+            for key, module in self._norms.items():
+                for shards in zip(*[self._records[place][key] for place in used], strict=False):
+                    _update(module, shards)
             for buffer in self._replicas.buffers[used[0]]:
                 if not _merges(merged, buffer):
                     _put_back(buffer)
@@ -78,8 +78,9 @@ def _merges(records: dict[int, list[Statistics]], buffer: OwnBuffer) -> bool:
     return id(buffer.module) in records and buffer.name in ("running_mean", "running_var", "num_batches_tracked")
 
 
-def _is_stock(module: nn.Module) -> bool:
-    return isinstance(module, RunningNorm) and type(module).forward in STOCK_FORWARDS
+def _is_stock(module: RunningNorm) -> bool:
+    # A subclass may use its momentum in another way; its buffers are then the first replica's.
+    return type(module).forward in STOCK_FORWARDS
 
 
 def _recorder(calls: list[Statistics]) -> Any:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+_STOCK = frozenset(nn.Module().__dict__)
+_HOOKS = frozenset(name for name, value in nn.Module().__dict__.items() if isinstance(value, dict) and "hook" in name)
 
 
 class Snapshot:
@@ -20,18 +25,21 @@ class Snapshot:
 
     def __init__(self, template: nn.Module) -> None:
         self.modules, self.tensors, lists = _reachable(template)
-        self._attributes = [(module.__dict__, dict(module.__dict__)) for module in self.modules]
-        parts = [part for module in self.modules for part in _dicts_of(module)]
-        self._parts = [(part, dict(part)) for part in parts if part]
-        self._empty = [part for part in parts if not part]
+        # Looked up by name: comparing whole dictionaries would touch a dozen empty hook dictionaries a module.
+        self._attributes = [(_getter_of(module), module.__dict__) for module in self.modules]
+        self._values = [get(held) for get, held in self._attributes]
+        self._modes = [module.training for module in self.modules]
+        self._counts = [len(held) for _, held in self._attributes]
+        parts = [(name, part) for module in self.modules for name, part in _dicts_of(module)]
+        self._parts = [(part, dict(part)) for _, part in parts if part]
+        self._empty = [part for name, part in parts if not part and name not in _HOOKS]
+        self._no_hooks = [part for name, part in parts if not part and name in _HOOKS]
+        self._hooks_made = RemovableHandle.next_id
         self._lists = [(held, copy.copy(held)) for held in lists]
         self._holders: list[dict[str, Any]] = [
             part for module in self.modules for part in (module._parameters, module._buffers)
         ]
         self._held = list(chain.from_iterable(map(dict.values, self._holders)))
-        pairs = [*self._attributes, *self._parts]
-        self._live = [live for live, _ in pairs]
-        self._kept = [kept for _, kept in pairs]
 
     def still_holds(self) -> bool:
         """Whether nothing was added, replaced or removed since."""
@@ -39,26 +47,47 @@ class Snapshot:
         held = list(chain.from_iterable(map(dict.values, self._holders)))
         if len(held) != len(self._held) or not all(map(operator.is_, held, self._held)) or any(self._empty):
             return False
+        # A module has a dozen places for hooks, nearly all empty: they are looked at once a hook was made anywhere.
+        if self._hooks_made != RemovableHandle.next_id:
+            if any(self._no_hooks):
+                return False
+            self._hooks_made = RemovableHandle.next_id
         try:
-            return all(map(operator.eq, self._live, self._kept)) and all(new == old for new, old in self._lists)
+            if [len(held) for _, held in self._attributes] != self._counts:
+                return False
+            if [get(held) for get, held in self._attributes] != self._values:
+                return False
+            return all(new == old for new, old in self._parts) and all(new == old for new, old in self._lists)
+        except KeyError:
+            return False
         except (RuntimeError, ValueError, TypeError):
             # Two different tensors or arrays have no single truth value: one was replaced.
             return False
 
     def changed_modes(self) -> list[nn.Module]:
-        """The modules whose `training` changed; the snapshot takes the new values over."""
-        changed = []
-        for module, (live, kept) in zip(self.modules, self._attributes, strict=True):
-            if live.get("training") is not kept.get("training"):
-                kept["training"] = live.get("training")
-                changed.append(module)
+        """The modules whose `training` changed since this was asked last."""
+        changed = [
+            module for module, mode in zip(self.modules, self._modes, strict=True) if module.training is not mode
+        ]
+        if changed:
+            self._modes = [module.training for module in self.modules]
         return changed
 
 
-def _dicts_of(module: nn.Module) -> list[dict[Any, Any]]:
-    values = module.__dict__.values()
-    own = (id(module._parameters), id(module._buffers))
-    return [value for value in values if isinstance(value, dict) and id(value) not in own]
+def _getter_of(module: nn.Module) -> Callable[[dict[str, Any]], Any]:
+    names = [name for name in module.__dict__ if name not in _STOCK]
+    return operator.itemgetter(*names) if names else _nothing
+
+
+def _nothing(held: dict[str, Any]) -> tuple[()]:
+    return ()
+
+
+def _dicts_of(module: nn.Module) -> list[tuple[str, dict[Any, Any]]]:
+    held = module.__dict__.items()
+    return [
+        (name, value) for name, value in held if isinstance(value, dict) and name not in ("_parameters", "_buffers")
+    ]
 
 
 def _reachable(template: nn.Module) -> tuple[list[nn.Module], list[Tensor], list[Any]]:
