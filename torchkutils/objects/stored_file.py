@@ -42,7 +42,10 @@ def write_model_file(path: PathLike, documents: Mapping[str, Any], tensors: Mapp
     places = _places(tensors)
     texts["index"] = write_json({**documents["index"], "tensors": [one.as_json() for one in places]})
     try:
-        with replacing(path) as temporary, _lazy.h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with (
+            replacing(path) as temporary,
+            _lazy.h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file,
+        ):
             file.attrs["format"] = np.bytes_(FORMAT)
             file.attrs["format_version"] = FORMAT_VERSION
             for name, text in texts.items():
