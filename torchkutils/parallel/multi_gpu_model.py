@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkutils.parallel.distributed import DistributedModel, in_group, rank_device
 from torchkutils.parallel.parallel_model import ParallelModel, TemplateView
 
 _CHOICES = {
@@ -48,8 +49,10 @@ def multi_gpu_model(
             its code merges outputs.) The loss is computed where the outputs are.
         cpu_relocation: First move the template to the CPU, in place.
         devices: Any torch devices instead of `gpus`, repeats allowed: `['cpu', 'cpu']` runs the same code.
-        strategy: 'replicate' (one process); 'ddp' and 'fsdp' (torch.distributed); 'auto': 'ddp' in a process group
-            of more than one, else 'replicate'.
+        strategy: 'replicate' (one process); 'ddp' (torch.distributed, one process a device, under torchrun; `gpus` must
+            be None; BatchNorm as DistributedDataParallel does it); 'fsdp' is not built yet; 'auto': 'ddp' in a process
+            group of more than one, else 'replicate'. Under 'ddp', 'merged' takes the same batch on every rank and
+            'local' each rank's own.
         outputs: 'merged', or 'local': a list of each replica's outputs, left on its device.
         split: 'even': sizes differ by one at most; 'keras': rounded down, the rest to the last device.
         buffers: 'merged': running statistics of BatchNorm and InstanceNorm become those of all shards together;
@@ -66,7 +69,7 @@ def multi_gpu_model(
         TypeError: `model` is no module, `shared` is no sequence of names; when called: a NumPy array.
         ValueError: Too few or missing devices, an unknown option, weights on several devices; when called: unequal
             lengths along axis 0, no tensor with such an axis, or a length of 0.
-        NotImplementedError: `strategy='ddp'` or 'fsdp'.
+        NotImplementedError: `strategy='fsdp'`, or `shared` under 'ddp'.
 
     Differs from Keras: replicas follow any change of the template; uneven splits, nested arguments and any torch
     device are allowed; `outputs`, `split`, `buffers`, `launch` and `shared` are new. An optimizer hook that torch
@@ -89,7 +92,12 @@ def multi_gpu_model(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, TemplateView):
         raise ValueError("model must not be a multi-GPU model already; pass its template, model.__template__")
-    _refuse_unbuilt_distributed(strategy)
+    if strategy == "fsdp":
+        raise NotImplementedError("strategy='fsdp' is not built yet; use 'ddp', or torch's own fully_shard")
+    if strategy == "ddp" or (strategy == "auto" and in_group()):
+        _check_one_home(model, cpu_relocation)
+        names = _shared_names(model, shared)
+        return _distributed_model(model, gpus, devices, outputs=outputs, split=split, cpu_merge=cpu_merge, shared=names)
     places = _named_devices(devices, gpus) if devices is not None else _gpu_devices(gpus)
     _check_one_home(model, cpu_relocation)
     names = _shared_names(model, shared)
@@ -103,18 +111,18 @@ def multi_gpu_model(
     )
 
 
-def _refuse_unbuilt_distributed(strategy: str) -> None:
-    if strategy in ("ddp", "fsdp"):
-        raise NotImplementedError(
-            f"strategy={strategy!r} is not built yet; use strategy='replicate', or wrap the model by torch's own "
-            "DistributedDataParallel or fully_shard"
+def _distributed_model(
+    model: nn.Module, gpus: Any, devices: Any, *, outputs: str, split: str, cpu_merge: bool, shared: tuple[str, ...]
+) -> nn.Module:
+    if gpus is not None or devices is not None:
+        raise ValueError(
+            f"gpus and devices must be None under 'ddp', where LOCAL_RANK decides, got {gpus=}, {devices=}"
         )
-    here = torch.distributed
-    if strategy == "auto" and here.is_available() and here.is_initialized() and here.get_world_size() > 1:
+    if shared:
         raise NotImplementedError(
-            "strategy='auto' means 'ddp' in a process group of more than one, which is not built yet; "
-            "use strategy='replicate' or torch's own DistributedDataParallel"
+            "shared=(...) is built for strategy='replicate' only; use outputs='local' under 'ddp'"
         )
+    return DistributedModel(model, rank_device(), outputs=outputs, split=split, cpu_merge=cpu_merge)
 
 
 def _gpu_devices(gpus: int | Sequence[int] | None) -> list[torch.device]:

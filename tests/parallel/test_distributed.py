@@ -1,0 +1,81 @@
+"""strategy='ddp' in two real gloo processes."""
+
+import copy
+import datetime
+
+import pytest
+import torch
+from torch import distributed, multiprocessing, nn
+
+from torchkutils import multi_gpu_model
+
+
+def _model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def _batch(count, seed=1):
+    return torch.randn(count, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _on_rank(rank, check, store):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        check(rank)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _merged_equals_single(rank):
+    model = _model()
+    single = copy.deepcopy(model)
+    parallel = multi_gpu_model(model)
+    assert parallel.__template__ is model
+    assert list(parallel.state_dict()) == list(single.state_dict())
+    for count in (8, 7):
+        model.zero_grad()
+        single.zero_grad()
+        ours, theirs = parallel(_batch(count)), single(_batch(count))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        ours.square().mean().backward()
+        theirs.square().mean().backward()
+        for mine, other in zip(model.parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12)
+
+
+def _bad_batches_raise_on_all_ranks(rank):
+    parallel = multi_gpu_model(_model(), strategy="ddp")
+    with pytest.raises(ValueError, match="same batch on every rank"):
+        parallel(_batch(4, seed=rank))
+    with pytest.raises(ValueError, match="a sample for each of the 2 ranks"):
+        parallel(_batch(1))
+    with pytest.raises(ValueError, match="LOCAL_RANK decides"):
+        multi_gpu_model(_model(), devices=["cpu", "cpu"], strategy="ddp")
+    with pytest.raises(ValueError, match="LOCAL_RANK decides"):
+        multi_gpu_model(_model(), 2)
+    assert parallel(_batch(4)).shape == (4, 3)
+
+
+def _local_averages_gradients(rank):
+    model = _model()
+    parallel = multi_gpu_model(model, outputs="local")
+    single = _model()
+    parallel(_batch(4, seed=rank)).square().mean().backward()
+    single(torch.cat([_batch(4, seed=0), _batch(4, seed=1)])).square().mean().backward()
+    for mine, other in zip(model.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [_merged_equals_single, _bad_batches_raise_on_all_ranks, _local_averages_gradients])
+def test_two_ranks(check, tmp_path):
+    multiprocessing.spawn(_on_rank, args=(check, str(tmp_path / "store")), nprocs=2)
+
+
+def test_ddp_without_a_process_group_says_how_to_get_one():
+    with pytest.raises(ValueError, match="needs a process group, got none; start under torchrun"):
+        multi_gpu_model(_model(), strategy="ddp")
