@@ -230,7 +230,7 @@ NASTY = st.text(alphabet=st.sampled_from('<>{}|"\\ \n\t&;né漢🙂\u202e\0aN%')
 @given(NASTY, NASTY)
 @settings(deadline=None, max_examples=60)
 def test_names_are_text_whatever_stands_in_them(name, class_name):
-    model = nn.Sequential()
+    model = type(class_name.replace("\0", "0"), (nn.Sequential,), {})()
     model._modules[name.replace(".", "_")] = type(class_name.replace("\0", "0"), (nn.Linear,), {})(2, 2)
     model._modules["inner"] = nn.Sequential(nn.Linear(2, 2))
     source = torchkutils.model_to_dot(model, show_shapes=True, expand_nested=True, input_size=(1, 2)).source

@@ -138,11 +138,11 @@ def test_the_built_wheel_draws_with_an_empty_path(tmp_path):
     (packages / "others.pth").write_text(str(pathlib.Path(torch.__file__).parents[1]) + "\n")
     code = (
         "import torch, torchkutils, pathlib; assert 'venv' in torchkutils.__file__, torchkutils.__file__;"
-        "[torchkutils.plot_model(torch.nn.Linear(2, 2), f'm.{e}', input_size=(1, 2)) for e in ('svg', 'png', 'dot')];"
+        "[torchkutils.plot_model(torch.nn.Linear(2, 2), f'm.{e}', input_size=(1, 2)) for e in ('svg', 'png', 'html')];"
         "print(sorted(p.name for p in pathlib.Path().glob('m.*')))"
     )
     done = subprocess.run(
         [str(python), "-c", code], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() == "['m.dot', 'm.png', 'm.svg']"
+    assert done.stdout.strip() == "['m.html', 'm.png', 'm.svg']"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -154,7 +155,9 @@ def draw(
     trace = picture.trace
     # Two models in one graph must not share names of boxes.
     prefix = f"s{next(_subgraph_numbers)}_" if subgraph else ""
-    graph = ModelDigraph(name=f"cluster_{prefix}{trace.model_name}" if subgraph else trace.model_name)
+    # Graphviz's own default for a file is the graph's name: no slashes, no angle brackets, no quotes.
+    name = re.sub(r"[^\w.-]", "_", trace.model_name) or "model"
+    graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
     graph.caption, graph.dots_per_inch = str(trace.engine), dpi
     graph.attr("graph", rankdir=rankdir, dpi=str(dpi))
     if subgraph:

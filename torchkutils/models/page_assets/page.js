@@ -120,6 +120,18 @@
     place();
   }
 
+  // A model too long to be read when it is all on the screen begins at its input, at a size that can be read.
+  function begin() {
+    fit();
+    if (view_of.scale >= 0.4) return;
+    const input = [...level.elements.keys()].find((key) => factsOf(key).kind === "input");
+    if (!input) return;
+    centre(input);
+    const area = stage.getBoundingClientRect(), box = level.elements.get(input).getBoundingClientRect();
+    if (level.size.height > level.size.width) pan(0, area.y + 20 - box.y);
+    else pan(area.x + 20 - box.x, 0);
+  }
+
   function centre(key, readable = true) {
     const element = level.elements.get(key);
     if (!element) return fit();
@@ -318,7 +330,7 @@
   }
   $("depth").max = model.levels.length - 1;
   show(model.depth);
-  fit();
+  begin();
   document.documentElement.dataset.ready = performance.now().toFixed(1);
 })().catch((error) => {
   const note = document.getElementById("failure");
