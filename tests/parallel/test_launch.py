@@ -138,7 +138,7 @@ def test_generators_seeded_alike_differ_inside_and_keep_seed_and_progress_outsid
 
 
 def test_threads_are_chosen_only_for_heavy_cpu_layers_without_random_numbers(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("torchkutils.parallel.launch._CORES", 2)
     cpu = [torch.device("cpu")] * 2
     choice = LaunchChoice("auto", layers=10)
     assert choice.threads("mode", cpu) is None

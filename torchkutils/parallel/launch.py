@@ -18,6 +18,8 @@ Work = Callable[[], Any]
 # Below this, Python holds the interpreter lock most of the time and threads only wait for each other.
 SECONDS_A_LAYER = 2e-4
 
+_CORES = os.cpu_count() or 1
+
 
 class Surroundings:
     """The calling thread's autocast, grad and inference mode, default device and context variables."""
@@ -105,6 +107,8 @@ def run_all(works: Sequence[Work], plan: Sequence[Shard], *, threads: bool) -> l
 
     def one(place: int) -> Any:
         try:
+            if plan[place].device == first and first.type == "cpu":
+                return works[place]()
             with on_device(plan[place], first):
                 return works[place]()
         except BaseException as err:
@@ -156,7 +160,7 @@ class LaunchChoice:
         """True or False, None when a serial run has to be watched first."""
         if self._launch != "auto":
             return self._launch == "threads"
-        if any(device.type != "cpu" for device in devices) or torch.get_num_threads() > 1 or (os.cpu_count() or 1) < 2:
+        if any(device.type != "cpu" for device in devices) or torch.get_num_threads() > 1 or _CORES < 2:
             return False
         return self._known.get(key)
 
