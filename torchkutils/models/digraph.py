@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
-from torchkutils.models.dot import Drawing
 from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, render, write_whole
+
+if TYPE_CHECKING:
+    from torchkutils.models.dot import Drawing
 
 _TEXT_FORMATS = ("dot", "gv", "raw")
 
