@@ -9,22 +9,21 @@ Exit status 3 means a bitmap over the limit; the standard output then has `width
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
 import sys
-from typing import Any
+import types
+from typing import IO, Any
 
 TOO_LARGE = 3
 
 
-def draw(source: str, picture_format: str, dpi: float, limit: int) -> tuple[int, bytes]:
-    """Exit status, and the picture or the size of what would be too large."""
-    from pygraphviz import AGraph
-    from pygraphviz import graphviz as library
-
-    graph = AGraph(string=source)
-    context: Any = library.gvContextWithBuiltins()
-    if library.gvLayout(context, graph.handle, b"dot"):
+def draw(source: IO[bytes], picture_format: str, dpi: float, limit: int) -> tuple[int, bytes]:
+    """Exit status, and the picture or the size of what would be too large; `source` is an open file with the DOT."""
+    library = _library()
+    graph = library.agread(source, None)
+    context = library.gvContextWithBuiltins()
+    if library.gvLayout(context, graph, b"dot"):
         raise ValueError("Graphviz could not lay the graph out")
     if picture_format in ("png", "jpg"):
         size = pixels(_rendered(library, context, graph, b"dot"), dpi)
@@ -33,8 +32,26 @@ def draw(source: str, picture_format: str, dpi: float, limit: int) -> tuple[int,
     return 0, _rendered(library, context, graph, picture_format.encode())
 
 
+def _library() -> Any:
+    """pygraphviz's functions of Graphviz itself; its own classes take as long to import as many graphs to draw."""
+    if "pygraphviz" not in sys.modules and sys.platform != "win32" and __name__ == "__main__":
+        # A package that is empty but for its folder: on Windows it has to find its libraries first.
+        empty = types.ModuleType("pygraphviz")
+        empty.__path__ = [f"{sys.argv[1]}{os.sep}pygraphviz"]
+        sys.modules["pygraphviz"] = empty
+        try:
+            return importlib.import_module("pygraphviz.graphviz")
+        except (ImportError, AttributeError):
+            # Another release may need what its package sets up.
+            del sys.modules["pygraphviz"]
+    return importlib.import_module("pygraphviz.graphviz")
+
+
 def pixels(laid_out: bytes, dpi: float) -> tuple[float, float] | None:
     """Width and height of a bitmap of a graph that was written as DOT with its layout."""
+    # Imported here: only bitmaps need it, and starting is a good part of drawing a small graph.
+    import re
+
     box = re.search(rb'bb="?(-?[\d.e+]+),(-?[\d.e+]+),(-?[\d.e+]+),(-?[\d.e+]+)', laid_out)
     if box is None:
         return None
@@ -45,7 +62,7 @@ def pixels(laid_out: bytes, dpi: float) -> tuple[float, float] | None:
 
 
 def _rendered(library: Any, context: Any, graph: Any, picture_format: bytes) -> bytes:
-    error, data = library.gvRenderData(context, graph.handle, picture_format)
+    error, data = library.gvRenderData(context, graph, picture_format)
     if error:
         raise ValueError(f"Graphviz could not write {picture_format.decode()}")
     return bytes(data) if not isinstance(data, str) else data.encode()
@@ -53,7 +70,7 @@ def _rendered(library: Any, context: Any, graph: Any, picture_format: bytes) -> 
 
 if __name__ == "__main__":
     sys.path.append(sys.argv[1])
-    status, output = draw(sys.stdin.buffer.read().decode(), sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
+    status, output = draw(sys.stdin.buffer, sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
     sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()
     # Freeing a large graph node by node takes longer than leaving it to the system.

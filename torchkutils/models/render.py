@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from torchkutils._typing import PathLike
 from torchkutils.models import graphviz_process
@@ -63,7 +64,10 @@ def _by_pygraphviz(source: str, picture_format: str, dpi: float) -> bytes:
         )
     if not sys.executable:
         # Python inside another program: there is no interpreter to start, so it is drawn here.
-        status, data = graphviz_process.draw(source, picture_format, dpi, MAX_PIXELS)
+        with tempfile.TemporaryFile() as file:
+            file.write(source.encode(errors="replace"))
+            file.seek(0)
+            status, data = graphviz_process.draw(file, picture_format, dpi, MAX_PIXELS)
     else:
         folder = str(pathlib.Path(found.origin).parent.parent)
         script = [graphviz_process.__file__, folder, picture_format, str(dpi), str(MAX_PIXELS)]

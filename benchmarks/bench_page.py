@@ -1,0 +1,103 @@
+"""How large is a model's page, how long does writing it take, and how soon does it move in headless Chromium?"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import torchkutils
+from benchmarks._harness import figure, store
+from tests.models.pictured import ResidualNet
+
+ZOOMS = """
+const stage = document.getElementById('stage'), done = arguments[0], steps = [];
+let before;
+function step(now) {
+  if (before !== undefined) steps.push(now - before);
+  if (steps.length === 50) return done(steps);
+  before = performance.now();
+  stage.dispatchEvent(new WheelEvent('wheel', {deltaY: steps.length % 2 ? 60 : -60, clientX: 600, clientY: 400, cancelable: true}));
+  requestAnimationFrame(() => setTimeout(() => step(performance.now())));
+}
+step();
+"""  # noqa: E501 - JavaScript in one piece
+
+
+class Blocks(nn.Module):
+    """A thousand blocks of two leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(1_000))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def in_chromium(path: pathlib.Path) -> list[dict]:
+    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or browser is None:
+        print("no chromium: the page's behaviour was not measured")
+        return []
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,850"):
+        options.add_argument(flag)
+    running = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        running.get(path.as_uri())
+        while not (ready := running.execute_script("return document.documentElement.dataset.ready || null")):
+            time.sleep(0.02)
+        # One frame more, drawn, and it answers.
+        drawn = running.execute_async_script(
+            "const d = arguments[0]; requestAnimationFrame(() => setTimeout(() => d(performance.now())))"
+        )
+        nodes = running.execute_script("return document.querySelectorAll('#view .node').length")
+        near = running.execute_async_script(ZOOMS)
+        running.execute_script("document.getElementById('fit').click()")
+        whole = running.execute_async_script(ZOOMS)
+    finally:
+        running.quit()
+    return [
+        figure("nodes on the screen", nodes, "nodes"),
+        figure("script done after load", float(ready) / 1e3, "s", target=2.0),
+        figure("first frame drawn, at most", drawn / 1e3, "s"),
+        figure("a zoom step with its frame, near", statistics.median(near), "ms", target=50),
+        figure("a zoom step with its frame, all in sight", statistics.median(whole), "ms", target=50),
+    ]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 48, enable_nested_tensor=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.html"
+        torchkutils.plot_model(encoder, path, True, input_size=(1, 8, 64))
+        rows = [figure("48-layer encoder, file", path.stat().st_size / 1e6, "MB", target=3.0)]
+        torchkutils.plot_model(ResidualNet(16), path, True, input_size=(1, 3, 16, 16))
+        rows.append(figure("16-block residual net, file", path.stat().st_size / 1e3, "kB", target=400))
+        begin = time.perf_counter()
+        torchkutils.plot_model(Blocks(), path, True, expand_nested=True, input_size=(1, 2))
+        rows.append(figure("2,000 leaves, written", time.perf_counter() - begin, "s", target=20))
+        rows.append(figure("2,000 leaves, file", path.stat().st_size / 1e6, "MB"))
+        rows += in_chromium(path)
+    store("page", rows)
+
+
+if __name__ == "__main__":
+    main()
