@@ -104,12 +104,13 @@ class ReplicaSet:
         snapshot = self._snapshot
         if snapshot is None:
             return True
-        for module in snapshot.changed_modes():
-            self._stale = True
-            for twins in self.twins:
-                twins[id(module)].training = module.training
         if not snapshot.still_holds():
-            return True
+            for module in snapshot.changed_modes():
+                self._stale = True
+                for twins in self.twins:
+                    twins[id(module)].training = module.training
+            if not snapshot.still_holds():
+                return True
         return bool(self._seen["kinds"] != self._kinds())
 
     def _kinds(self) -> list[Any]:

@@ -29,7 +29,8 @@ class Snapshot:
         self._attributes = [(_getter_of(module), module.__dict__) for module in self.modules]
         self._values = [get(held) for get, held in self._attributes]
         self._modes = [module.training for module in self.modules]
-        self._counts = [len(held) for _, held in self._attributes]
+        self._dicts = [held for _, held in self._attributes]
+        self._counts = list(map(len, self._dicts))
         parts = [(name, part) for module in self.modules for name, part in _dicts_of(module)]
         self._parts = [(part, dict(part)) for _, part in parts if part]
         self._empty = [part for name, part in parts if not part and name not in _HOOKS]
@@ -53,9 +54,9 @@ class Snapshot:
                 return False
             self._hooks_made = RemovableHandle.next_id
         try:
-            if [len(held) for _, held in self._attributes] != self._counts:
-                return False
             if [get(held) for get, held in self._attributes] != self._values:
+                return False
+            if list(map(len, self._dicts)) != self._counts:
                 return False
             return all(new == old for new, old in self._parts) and all(new == old for new, old in self._lists)
         except KeyError:
@@ -65,18 +66,23 @@ class Snapshot:
             return False
 
     def changed_modes(self) -> list[nn.Module]:
-        """The modules whose `training` changed since this was asked last."""
-        changed = [
-            module for module, mode in zip(self.modules, self._modes, strict=True) if module.training is not mode
-        ]
-        if changed:
-            self._modes = [module.training for module in self.modules]
-        return changed
+        """The modules whose `training` changed; the snapshot takes their modes over."""
+        changed = [place for place, module in enumerate(self.modules) if module.training is not self._modes[place]]
+        for place in changed:
+            module = self.modules[place]
+            self._modes[place] = module.training
+            if "training" in module.__dict__:
+                # The mode is the first value, and the only one that may differ without a rebuild.
+                self._values[place] = (module.training, *self._values[place][1:])
+        return [self.modules[place] for place in changed]
 
 
 def _getter_of(module: nn.Module) -> Callable[[dict[str, Any]], Any]:
+    if "training" not in module.__dict__:
+        return _nothing
+    # The second name, a set that every module holds, makes it a tuple whatever else there is.
     names = [name for name in module.__dict__ if name not in _STOCK]
-    return operator.itemgetter(*names) if names else _nothing
+    return operator.itemgetter("training", "_non_persistent_buffers_set", *names)
 
 
 def _nothing(held: dict[str, Any]) -> tuple[()]:
