@@ -9,7 +9,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench docs build clean
+.PHONY: help setup demo test test-slow test-browser check bench docs build clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,20 @@ demo: $(READY)  ## Train on real handwritten digits from a download to a saved m
 	$(PY) examples/train_digits.py
 
 test: $(READY)  ## Run the tests (under 5 minutes)
-	$(PY) -m pytest -q -m "not slow" -n $(WORKERS)
+	$(PY) -m pytest -q -m "not slow and not browser" -n $(WORKERS)
 
 test-slow: $(READY)  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
-	$(PY) -m pytest -q -m slow -n $(WORKERS)
+	$(PY) -m pytest -q -m "slow and not browser" -n $(WORKERS)
+
+test-browser: .venv/.browser  ## The interactive page in headless Chromium (installed by apt-get where that is there)
+	$(PY) -m pytest -q -m browser tests/browser
+
+.venv/.browser: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null \
+	  || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null \
+	  || echo "chromium could not be installed: the tests of the page will say why they are skipped"
+	touch $@
 
 check: $(READY)  ## Lint, format and types
 	$(PY) -m ruff check .
@@ -66,7 +76,7 @@ build: $(READY)  ## Make wheel and sdist, and run the tests against the wheel in
 	build/venv/bin/python -m pip check
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)
 	mkdir build/tests && cp -r tests pyproject.toml build/tests/
-	cd build/tests && ../venv/bin/python -m pytest -q -m "not slow" -n $(WORKERS) -p no:cacheprovider
+	cd build/tests && ../venv/bin/python -m pytest -q -m "not slow and not browser" -n $(WORKERS) -p no:cacheprovider
 
 WHEEL_TEST_TOOLS = pytest pytest-timeout pytest-xdist hypothesis pillow ipython nbclient nbformat ipykernel transformers
 

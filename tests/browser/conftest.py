@@ -1,21 +1,10 @@
-"""A headless Chromium for the tests of the page; they run where `-m browser` asks for them."""
+"""A headless Chromium for the tests of the page (make test-browser)."""
 
 from __future__ import annotations
 
 import shutil
 
 import pytest
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "browser: clicks and keys in headless Chromium (make test-browser)")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "browser" not in (config.getoption("-m") or ""):
-        for item in items:
-            if item.get_closest_marker("browser"):
-                item.add_marker(pytest.mark.skip(reason="runs with -m browser"))
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +24,10 @@ def chromium():
         "--no-sandbox",
         "--disable-gpu",
         "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
         "--window-size=1300,850",
     ):
         options.add_argument(flag)

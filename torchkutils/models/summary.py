@@ -44,7 +44,7 @@ class SummaryRow:
         params: Parameters that this row adds to the total.
         trainable_params: Those of them that require a gradient.
         flops: Two for a multiply-add, over all calls; a lower bound when `flops_known` is false.
-        inbound: What it took its inputs from: "conv1[0][0]" is the first tensor of the first call of conv1.
+        inbound: What it took its inputs from: `conv1[0][0]` is the first tensor of the first call of conv1.
         shared_with: Path of the row that shows the same module or its tensors; None elsewhere.
         param_bytes: Bytes of the counted parameters.
         flops_known: Whether `flops` is exact.
