@@ -100,7 +100,7 @@ class Page:
 
     def transform(self):
         return self.js(
-            "const m = document.getElementById('view').transform.baseVal.consolidate().matrix; return [m.a, m.e, m.f]"
+            "const m = new DOMMatrix(getComputedStyle(document.getElementById('view')).transform); return [m.a, m.e, m.f]"
         )
 
     def box(self, key):

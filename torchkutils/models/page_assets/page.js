@@ -38,6 +38,7 @@
     for (const title of graph.querySelectorAll("title")) title.remove();
     for (const anchor of graph.querySelectorAll("a")) anchor.removeAttributeNS("http://www.w3.org/1999/xlink", "title");
     view.replaceChildren(graph);
+    measure(graph);
     $("depth").value = depth;
     $("depth-shown").textContent = `${depth} of ${model.levels.length - 1}`;
     if (chosen) choose(nearest(chosen), false);
@@ -81,7 +82,7 @@
     let best = null, least = Infinity;
     for (const [key, element] of level.elements) {
       if (key[0] !== "m") continue;
-      const box = element.getBoundingClientRect();
+      const box = rectOf(element);
       const far = Math.hypot(box.x + box.width / 2 - area.x - area.width / 2, box.y + box.height / 2 - area.y - area.height / 2);
       if (far < least) [best, least] = [key, far];
     }
@@ -91,7 +92,32 @@
   // ---- moving ---------------------------------------------------------------------------------------------------
 
   function place() {
-    view.setAttribute("transform", `translate(${view_of.x} ${view_of.y}) scale(${view_of.scale})`);
+    view.style.transform = `translate(${view_of.x}px, ${view_of.y}px) scale(${view_of.scale})`;
+    // Thousands of nodes: what is outside, and text too small to be read, is not drawn.
+    view.classList.toggle("far", view_of.scale < 0.15);
+    const area = stage.getBoundingClientRect();
+    for (const part of level.parts) {
+      const x = part.x * view_of.scale + view_of.x, y = part.y * view_of.scale + view_of.y;
+      const away = x > area.width || y > area.height || x + part.width * view_of.scale < 0 || y + part.height * view_of.scale < 0;
+      if (away !== part.away) part.element.classList.toggle("away", (part.away = away));
+    }
+  }
+
+  // Where each node and edge lies in the drawing; asked for once, because asking makes the browser lay it all out.
+  function measure(graph) {
+    const { e, f } = graph.transform.baseVal.consolidate().matrix;
+    level.parts = [...graph.children].map((element) => {
+      const { x, y, width, height } = element.getBBox();
+      return { element, x: x + e, y: y + f, width, height, away: false };
+    });
+    level.partOf = new Map(level.parts.map((part) => [part.element, part]));
+  }
+
+  // Like getBoundingClientRect, for what is not drawn at the moment too.
+  function rectOf(element) {
+    const area = stage.getBoundingClientRect(), part = level.partOf.get(element);
+    return new DOMRect(area.x + view_of.x + part.x * view_of.scale, area.y + view_of.y + part.y * view_of.scale,
+      part.width * view_of.scale, part.height * view_of.scale);
   }
 
   function zoom(factor, x, y) {
@@ -127,7 +153,7 @@
     const input = [...level.elements.keys()].find((key) => factsOf(key).kind === "input");
     if (!input) return;
     centre(input);
-    const area = stage.getBoundingClientRect(), box = level.elements.get(input).getBoundingClientRect();
+    const area = stage.getBoundingClientRect(), box = rectOf(level.elements.get(input));
     if (level.size.height > level.size.width) pan(0, area.y + 20 - box.y);
     else pan(area.x + 20 - box.x, 0);
   }
@@ -136,7 +162,7 @@
     const element = level.elements.get(key);
     if (!element) return fit();
     if (readable && view_of.scale < 0.4) zoom(0.8 / view_of.scale);
-    const area = stage.getBoundingClientRect(), box = element.getBoundingClientRect();
+    const area = stage.getBoundingClientRect(), box = rectOf(element);
     const covered = $("panel").hidden ? 0 : $("panel").getBoundingClientRect().width;
     pan(area.x + (area.width - covered) / 2 - box.x - box.width / 2, area.y + area.height / 2 - box.y - box.height / 2);
   }
@@ -308,7 +334,7 @@
   stage.addEventListener("focusin", (event) => {
     const element = event.target.closest("[data-key]");
     if (!element || !element.matches(":focus-visible")) return;
-    const area = stage.getBoundingClientRect(), box = element.getBoundingClientRect();
+    const area = stage.getBoundingClientRect(), box = rectOf(element);
     if (box.x < area.x || box.y < area.y || box.right > area.right || box.bottom > area.bottom) centre(element.dataset.key, false);
   });
   $("tools").addEventListener("submit", (event) => { event.preventDefault(); next(); });
