@@ -100,7 +100,8 @@ class Page:
 
     def transform(self):
         return self.js(
-            "const m = new DOMMatrix(getComputedStyle(document.getElementById('view')).transform); return [m.a, m.e, m.f]"
+            "const style = getComputedStyle(document.getElementById('view'));"
+            "const m = new DOMMatrix(style.transform); return [m.a, m.e, m.f]"
         )
 
     def box(self, key):

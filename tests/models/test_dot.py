@@ -79,6 +79,23 @@ def test_everything_hangs_together_from_input_to_output(model, data, depth):
     assert "head" in seen
 
 
+def test_parameters_that_a_closed_module_takes_from_itself_are_not_shown():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.scale = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return self.inner(x) * self.scale
+
+    model = nn.Sequential(Scaled(), nn.ReLU())
+    assert titles_of(torchkutils.model_to_dot(model, depth=1, input_size=(1, 4)).source) == ["0", "1", "input"]
+    opened = pygraphviz.AGraph(string=torchkutils.model_to_dot(model, depth=2, input_size=(1, 4)).source)
+    (cluster,) = opened.subgraphs()
+    assert len(cluster.nodes()) == 3
+    assert edges_of(opened.string())["0.scale", "mul"] == 1
+
+
 def test_a_shared_block_is_one_cluster_with_its_calls():
     class Twins(nn.Module):
         def __init__(self):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torchkutils.models.records import Call, Collection, Edge, Module, Node, Trace, Value, shape_text, tensors_in
@@ -118,15 +117,39 @@ class PictureGraph:
             if closed is not None:
                 box = self._module_box(closed, cluster)
                 self._boxed(node, box.key, closed.index)
-            elif node.kind in ("input", "parameter", "buffer") or (node.kind == "constant" and self.functions):
+            elif node.kind == "input" or (node.kind == "constant" and self.functions):
                 self._plain_box(node, cluster)
             elif node.kind in ("constant", "output"):
                 self._origins[node.index] = ()
+        self._place_held([node for node in nodes if node.kind in ("parameter", "buffer")])
         for node in nodes:
             if node.kind == "output" and needed:
                 self._plain_box(node, None)
             elif node.index not in self._origins:
                 self._function(node)
+
+    def _place_held(self, held: list[Node]) -> None:
+        """Parameters and buffers that a function takes directly: in the open module that holds them, or not at all."""
+        if not held:
+            return
+        wanted = {node.index for node in held}
+        takers: dict[int, list[Call | None]] = {}
+        for edge in self.trace.edges:
+            if edge.source in wanted:
+                takers.setdefault(edge.source, []).append(self._place(self.trace.nodes[edge.target].call)[0])
+        index_of = {module.path: module.index for module in self.trace.modules}
+        for node in held:
+            owner: int | None = index_of.get(node.name.rpartition(".")[0], 0)
+            around = []
+            while owner is not None:
+                around.append(owner)
+                owner = self.trace.modules[owner].parent
+            closed = takers.get(node.index, [])
+            if closed and all(call is not None and call.module in around for call in closed):
+                # What a closed module takes from itself is its own affair.
+                self._origins[node.index] = ()
+            else:
+                self._plain_box(node, next((index for index in around if index in self.clusters), None))
 
     def _boxed(self, node: Node, key: str, call: int) -> None:
         self._own[node.index] = (key, call)
@@ -272,6 +295,5 @@ def arguments_text(inputs: Collection | None) -> str:
     return _listed(shapes) if shapes else "none"
 
 
-def _listed(shapes: Iterable[str]) -> str:
-    shapes = list(shapes)
+def _listed(shapes: list[str]) -> str:
     return shapes[0] if len(shapes) == 1 else f"[{', '.join(shapes)}]"
