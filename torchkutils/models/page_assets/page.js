@@ -103,14 +103,28 @@
     }
   }
 
-  // Where each node and edge lies in the drawing; asked for once, because asking makes the browser lay it all out.
+  // Where each node and edge lies, from its outlines: asking the browser would make it lay out every text first.
   function measure(graph) {
     const { e, f } = graph.transform.baseVal.consolidate().matrix;
     level.parts = [...graph.children].map((element) => {
-      const { x, y, width, height } = element.getBBox();
+      const { x, y, width, height } = outline(element);
       return { element, x: x + e, y: y + f, width, height, away: false };
     });
     level.partOf = new Map(level.parts.map((part) => [part.element, part]));
+  }
+
+  function outline(element) {
+    let left = Infinity, top = Infinity, right = -Infinity, bottom = -Infinity;
+    for (const shape of element.querySelectorAll("polygon, path, polyline")) {
+      const numbers = (shape.getAttribute("points") ?? shape.getAttribute("d")).match(/-?[\d.]+(e-?\d+)?/g).map(Number);
+      for (let at = 0; at + 1 < numbers.length; at += 2) {
+        left = Math.min(left, numbers[at]);
+        right = Math.max(right, numbers[at]);
+        top = Math.min(top, numbers[at + 1]);
+        bottom = Math.max(bottom, numbers[at + 1]);
+      }
+    }
+    return left > right ? element.getBBox() : { x: left, y: top, width: right - left, height: bottom - top };
   }
 
   // Like getBoundingClientRect, for what is not drawn at the moment too.
