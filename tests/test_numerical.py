@@ -44,6 +44,20 @@ def test_a_label_without_a_class_is_named(wrap, labels, message):
         to_categorical(wrap(labels), 3)
 
 
+def test_a_label_beyond_64_bits_is_named():
+    with pytest.raises(ValueError, match=rf"got {2**70} at index \(0, 1\)"):
+        to_categorical([[1, 2**70]])
+
+
+@pytest.mark.parametrize("shape", [(700, 5), (3, 5000), (600, 2, 3)])
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_long_sums_of_float32_keep_numpys_precision(shape, axis):
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    wanted = x / np.sqrt((x.astype(np.float64) ** 2).sum(axis, keepdims=True))
+    assert np.allclose(normalize(x, axis), wanted, rtol=4e-7, atol=0)
+    assert np.allclose(normalize(torch.from_numpy(x).mT.mT, axis).numpy(), wanted, rtol=4e-7, atol=0)
+
+
 def test_empty_labels_need_num_classes():
     assert to_categorical([], 3).shape == (0, 3)
     for empty in ([], torch.tensor([])):

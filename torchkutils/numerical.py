@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -20,8 +19,9 @@ Numbers = TypeVar("Numbers", torch.Tensor, "npt.NDArray[Any]")
 
 # Labels are read in pieces of this many, so that checking them costs no second copy of them.
 _BLOCK = 1 << 16
-# Rows whose squares are summed in float64 at a time: the widened piece stays in the cache.
+# So many squares are summed in float32, such sums in float64: it costs nothing and no digit is lost in long sums.
 _ROWS = 512
+_LONG = 4096
 _TORCH_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -83,6 +83,11 @@ def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
     labels = np.asarray(y)
     if labels.dtype.kind == "O":
         labels = np.asarray(labels.tolist())
+    if labels.dtype.kind == "O":
+        for index, value in np.ndenumerate(labels):
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                where = index[0] if len(index) == 1 else index
+                raise ValueError(f"labels in y must fit into 64 bits, got {value} at index {where}")
     if labels.dtype.kind in "US":
         try:
             labels = labels.astype(np.int64)
@@ -279,26 +284,36 @@ def _divide_by_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> tor
     wide = x if x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128) else None
     work = x.to(torch.complex64 if x.is_complex() else torch.float32) if wide is None else wide
     norm = _plain_norm(work, order, dims)
-    suspect = _suspects(norm, work, order, dims)
-    if bool(suspect.any()):
+    low, high = _trusted_norms(norm.dtype, math.prod(x.shape[dim] for dim in dims), order)
+    if not _all_within(norm.detach(), low, high):
+        found = norm.detach()
+        suspect = ~((found > low) & (found < high)) & ~found.isnan()
         scale = _scale(work.detach(), order, dims, suspect)
         work = work / scale
         # The gradient of a norm at zero is not defined: such slices are divided by a constant.
         zero = _plain_norm(work.detach(), order, dims) == 0
         norm = _plain_norm(work.masked_fill(zero, 1), order, dims).masked_fill(zero, 1)
-    return (work / norm).to(x.dtype)
+    if x.device.type != "cpu" or x.requires_grad or work.dtype != x.dtype or norm.dtype != x.dtype:
+        return (work / norm).to(x.dtype)
+    # NumPy asks the system for large pages: the first write to the result costs half.
+    result = torch.from_numpy(np.empty(x.shape, dtype=_numpy_dtype(x.dtype)))
+    return torch.div(work, norm, out=result)
 
 
-def _suspects(norm: torch.Tensor, x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.Tensor:
-    """Which slices have a norm that is 0, infinite, or made of powers that lost digits to underflow."""
-    found = norm.detach()
+def _trusted_norms(dtype: torch.dtype, length: int, order: float) -> tuple[float, float]:
+    """Between these bounds a norm is not 0 or infinite, nor made of powers that lost digits to underflow."""
     if order in (0.0, math.inf, -math.inf):
-        return found == 0
-    limits = torch.finfo(norm.dtype)
-    length = math.prod(x.shape[dim] for dim in dims)
+        return 0.0, math.inf
+    limits = torch.finfo(dtype)
     edge = (length * limits.tiny / limits.eps) ** (1 / abs(order)) if abs(order) >= 0.01 else 1.0
-    low, high = (edge, math.inf) if order > 0 else (0.0, 1 / edge)
-    return ~((found > low) & (found < high) & (found > 0)) & ~found.isnan()
+    return (edge, math.inf) if order > 0 else (0.0, 1 / edge)
+
+
+def _all_within(norm: torch.Tensor, low: float, high: float) -> bool:
+    if norm.device.type == "cpu":  # torch would wake all its threads for these few numbers
+        array = norm.numpy()
+        return bool(array.min() > low and array.max() < high)
+    return bool(((norm > low) & (norm < high)).all())
 
 
 def _scale(x: torch.Tensor, order: float, dims: tuple[int, ...], suspect: torch.Tensor) -> torch.Tensor:
@@ -313,30 +328,41 @@ def _scale(x: torch.Tensor, order: float, dims: tuple[int, ...], suspect: torch.
 
 def _plain_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.Tensor:
     """The norm by its formula, with the reduced axes kept at length 1."""
-    rows = x.shape[0] if x.ndim else 0
-    simple = order == 2 and x.ndim >= 2 and x.dtype == torch.float32 and x.device.type == "cpu" and rows > _ROWS
-    if simple and not x.requires_grad and 0 not in dims:
-        squares = [torch.linalg.vector_norm(piece.double(), dim=dims, keepdim=True) for piece in _pieces(x)]
-        return torch.cat(squares).float()
-    if simple and not x.requires_grad and dims == (0,):
-        return _sum_of_squares(x).sqrt().float()
+    if order == 2 and x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad and x.ndim >= 2:
+        # One thread sums squares as fast as memory is read; torch's reduction takes twice that, over axis 0 far more.
+        if dims == (x.ndim - 1,):
+            return _root(_squares_of_rows(x.detach().resolve_neg().numpy()))
+        if dims == (0,):
+            return _root(_squares_of_columns(x.detach().resolve_neg().numpy()))
     if order < 0 and order != -math.inf:
         # vector_norm of |x|^p with p < 0 is fine as it stands, but for complex zeros.
         return x.abs().pow(order).sum(dims, keepdim=True).pow(1 / order)
     return cast(torch.Tensor, torch.linalg.vector_norm(x, order, dim=dims, keepdim=True))
 
 
-def _sum_of_squares(x: torch.Tensor) -> torch.Tensor:
-    """Σ x² over the first axis: each piece in float32, the pieces in float64."""
-    total = torch.zeros((1, *x.shape[1:]), dtype=torch.float64)
-    for piece in _pieces(x):
-        total += piece.square().sum(0, keepdim=True)
-    return total
+def _squares_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Σ x² over the last axis, kept: each piece in float32, the pieces in float64."""
+    total = np.zeros(x.shape[:-1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, x.shape[-1], _LONG):
+            piece = x[..., start : start + _LONG]
+            total += np.vecdot(piece, piece)
+    return total[..., None]
 
 
-def _pieces(x: torch.Tensor) -> Iterator[torch.Tensor]:
-    for start in range(0, x.shape[0], _ROWS):
-        yield x[start : start + _ROWS]
+def _squares_of_columns(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Σ x² over the first axis, kept: each piece in float32, the pieces in float64."""
+    flat = x.reshape(len(x), -1)
+    total = np.zeros(flat.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(flat), _ROWS):
+            piece = flat[start : start + _ROWS]
+            total += np.einsum("ij,ij->j", piece, piece)
+    return total.reshape(1, *x.shape[1:])
+
+
+def _root(squares: npt.NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.sqrt(squares).astype(np.float32))
 
 
 def _divide_long_double(x: npt.NDArray[Any], order: float, dims: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -31,6 +31,7 @@ for line in sys.stdin:
         print(os.getpid(), flush=True)
         torchkutils.save_weights(model, sys.argv[1])
         os._exit(0)
+    sys.stdin.readline()
     os.waitpid(child, 0)
     print("over", flush=True)
 """
@@ -45,7 +46,9 @@ def one_save(saver, number, seconds):
     if seconds is not None:
         while time.perf_counter() - start < seconds:
             pass
-        os.kill(child, signal.SIGKILL)  # it is not reaped yet, so the id is its own
+        os.kill(child, signal.SIGKILL)  # nobody has waited for it, so the id is still its own
+    saver.stdin.write("wait for it\n")
+    saver.stdin.flush()
     assert saver.stdout.readline() == "over\n"
     return time.perf_counter() - start
 

@@ -19,6 +19,7 @@ from torchkutils.objects.model_tensors import StateToStore, assign_state, templa
 from torchkutils.objects.optimizer_state import optimizer_document
 from torchkutils.objects.plain_values import decode, encode
 from torchkutils.objects.stored_file import ModelFile, open_model_file, write_model_file
+from torchkutils.objects.tensors import stored_dtype
 
 __all__ = ["load_model", "load_weights", "read_metadata", "save_model", "save_weights"]
 
@@ -162,7 +163,18 @@ def load_weights(model: nn.Module, path: PathLike, *, strict: bool = True) -> No
         read = {name: file.read(names[name]) for name in both}
     with torch.no_grad():
         for name, tensor in read.items():
-            wanted[name].copy_(tensor)
+            _copy_into(wanted[name], tensor)
+
+
+def _copy_into(target: torch.Tensor, value: torch.Tensor) -> None:
+    plain = target.device.type == "cpu" and target.dtype == value.dtype and target.is_contiguous()
+    if plain and not target.is_conj() and not target.is_neg() and type(target.data) is torch.Tensor:
+        # One thread copies as fast as memory takes it; waking torch's threads costs more than a small tensor.
+        bits = stored_dtype(value.dtype)
+        np.copyto(target.data.view(bits).numpy(), value.view(bits).numpy())
+        torch.autograd.graph.increment_version(target)
+    else:
+        target.copy_(value)
 
 
 def read_metadata(path: PathLike) -> Any:

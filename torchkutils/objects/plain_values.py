@@ -133,7 +133,8 @@ def parse_json(data: bytes, what: str, *, limit: int, bounded_integers: bool = F
 
 def _check_levels(text: str, what: str) -> None:
     depth = 0
-    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text):
+    # A text that never closes counts to the end: no position is looked at twice.
+    for match in re.finditer(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', text, re.DOTALL):
         sign = match.group()
         depth += 1 if sign in "[{" else -1 if sign in "]}" else 0
         if depth > 4 * MAX_LEVELS:

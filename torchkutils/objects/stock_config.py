@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,9 @@ __all__ = ["stock_config"]
 
 # Where a module lives and what it computes with follow from its tensors; the rest is deprecated or private.
 _SKIPPED = {"self", "device", "dtype", "size_average", "reduce", "_weight", "_freeze", "min_value", "max_value"}
+
+
+_signature = functools.cache(inspect.signature)  # a model has many modules of few classes
 
 
 def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
@@ -46,14 +50,14 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
 
 def _argument_names(kind: type) -> list[str]:
     if issubclass(kind, nn.RNNBase):
-        names = [*inspect.signature(nn.RNNBase.__init__).parameters]
+        names = [*_signature(nn.RNNBase.__init__).parameters]
         names = [name for name in names if kind is nn.RNNBase or name != "mode"]
         if kind is nn.RNN:
             names.append("nonlinearity")
         if kind in (nn.RNN, nn.GRU):
             names.remove("proj_size")
     else:
-        parameters = inspect.signature(kind.__init__).parameters.values()
+        parameters = _signature(kind.__init__).parameters.values()
         names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return [name for name in names if name not in _SKIPPED]
 
