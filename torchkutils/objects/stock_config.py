@@ -107,6 +107,7 @@ _ADAPTERS: dict[type, Callable[[Any], dict[str, Any]]] = {
         "bias": module.linear.bias is not None,
     },
     nn.AdaptiveLogSoftmaxWithLoss: lambda module: {"cutoffs": module.cutoffs[:-1]},
+    nn.PairwiseDistance: lambda module: {"p": module.norm},
     nn.RNNCellBase: lambda m: (
         {"num_chunks": m.weight_ih.shape[0] // max(m.hidden_size, 1)} if type(m) is nn.RNNCellBase else {}
     ),
