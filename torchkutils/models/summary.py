@@ -1,180 +1,25 @@
-"""What a model consists of, as data and as Keras's table."""
+"""What a model consists of: one trace, told as rows."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from torchkutils.models.model_summary import (
+    COLUMNS,
+    ModelSummary,
+    SummaryRow,
+    check_layout,
+    print_model_summary,
+)
 from torchkutils.models.records import Call, Module, Trace, shape_text, tensors_in
-from torchkutils.models.text_table import fitting_positions, print_table
 from torchkutils.models.trace import EngineName, Mode, trace_model
 
-COLUMNS = ("input_shape", "output_shape", "dtype", "params", "trainable", "flops", "bytes", "connected_to")
-_HEADERS = {
-    "input_shape": "Input Shape",
-    "output_shape": "Output Shape",
-    "dtype": "Dtype",
-    "params": "Param #",
-    "trainable": "Trainable",
-    "flops": "FLOPs",
-    "bytes": "Bytes",
-    "connected_to": "Connected to",
-}
-
-
-@dataclass(frozen=True)
-class SummaryRow:
-    """One module of a summary.
-
-    Attributes:
-        path: "encoder.layers.0"; "" for the model itself.
-        name: The last part of the path.
-        class_name: Its class.
-        depth: 1 for the model's children.
-        calls: How often it was called.
-        input_shapes: Text, of the first call: "(2, 8)"; "?" when nothing ran.
-        output_shapes: Likewise, of what it returned.
-        dtypes: Of the tensors it returned.
-        params: Parameters that this row adds to the total.
-        trainable_params: Those of them that require a gradient.
-        flops: Two for a multiply-add, over all calls; a lower bound when `flops_known` is false.
-        inbound: What it took its inputs from: `conv1[0][0]` is the first tensor of the first call of conv1.
-        shared_with: Path of the row that shows the same module or its tensors; None elsewhere.
-        param_bytes: Bytes of the counted parameters.
-        flops_known: Whether `flops` is exact.
-        failed: Whether forward raised here.
-    """
-
-    path: str
-    name: str
-    class_name: str
-    depth: int
-    calls: int
-    input_shapes: str
-    output_shapes: str
-    dtypes: str
-    params: int | None
-    trainable_params: int
-    flops: int
-    inbound: tuple[str, ...]
-    shared_with: str | None
-    param_bytes: int = 0
-    flops_known: bool = True
-    failed: bool = False
-
-
-@dataclass(frozen=True)
-class ModelSummary:
-    """A model's modules, shapes, parameters and FLOPs as plain data; it keeps no tensor and no module.
-
-    Attributes:
-        model_name: The model's class name.
-        rows: A `SummaryRow` for each module shown.
-        total_params: `sum(p.numel() for p in model.parameters())`.
-        trainable_params: Those of them that require a gradient.
-        non_trainable_params: The others.
-        param_bytes: Bytes that all parameters take.
-        flops: Of one forward, two for a multiply-add; a lower bound when a row's is.
-        engine: What ran, and why: "real", "structure (order of definition): no input was given".
-        columns: The columns that `str()` shows; None lets the model decide.
-
-    >>> summary = summarize(torch.nn.Linear(4, 2), input_size=(3, 4))
-    >>> summary.total_params, summary.flops
-    (10, 48)
-    """
-
-    model_name: str
-    rows: tuple[SummaryRow, ...]
-    total_params: int
-    trainable_params: int
-    non_trainable_params: int
-    param_bytes: int
-    flops: int
-    engine: str
-    columns: tuple[str, ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as dicts, lists, strings and numbers that JSON can hold."""
-        result = dataclasses.asdict(self)
-        result["rows"] = [{**row, "inbound": list(row["inbound"])} for row in result["rows"]]
-        return result
-
-    def __str__(self) -> str:
-        lines: list[str] = []
-        _print(self, None, None, lines.append)
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        header = "".join(f"<th style='text-align:left'>{html.escape(name)}</th>" for name in self._header())
-        body = "".join(
-            "<tr>"
-            + "".join(f"<td style='text-align:left;white-space:pre'>{html.escape(f)}</td>" for f in fields)
-            + "</tr>"
-            for block in self._blocks()
-            for fields in block
-        )
-        totals = "<br>".join(html.escape(line) for line in self._totals())
-        title = html.escape(f'Model: "{self.model_name}"')
-        return f"<p>{title}</p><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table><p>{totals}</p>"
-
-    def _repr_markdown_(self) -> str:
-        lines = [f'Model: "{self.model_name}"', ""]
-        for number, fields in enumerate([self._header(), *(f for block in self._blocks() for f in block)]):
-            cells = [field.replace("|", "\\|").replace("  ", "&nbsp;&nbsp;") for field in fields]
-            lines.append(f"| {' | '.join(cells)} |")
-            if number == 0:
-                lines.append("|" + "---|" * len(fields))
-        return "\n".join([*lines, "", *[f"{total}  " for total in self._totals()]])
-
-    def _shown_columns(self) -> tuple[str, ...]:
-        if self.columns is not None:
-            return self.columns
-        base = ("output_shape", "params")
-        return base if self._is_chain() else (*base, "connected_to")
-
-    def _is_chain(self) -> bool:
-        """Each row takes what the row before it gave, or no edges are known."""
-        leaves = [row for row in self.rows if row.inbound]
-        for before, row in zip([None, *leaves], leaves, strict=False):
-            expected = () if before is None else (f"{before.path}[0][0]",)
-            if before is not None and row.inbound != expected:
-                return False
-            if row.calls > 1:
-                return False
-        return True
-
-    def _header(self) -> list[str]:
-        return ["Layer (type)", *[_HEADERS[column] for column in self._shown_columns()]]
-
-    def _blocks(self) -> list[list[list[str]]]:
-        columns = self._shown_columns()
-        shallowest = min((row.depth for row in self.rows), default=0)
-        blocks = []
-        for row in self.rows:
-            first = [_label(row, row.depth - shallowest), *[_field(row, column) for column in columns]]
-            block = [first]
-            if "connected_to" in columns:
-                for connection in row.inbound[1:]:
-                    block.append(["", *[connection if column == "connected_to" else "" for column in columns]])
-            blocks.append(block)
-        return blocks
-
-    def _totals(self) -> list[str]:
-        lines = [
-            f"Total params: {self.total_params:,}",
-            f"Trainable params: {self.trainable_params:,}",
-            f"Non-trainable params: {self.non_trainable_params:,}",
-        ]
-        if self.columns is not None and "flops" in self.columns:
-            known = all(row.flops_known for row in self.rows)
-            lines.append(f"Total FLOPs: {'' if known else '≥ '}{self.flops:,}")
-        return lines
+__all__ = ["ModelSummary", "SummaryRow", "print_summary", "summarize"]
 
 
 def summarize(
@@ -222,9 +67,9 @@ def summarize(
     except BaseException as error:
         partial = getattr(error, "trace", None)
         if isinstance(partial, Trace):
-            error.summary = _summary(partial, depth, shown)  # type: ignore[attr-defined]
+            error.summary = _with_sizes(_summary(partial, depth, shown), partial)  # type: ignore[attr-defined]
         raise
-    return _summary(trace, depth, shown)
+    return _with_sizes(_summary(trace, depth, shown), trace)
 
 
 def print_summary(
@@ -255,7 +100,8 @@ def print_summary(
         TypeError, ValueError: As `summarize`, and for lines or positions that cannot be.
         Exception: What forward raised, after the rows so far were printed.
 
-    Differs from Keras: nothing is cut unless a width is asked for, nested modules are indented, and shapes need
+    Differs from Keras: nothing is cut unless a width is asked for, rows are then marked with what Keras's label has no
+    place for (calls, sharing, sharded or lazy parameters), four positions always give the four columns, nested modules are indented, and shapes need
     `input_size` or `input_data`, because a PyTorch model does not know its input.
 
     >>> print_summary(torch.nn.Linear(2, 1), input_size=(None, 2))  # doctest: +NORMALIZE_WHITESPACE
@@ -273,7 +119,7 @@ def print_summary(
     print_line = print if print_fn is None else print_fn
     if not callable(print_line):
         raise TypeError(f"print_fn has to be callable, got {type(print_fn).__name__}")
-    _check_layout(line_length, positions)
+    check_layout(line_length, positions, None if columns is None else len(columns) + 1)
     try:
         summary = summarize(
             model,
@@ -288,9 +134,28 @@ def print_summary(
     except BaseException as error:
         partial = getattr(error, "summary", None)
         if isinstance(partial, ModelSummary):
-            _print(partial, line_length, positions, print_line)
+            print_model_summary(partial, line_length, positions, print_line)
         raise
-    _print(summary, line_length, positions, print_line)
+    print_model_summary(summary, line_length, positions, print_line)
+
+
+def _with_sizes(summary: ModelSummary, trace: Trace) -> ModelSummary:
+    """The summary with what its tensors take, and rows that name parameters of another kind."""
+    by_dtype: dict[str, int] = {}
+    buffer_bytes = 0
+    kinds: dict[str, tuple[str, ...]] = {}
+    for module in trace.modules:
+        for tensor in itertools.chain(module.parameters, module.buffers):
+            if tensor.same_as is None:
+                by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.bytes
+        buffer_bytes += sum(tensor.bytes for tensor in module.buffers if tensor.same_as is None)
+        special = dict.fromkeys(tensor.kind for tensor in module.parameters if tensor.kind != "tensor")
+        if special:
+            kinds[module.path] = tuple(special)
+    rows = summary.rows
+    if kinds:
+        rows = tuple(dataclasses.replace(row, parameter_kinds=kinds.get(row.path, ())) for row in rows)
+    return dataclasses.replace(summary, rows=rows, buffer_bytes=buffer_bytes, bytes_by_dtype=by_dtype)
 
 
 def _checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -300,64 +165,6 @@ def _checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     if isinstance(columns, str) or unknown:
         raise ValueError(f"columns has to name some of {', '.join(COLUMNS)}; got {columns!r}")
     return tuple(columns)
-
-
-def _check_layout(line_length: int | None, positions: Sequence[float] | None) -> None:
-    if line_length is not None and (not isinstance(line_length, int) or line_length < 10):
-        raise ValueError(f"line_length has to be an int of at least 10, got {line_length!r}")
-    if positions is not None:
-        ascending = all(a < b for a, b in itertools.pairwise(positions))
-        if not positions or not ascending or positions[0] <= 0:
-            raise ValueError(f"positions has to ascend from above 0, got {list(positions)!r}")
-
-
-def _print(
-    summary: ModelSummary,
-    line_length: int | None,
-    positions: Sequence[float] | None,
-    print_line: Callable[[str], object],
-) -> None:
-    header, blocks = summary._header(), summary._blocks()
-    standard = {3: [0.45, 0.85, 1.0], 4: [0.33, 0.55, 0.67, 1.0]}.get(len(header))
-    parts = standard or [(number + 1) / len(header) for number in range(len(header))]
-    if positions is not None:
-        if len(positions) < len(header) and summary.columns is None:
-            summary = dataclasses.replace(summary, columns=("output_shape", "params"))
-            header, blocks = summary._header(), summary._blocks()
-        if len(positions) < len(header):
-            raise ValueError(f"positions has {len(positions)} entries for {len(header)} columns")
-        parts = list(positions)
-    width = line_length or {3: 65, 4: 98}.get(len(header), 20 * len(header))
-    ends = [int(width * part) for part in parts] if parts[-1] <= 1 else [int(part) for part in parts]
-    ends = ends[: len(header)]
-    if line_length is None and positions is None:
-        ends = fitting_positions([header, *(fields for block in blocks for fields in block)], ends)
-        width = max(width, ends[-1])
-    print_table(f'Model: "{summary.model_name}"', header, blocks, summary._totals(), ends, width, print_line)
-
-
-def _label(row: SummaryRow, indent: int) -> str:
-    text = f"{'  ' * indent}{row.name} ({row.class_name})"
-    if row.failed:
-        text += " FAILED"
-    return text
-
-
-def _field(row: SummaryRow, column: str) -> str:
-    if column == "connected_to":
-        return row.inbound[0] if row.inbound else ""
-    if column == "params":
-        return "?" if row.params is None else str(row.params)
-    if column == "flops":
-        return f"{'' if row.flops_known else '≥ '}{row.flops:,}"
-    if column == "trainable":
-        return str(row.trainable_params)
-    return {
-        "input_shape": row.input_shapes,
-        "output_shape": row.output_shapes,
-        "dtype": row.dtypes,
-        "bytes": f"{row.param_bytes:,}",
-    }[column]
 
 
 def _summary(trace: Trace, depth: int | None, columns: tuple[str, ...] | None) -> ModelSummary:
