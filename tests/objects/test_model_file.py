@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
 import resource
+import struct
 import subprocess
 import sys
 
@@ -228,6 +231,10 @@ def instead(name, make):
     return change
 
 
+def external_link(file, path):
+    file["tensors"] = h5py.ExternalLink(str(path.with_name("other.h5")), "/")
+
+
 def external_storage(file, path):
     outside = path.with_name("outside.bin")
     outside.write_bytes(bytes(24))
@@ -241,7 +248,9 @@ def virtual(file, path):
 
 
 HOSTILE = {
-    "external link": instead("tensors", lambda f, p: f.__setitem__("tensors", h5py.ExternalLink("/etc/passwd", "/"))),
+    "external link": instead(
+        "tensors", lambda f, p: f.__setitem__("tensors", h5py.ExternalLink(str(p.with_name("other.h5")), "/"))
+    ),
     "soft link": instead("tensors/weight", lambda f, p: f.__setitem__("tensors/weight", h5py.SoftLink("/index"))),
     "cycle": instead("tensors/weight", lambda f, p: f.__setitem__("tensors/weight", f["tensors"])),
     "external storage": instead("tensors/weight", external_storage),
@@ -287,6 +296,13 @@ def node(name, **config):
         node("Linear", in_features=10**6, out_features=10**6),
         node("Linear", in_features=10**12, out_features=1),
         node("LSTM", input_size=1, hidden_size=1, num_layers=2**31),
+        node("Linear", in_features=2**31, out_features=2**31),
+        node("Embedding", num_embeddings=2**31, embedding_dim=2**31),
+        node("Conv2d", in_channels=10**6, out_channels=10**6, kernel_size=[1000, 1000]),
+        node("LayerNorm", normalized_shape=[2**31, 2**31]),
+        node("MultiheadAttention", embed_dim=10**6, num_heads=1),
+        node("TransformerEncoderLayer", d_model=2**20, nhead=1),
+        node("AdaptiveLogSoftmaxWithLoss", in_features=2, n_classes=2**31, cutoffs=[1, 2]),
         node("Transformer", num_encoder_layers=2**31),
         node("os.system", command="true"),
         node("system"),
@@ -379,3 +395,103 @@ def test_a_wrapped_model_saves_as_its_template(wrap, tmp_path):
     again = load_model(tmp_path / "m.h5")
     assert type(again) is nn.Linear
     assert torch.equal(again.weight, template.weight)
+
+
+def test_a_model_under_distributed_data_parallel_saves_as_its_template(tmp_path):
+    import torch.distributed as dist
+
+    template = nn.Linear(2, 2)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        save_model(nn.parallel.DistributedDataParallel(template), tmp_path / "m.h5")
+        other = nn.parallel.DistributedDataParallel(nn.Linear(2, 2))
+        load_weights(other, tmp_path / "m.h5")
+    finally:
+        dist.destroy_process_group()
+    again = load_model(tmp_path / "m.h5")
+    assert type(again) is nn.Linear
+    assert torch.equal(again.weight, template.weight)
+    assert torch.equal(other.module.weight, template.weight)
+
+
+def test_loading_counts_as_a_change_of_the_parameters(tmp_path):
+    model = nn.Linear(2, 2)
+    save_weights(model, tmp_path / "w.h5")
+    before = model.weight._version
+    load_weights(model, tmp_path / "w.h5")
+    assert model.weight._version > before
+
+
+# Loads each file of a folder and says: which one, how it went, what else was opened, how much memory it took.
+OPENER = """
+import pathlib, resource, sys, torch, torchkutils
+folder = pathlib.Path(sys.argv[1])
+torchkutils.load_model(folder / "good" / "m.h5")
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+for path in sorted(folder.glob("*/m.h5")):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del opened[:]
+    try:
+        torchkutils.load_model(path)
+        outcome = "loaded"
+    except (ValueError, OSError) as error:
+        outcome = "refused" if str(path) in str(error) else str(error)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    foreign = [one for one in opened if not one.endswith((".py", ".pyc"))]
+    print(path.parent.name, outcome, foreign, grown < 50 * 1024, sep="|")
+"""
+
+
+def test_a_tampered_file_opens_no_other_file_and_allocates_little(tmp_path):
+    save_model(nn.Linear(3, 2), path_in(tmp_path, "good"))
+    for name, change in HOSTILE.items():
+        write_twice(path_in(tmp_path, name), change)
+    done = subprocess.run([sys.executable, "-c", OPENER, str(tmp_path)], capture_output=True, text=True)
+    lines = sorted(done.stdout.splitlines())
+    wanted = dict.fromkeys(HOSTILE, "refused") | {"good": "loaded"}
+    assert lines == sorted(f"{name}|{outcome}|[]|True" for name, outcome in wanted.items()), done.stderr
+
+
+def path_in(folder, name):
+    (folder / name).mkdir()
+    return folder / name / "m.h5"
+
+
+class OpenedNames:
+    """The names in a folder that anyone opens, the HDF5 library too: the kernel's own notice (Linux)."""
+
+    def __init__(self, folder):
+        library = ctypes.CDLL(None, use_errno=True)
+        self.handle = library.inotify_init1(os.O_NONBLOCK)
+        assert library.inotify_add_watch(self.handle, os.fsencode(folder), 0x20) >= 0  # IN_OPEN
+
+    def read(self):
+        found = set()
+        while True:
+            try:
+                events = os.read(self.handle, 1 << 16)
+            except BlockingIOError:
+                return found
+            place = 0
+            while place < len(events):
+                _, _, _, length = struct.unpack_from("iIII", events, place)
+                found.add(events[place + 16 : place + 16 + length].rstrip(b"\0").decode())
+                place += 16 + length
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify")
+@pytest.mark.parametrize("name", ["external link", "external storage", "virtual"])
+def test_the_other_file_a_hostile_one_points_at_is_never_opened(name, tmp_path):
+    path = tmp_path / "m.h5"
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x"] = other["weight"] = np.ones((2, 3), np.float32)
+    write_twice(path, HOSTILE[name])
+    opened = OpenedNames(tmp_path)
+    with pytest.raises(ValueError, match=r"m\.h5"):
+        load_model(path)
+    assert opened.read() == {"m.h5"}
+    with h5py.File(path) as file:
+        file["tensors/weight"][()]
+    assert opened.read() > {"m.h5"}, "h5py itself follows it, and the notice sees that"
+    os.close(opened.handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -195,16 +196,17 @@ class ModelFile:
         layout = settings.get_layout()
         if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or settings.get_external_count():
             raise ValueError(f"{path!r} must be stored plainly, not in chunks, virtually or in another file")
-        dataset = h5py.Dataset(group)
-        if dataset.dtype != dtype or (shape is not None and dataset.shape != shape):
-            raise ValueError(f"{path!r} must hold {dtype} of shape {shape}, got {dataset.dtype} of {dataset.shape}")
-        if dataset.shape is None or (dataset.size and group.get_storage_size() != dataset.size * dtype.itemsize):
-            raise ValueError(f"{path!r} claims the shape {dataset.shape}, which the file does not hold")
-        if layout == h5py.h5d.CONTIGUOUS and dataset.size:
+        found, extent = group.dtype, group.shape
+        size = math.prod(extent)
+        if found != dtype or (shape is not None and extent != shape):
+            raise ValueError(f"{path!r} must hold {dtype} of shape {shape}, got {found} of {extent}")
+        if size and group.get_storage_size() != size * dtype.itemsize:
+            raise ValueError(f"{path!r} claims the shape {extent}, which the file does not hold")
+        if layout == h5py.h5d.CONTIGUOUS and size:
             offset = group.get_offset()
-            if offset is None or offset + dataset.size * dtype.itemsize > self._size:
+            if offset is None or offset + size * dtype.itemsize > self._size:
                 raise ValueError(f"{path!r} reaches past the end of the file")
-        return dataset
+        return h5py.Dataset(group)
 
     def read(self, name: str) -> torch.Tensor:
         """A tensor of the index, in memory of its own.
