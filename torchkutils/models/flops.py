@@ -107,6 +107,45 @@ def _bilinear(args: Any, kwargs: Any, out: Any) -> int:
     return 2 * _elements(out.shape[:-1]) * _elements(weight.shape)
 
 
+def _reflected_product(args: Any, kwargs: Any, out: Any) -> int:
+    return 2 * int(out.numel()) * int(args[0].shape[0 if args[0].dim() == 1 else -2])
+
+
+def _einsum(args: Any, kwargs: Any, out: Any) -> int:
+    """Of two operands, out · the sizes summed over; more operands go a way that shapes do not tell."""
+    equation, operands = args[0], args[1:]
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    if len(operands) == 1:
+        return 0
+    if len(operands) > 2:
+        raise TypeError("the order of the products is not known")
+    terms, _, result = equation.replace(" ", "").partition("->")
+    left, right = terms.split(",")
+    summed = (set(left) & set(right)) - {"."} - set(result)
+    sizes = [int(operands[0].shape[_axis(left, label)]) for label in summed]
+    return 2 * int(out.numel()) * math.prod(sizes) if sizes else 0
+
+
+def _axis(term: str, label: str) -> int:
+    """Where a label stands in "...ij": counted from the end behind an ellipsis."""
+    before, _, after = term.partition("...")
+    return before.find(label) if label in before else after.find(label) - len(after)
+
+
+def _tensordot(args: Any, kwargs: Any, out: Any) -> int:
+    """Both operands hold the summed axes once: their sizes over the output's are the square of those axes."""
+    if not out.numel():
+        return 0
+    return 2 * int(out.numel()) * math.isqrt(int(args[0].numel()) * int(args[1].numel()) // int(out.numel()))
+
+
+def _cell(args: Any, kwargs: Any, out: Any) -> int:
+    weights = [_argument(args, kwargs, 2, "w_ih"), _argument(args, kwargs, 3, "w_hh")]
+    value = _argument(args, kwargs, 0, "input")
+    return 2 * _elements(value.shape[:-1]) * sum(int(weight.numel()) for weight in weights)
+
+
 _COUNTERS: dict[str, Callable[[Any, Any, Any], int]] = {
     "linear": _linear,
     "bilinear": _bilinear,
@@ -114,8 +153,10 @@ _COUNTERS: dict[str, Callable[[Any, Any, Any], int]] = {
     **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], _transposed),
     **dict.fromkeys(["matmul", "mm", "bmm", "__matmul__", "mv", "dot"], _product),
     **dict.fromkeys(["addmm", "baddbmm"], _added_product),
+    "__rmatmul__": _reflected_product,
+    "einsum": _einsum,
+    "tensordot": _tensordot,
+    **dict.fromkeys(["lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], _cell),
     "scaled_dot_product_attention": _scaled_attention,
 }
-_UNKNOWN = frozenset(
-    ["einsum", "tensordot", "multi_head_attention_forward", "__rmatmul__", "lstm", "gru", "fft", "cdist", "apply"]
-)
+_UNKNOWN = frozenset(["multi_head_attention_forward", "lstm", "gru", "fft", "cdist", "apply"])

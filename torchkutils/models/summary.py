@@ -100,9 +100,10 @@ def print_summary(
         TypeError, ValueError: As `summarize`, and for lines or positions that cannot be.
         Exception: What forward raised, after the rows so far were printed.
 
-    Differs from Keras: nothing is cut unless a width is asked for, rows are then marked with what Keras's label has no
-    place for (calls, sharing, sharded or lazy parameters), four positions always give the four columns, nested modules are indented, and shapes need
-    `input_size` or `input_data`, because a PyTorch model does not know its input.
+    Differs from Keras: nothing is cut unless a width is asked for; without one, rows are marked with what Keras's
+    label has no place for (calls, sharing, sharded or lazy parameters). Four positions always give the four columns.
+    Nested modules are indented, and shapes need `input_size` or `input_data`, because a PyTorch model does not know
+    its input.
 
     >>> print_summary(torch.nn.Linear(2, 1), input_size=(None, 2))  # doctest: +NORMALIZE_WHITESPACE
     Model: "Linear"

@@ -234,9 +234,39 @@ def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tens
     if is_lazy(tensor):
         return Tensor(name, None, 0, 0, dtype, tensor.requires_grad, same_as, "lazy")
     elements = tensor.numel()
-    return Tensor(
-        name, tuple(tensor.shape), elements, elements * tensor.element_size(), dtype, tensor.requires_grad, same_as
-    )
+    size = sum(part.numel() * part.element_size() for part in _parts(tensor))
+    return Tensor(name, _sizes(tensor), elements, size, dtype, tensor.requires_grad, same_as, _tensor_kind(tensor))
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """What holds the elements: a sparse tensor keeps its indices beside its values."""
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    return [tensor]
+
+
+def _sizes(tensor: torch.Tensor) -> tuple[int | None, ...]:
+    if not tensor.is_nested:
+        return tuple(tensor.shape)
+    columns = zip(*(part.shape for part in tensor.unbind()), strict=True)
+    return (tensor.size(0), *(sizes[0] if len(set(sizes)) == 1 else None for sizes in columns))
+
+
+def _tensor_kind(tensor: torch.Tensor) -> str:
+    """How the tensor is held, for what is other than a plain one."""
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return "sparse"
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        return "tensor"
+    names = {kind.__name__ for kind in type(tensor).__mro__}
+    if names & {"DTensor", "ShardedTensor"}:
+        return "sharded"
+    modules = {kind.__module__.partition(".")[0] for kind in type(tensor).__mro__}
+    return "quantised" if modules & {"torchao", "bitsandbytes"} else "tensor"
 
 
 def _structure(model: torch.nn.Module, mode: Mode) -> Trace:
