@@ -147,15 +147,16 @@ class ModelSummary:
         return min((row.depth for row in self.rows), default=0)
 
     def _is_chain(self) -> bool:
-        """Each row takes what the row before it gave, or no edges are known."""
-        leaves = [row for row in self.rows if row.inbound]
-        for before, row in zip([None, *leaves], leaves, strict=False):
-            expected = () if before is None else (f"{before.path}[0][0]",)
-            if before is not None and row.inbound != expected:
-                return False
-            if row.calls > 1:
-                return False
-        return True
+        """Each row that ran takes what the row before it gave and nothing else, or no edges are known."""
+        ran = [row for row in self.rows if row.calls or row.inbound]
+        if not any(row.inbound for row in ran):
+            return True
+        following: list[SummaryRow | None] = [*ran[1:], None]
+        leaves = [row for row, after in zip(ran, following, strict=True) if after is None or after.depth <= row.depth]
+        if any(row.calls > 1 for row in ran):
+            return False
+        expected = [(), *((f"{row.path}[0][0]",) for row in leaves)]
+        return all(row.inbound == before for row, before in zip(leaves, expected, strict=False))
 
     def _header(self) -> list[str]:
         return ["Layer (type)", *[_HEADERS[column] for column in self._shown_columns()]]
