@@ -208,6 +208,26 @@ def test_open_dimensions_stay_open() -> None:
     assert shapes == ["(None, 4, 7)", "(None, 4, 1)", "(None, 4)"]
 
 
+def test_a_closed_module_is_not_connected_to_itself() -> None:
+    block = Made(lambda self, x: torch.relu(x + self.b(self.a(x))), **parts("a", "b"))
+    model = nn.Sequential(nn.Linear(4, 4), block, nn.Linear(4, 4))
+    rows = summarize(model, input_size=(2, 4), depth=1).rows
+    assert [row.inbound for row in rows] == [(), ("0[0][0]",), ("1[0][0]",)]
+    opened = {row.path: row.inbound for row in summarize(model, input_size=(2, 4)).rows}
+    assert opened["2"] == ("0[0][0]", "1.b[0][0]")
+
+
+def test_a_long_way_between_modules_is_no_recursion() -> None:
+    def many(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        for _ in range(1500):
+            x = x + 1
+        return self.b(x)
+
+    rows = summarize(Made(many, **parts("a", "b")), input_size=(2, 4)).rows
+    assert rows[1].inbound == ("a[0][0]",)
+
+
 def test_nothing_keeps_the_model_alive() -> None:
     import gc
     import weakref

@@ -279,39 +279,47 @@ def _shared_with(trace: Trace, module: Module) -> str | None:
 
 
 def _inbound(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
-    """For each shown module what its calls took from other shown modules; functions between are looked through."""
+    """For each shown module what its calls took from other shown calls; functions between them are looked through."""
     if trace.engine.edges == "definition":
         return {}
-    box: dict[int, tuple[int, int] | None] = {}
-    for node in trace.nodes:
-        inside = [call for call in trace.enclosing(node) if call.module in shown and call.module != 0]
-        leaf = node.kind == "call"
-        chosen = inside[-1] if inside and leaf else None
-        box[node.index] = (chosen.module, chosen.number) if chosen else None
+    box = _boxes(trace, shown)
     before: dict[int, list[tuple[int, int]]] = {}
     for edge in trace.edges:
         before.setdefault(edge.target, []).append((edge.source, edge.tensor))
-    origins: dict[tuple[int, int], list[str]] = {}
-
-    def origin(index: int, tensor: int) -> list[str]:
-        key = (index, tensor)
-        if key in origins:
-            return origins[key]
-        where, node = box[index], trace.nodes[index]
-        if where is not None:
-            origins[key] = [f"{trace.modules[where[0]].path}[{where[1]}][{tensor}]"]
-        elif node.kind == "function":
-            found = [name for source, position in before.get(index, []) for name in origin(source, position)]
-            origins[key] = list(dict.fromkeys(found))
-        else:
-            origins[key] = []
-        return origins[key]
-
-    inbound: dict[int, list[str]] = {}
+    # What reaches a function that is looked through, as (call, tensor); sources stand before their targets.
+    reaching: dict[int, dict[tuple[int, int], None]] = {}
+    inbound: dict[int, dict[str, None]] = {}
     for node in trace.nodes:
-        where = box[node.index]
-        for source, position in before.get(node.index, []):
-            names = origin(source, position)
-            if where is not None and box[source] != where:
-                inbound.setdefault(where[0], []).extend(names)
-    return {module: tuple(dict.fromkeys(names)) for module, names in inbound.items()}
+        found: dict[tuple[int, int], None] = {}
+        for source, tensor in before.get(node.index, ()):
+            call = box[source]
+            found.update(reaching.get(source, {}) if call is None else {(call, tensor): None})
+        here = box[node.index]
+        if here is None:
+            reaching[node.index] = found
+            continue
+        for call, tensor in found:
+            if call != here:
+                taken = trace.calls[call]
+                name = f"{trace.modules[taken.module].path}[{taken.number}][{tensor}]"
+                inbound.setdefault(trace.calls[here].module, {})[name] = None
+    return {module: tuple(names) for module, names in inbound.items()}
+
+
+def _boxes(trace: Trace, shown: set[int]) -> list[int | None]:
+    """For each node the innermost shown call around it; None for what lies outside, or between shown calls."""
+    innermost: list[int | None] = []
+    between = set()
+    for call in trace.calls:
+        around = None if call.parent is None else innermost[call.parent]
+        if call.module in shown and call.module != 0:
+            innermost.append(call.index)
+            if around is not None:
+                between.add(around)
+        else:
+            innermost.append(around)
+    boxes: list[int | None] = []
+    for node in trace.nodes:
+        found = None if node.call is None else innermost[node.call]
+        boxes.append(None if node.kind != "call" and found in between else found)
+    return boxes
