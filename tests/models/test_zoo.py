@@ -21,6 +21,33 @@ ZOO = {
         {"vocab_size": 30, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
         {"input_ids": IDS, "decoder_input_ids": IDS},
     ),
+    "MambaModel": (
+        "MambaConfig",
+        {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4},
+        {"input_ids": IDS},
+    ),
+    "WhisperForConditionalGeneration": (
+        "WhisperConfig",
+        {
+            **dict.fromkeys(["encoder_layers", "decoder_layers", "encoder_attention_heads"], 1),
+            **dict.fromkeys(["encoder_ffn_dim", "decoder_ffn_dim", "d_model"], 16),
+            "decoder_attention_heads": 1,
+            "vocab_size": 30,
+            "num_mel_bins": 8,
+            "max_source_positions": 10,
+            "pad_token_id": 0,
+        },
+        {"input_features": torch.ones(1, 8, 20), "decoder_input_ids": IDS},
+    ),
+    "CLIPModel": (
+        "CLIPConfig",
+        {
+            "text_config": {**DECODER, "vocab_size": 30, "eos_token_id": 5},
+            "vision_config": {**DECODER, "image_size": 8, "patch_size": 4},
+            "projection_dim": 8,
+        },
+        {"input_ids": IDS, "pixel_values": torch.ones(1, 3, 8, 8)},
+    ),
     "ViTModel": ("ViTConfig", {**DECODER, "image_size": 8, "patch_size": 4}, {"pixel_values": torch.ones(1, 3, 8, 8)}),
 }
 

@@ -93,7 +93,9 @@ class _TensorState:
     def restore(self) -> None:
         """Memory first, then what lies in it, then the flags."""
         tensor = self.tensor
-        rebound = tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape
+        # A sparse or nested tensor has no one address or shape to compare: it takes its memory back in any case.
+        rebound = tensor.is_nested or tensor.layout is not torch.strided
+        rebound = rebound or tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape
         if rebound or tensor.dtype != self.memory.dtype or tensor.device != self.memory.device:
             tensor.data = self.memory
         if self.content is not None:
