@@ -85,6 +85,7 @@ class ModelSummary:
         buffer_bytes: Bytes that all buffers take.
         bytes_by_dtype: Bytes of parameters and buffers by the name of their dtype.
 
+    >>> import torch
     >>> from torchkutils import summarize
     >>> summary = summarize(torch.nn.Linear(4, 2), input_size=(3, 4))
     >>> summary.total_params, summary.flops
