@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 
 from torchkutils._typing import PathLike
+from torchkutils._whole_file import replacing
 from torchkutils.models import graphviz_process
 
 # Formats by the ending of a file's name; what is no picture (dot, html) is written elsewhere.
@@ -137,13 +137,5 @@ def check_folder(path: PathLike) -> None:
 
 def write_whole(path: pathlib.Path, data: bytes) -> None:
     """Write a file that appears whole or not at all."""
-    temporary = path.absolute().parent / f".{path.name[:100]}.{secrets.token_hex(8)}"
-    try:
-        # "x" and not mkstemp: the file gets the permissions that any new file has here.
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)

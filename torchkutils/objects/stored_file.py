@@ -15,9 +15,9 @@ import torch
 
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
+from torchkutils._whole_file import replacing
 from torchkutils.objects.plain_values import parse_json, write_json
 from torchkutils.objects.tensors import StoredTensor, array_of, empty_tensor, stored_dtype
-from torchkutils.objects.whole_file import replacing
 
 __all__ = ["FORMAT_VERSION", "ModelFile", "open_model_file", "write_model_file"]
 
