@@ -70,8 +70,52 @@ def _local_averages_gradients(rank):
         torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12)
 
 
+def _same_on_all_ranks(tensor):
+    everyone = [torch.empty_like(tensor) for _ in range(2)]
+    distributed.all_gather(everyone, tensor.contiguous())
+    return torch.equal(*everyone)
+
+
+def _running_statistics_are_those_of_the_whole_batch(rank):
+    for momentum, outputs in ((0.1, "merged"), (None, "merged"), (0.1, "local")):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.BatchNorm1d(4, momentum=momentum), nn.Linear(4, 3)).double()
+        single = copy.deepcopy(model)
+        parallel = multi_gpu_model(model, outputs=outputs)
+        for seed in (1, 2):
+            batch = _batch(7, seed=seed)
+            mine = batch if outputs == "merged" else (batch[:3] if rank else batch[3:])
+            first, second = parallel(mine), parallel(mine)
+            (first.square().mean() + second.square().mean()).backward()
+            single(batch), single(batch)
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value, single.state_dict()[name], rtol=0, atol=1e-12)
+            assert _same_on_all_ranks(value), name
+        assert model[0].momentum == momentum
+        parallel.eval()
+        torch.testing.assert_close(parallel(batch), single.eval()(batch), rtol=0, atol=1e-12)
+
+
+def _first_takes_the_running_statistics_of_rank_0(rank):
+    model = nn.BatchNorm1d(4).double()
+    first = copy.deepcopy(model)
+    multi_gpu_model(model, buffers="first")(_batch(7))
+    first(_batch(7)[:4])
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, first.state_dict()[name], rtol=0, atol=1e-12)
+
+
+CHECKS = [
+    _merged_equals_single,
+    _bad_batches_raise_on_all_ranks,
+    _local_averages_gradients,
+    _running_statistics_are_those_of_the_whole_batch,
+    _first_takes_the_running_statistics_of_rank_0,
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("check", [_merged_equals_single, _bad_batches_raise_on_all_ranks, _local_averages_gradients])
+@pytest.mark.parametrize("check", CHECKS)
 def test_two_ranks(check, tmp_path):
     multiprocessing.spawn(_on_rank, args=(check, str(tmp_path / "store")), nprocs=2)
 

@@ -49,7 +49,7 @@ class StatisticsMerger:
             return
         self._generation = self._replicas.generation
         self._records = []
-        found = [module for module in self._replicas.modules if isinstance(module, RunningNorm) and _is_stock(module)]
+        found = [module for module in self._replicas.modules if isinstance(module, RunningNorm) and is_stock(module)]
         self._norms = {id(module): module for module in found if self._mode == "merged"}
         for twins in self._replicas.twins:
             mine: dict[int, list[Statistics]] = {}
@@ -58,7 +58,7 @@ class StatisticsMerger:
                 mine[key] = []
                 # With a momentum of 1 the replica's running statistics are the shard's own.
                 twin.momentum = 1.0
-                twin.register_forward_hook(_recorder(mine[key]))
+                twin.register_forward_hook(recorder(mine[key]))
             self._records.append(mine)
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class StatisticsMerger:
             merged = self._records[used[0]]
             for key, module in self._norms.items():
                 for shards in zip(*[self._records[place][key] for place in used], strict=False):
-                    _update(module, shards)
+                    update_statistics(module, shards)
             for buffer in self._replicas.buffers[used[0]]:
                 if not _merges(merged, buffer):
                     _put_back(buffer)
@@ -78,12 +78,15 @@ def _merges(records: dict[int, list[Statistics]], buffer: OwnBuffer) -> bool:
     return id(buffer.module) in records and buffer.name in ("running_mean", "running_var", "num_batches_tracked")
 
 
-def _is_stock(module: RunningNorm) -> bool:
+def is_stock(module: RunningNorm) -> bool:
+    """Whether a normalisation uses its momentum as torch's own do."""
     # A subclass may use its momentum in another way; its buffers are then the first replica's.
     return type(module).forward in STOCK_FORWARDS
 
 
-def _recorder(calls: list[Statistics]) -> Any:
+def recorder(calls: list[Statistics]) -> Any:
+    """A forward hook that appends to `calls` what a normalisation with a momentum of 1 saw."""
+
     def record(module: RunningNorm, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         mean, variance = module.running_mean, module.running_var
         if not module.training or mean is None or variance is None:
@@ -96,7 +99,7 @@ def _recorder(calls: list[Statistics]) -> Any:
     return record
 
 
-def _update(module: RunningNorm, shards: Sequence[Statistics]) -> None:
+def update_statistics(module: RunningNorm, shards: Sequence[Statistics]) -> None:
     """One step of the template's running statistics by what all shards saw."""
     mean, variance, tracked = module.running_mean, module.running_var, module.num_batches_tracked
     if mean is None or variance is None:

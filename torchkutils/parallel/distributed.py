@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from torchkutils.parallel.distributed_buffers import RankBuffers
 from torchkutils.parallel.parallel_model import TemplateView
 from torchkutils.parallel.scatter_gather import batch_length, plan_shards, scatter, shard_weights
 from torchkutils.parallel.structure import Structure
@@ -41,18 +42,27 @@ def rank_device() -> torch.device:
 class DistributedModel(TemplateView):
     """One rank's part of a model under DistributedDataParallel; made by `multi_gpu_model`."""
 
-    def __init__(self, template: nn.Module, device: torch.device, *, outputs: str, split: str, cpu_merge: bool) -> None:
+    def __init__(
+        self, template: nn.Module, device: torch.device, *, outputs: str, split: str, buffers: str, cpu_merge: bool
+    ) -> None:
         super().__init__(template)
         template.to(device)
         ids = [device.index] if device.type == "cuda" else None
         object.__setattr__(self, "_settings", (device, outputs, split, torch.device("cpu") if cpu_merge else device))
-        object.__setattr__(self, "_engine", nn.parallel.DistributedDataParallel(template, device_ids=ids))
+        # The buffers are brought together after each forward, not before the next one.
+        engine = nn.parallel.DistributedDataParallel(template, device_ids=ids, broadcast_buffers=False)
+        object.__setattr__(self, "_engine", engine)
+        object.__setattr__(self, "_rank_buffers", RankBuffers(template, buffers))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """This rank's outputs (`local`), or the whole batch's on every rank (`merged`)."""
         device, outputs, split, merge_on = self._settings
         if outputs == "local":
-            return self._engine(*args, **kwargs)
+            with self._rank_buffers.recorded():
+                result = self._engine(*args, **kwargs)
+            if self.training and torch.is_grad_enabled():
+                self._rank_buffers.settle(device)
+            return result
         whole = Structure((args, kwargs), "arguments")
         rank, world = distributed.get_rank(), distributed.get_world_size()
         problem: Exception | None = None
@@ -66,7 +76,10 @@ class DistributedModel(TemplateView):
         _check_same(whole, device, problem)
         plan = plan_shards(length, [device] * world, split)
         mine, named = scatter(whole, plan)[rank]
-        output = Structure(self._engine(*mine, **named), "output")
+        with self._rank_buffers.recorded():
+            output = Structure(self._engine(*mine, **named), "output")
+        if self.training:
+            self._rank_buffers.settle(device)
         weights, lengths = shard_weights(plan), [shard.length for shard in plan]
         return output.filled([_merge(leaf, weights, lengths, merge_on) for leaf in output.leaves])
 

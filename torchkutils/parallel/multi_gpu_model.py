@@ -50,13 +50,14 @@ def multi_gpu_model(
         cpu_relocation: First move the template to the CPU, in place.
         devices: Any torch devices instead of `gpus`, repeats allowed: `['cpu', 'cpu']` runs the same code.
         strategy: 'replicate' (one process); 'ddp' (torch.distributed, one process a device, under torchrun; `gpus` must
-            be None; BatchNorm as DistributedDataParallel does it); 'fsdp' is not built yet; 'auto': 'ddp' in a process
+            be None); 'fsdp' is not built yet; 'auto': 'ddp' in a process
             group of more than one, else 'replicate'. Under 'ddp', 'merged' takes the same batch on every rank and
             'local' each rank's own.
         outputs: 'merged', or 'local': a list of each replica's outputs, left on its device.
         split: 'even': sizes differ by one at most; 'keras': rounded down, the rest to the last device.
         buffers: 'merged': running statistics of BatchNorm and InstanceNorm become those of all shards together;
-            'first': the first shard's, as in DataParallel. Other buffers are the first replica's.
+            'first': the first shard's, as in DataParallel. Other buffers are the first replica's. Under 'ddp' so
+            after each forward in training mode (with 'local' outputs: and with grad).
         launch: 'serial', 'threads', or 'auto': threads only on CPUs where they pay. With 'threads' on the CPU,
             random numbers are drawn in an order that differs from run to run.
         shared: Names of arguments that every replica gets whole.
@@ -97,7 +98,14 @@ def multi_gpu_model(
     if strategy == "ddp" or (strategy == "auto" and in_group()):
         _check_one_home(model, cpu_relocation)
         names = _shared_names(model, shared)
-        return _distributed_model(model, gpus, devices, outputs=outputs, split=split, cpu_merge=cpu_merge, shared=names)
+        if names:
+            raise NotImplementedError(
+                f"shared={names} is built for strategy='replicate' only; use outputs='local' under 'ddp'"
+            )
+        _check_distributed(gpus, devices)
+        return DistributedModel(
+            model, rank_device(), outputs=outputs, split=split, buffers=buffers, cpu_merge=cpu_merge
+        )
     places = _named_devices(devices, gpus) if devices is not None else _gpu_devices(gpus)
     _check_one_home(model, cpu_relocation)
     names = _shared_names(model, shared)
@@ -111,18 +119,11 @@ def multi_gpu_model(
     )
 
 
-def _distributed_model(
-    model: nn.Module, gpus: Any, devices: Any, *, outputs: str, split: str, cpu_merge: bool, shared: tuple[str, ...]
-) -> nn.Module:
+def _check_distributed(gpus: Any, devices: Any) -> None:
     if gpus is not None or devices is not None:
         raise ValueError(
             f"gpus and devices must be None under 'ddp', where LOCAL_RANK decides, got {gpus=}, {devices=}"
         )
-    if shared:
-        raise NotImplementedError(
-            "shared=(...) is built for strategy='replicate' only; use outputs='local' under 'ddp'"
-        )
-    return DistributedModel(model, rank_device(), outputs=outputs, split=split, cpu_merge=cpu_merge)
 
 
 def _gpu_devices(gpus: int | Sequence[int] | None) -> list[torch.device]:
