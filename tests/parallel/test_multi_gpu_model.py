@@ -274,3 +274,10 @@ def test_keras_examples_2_and_3_fall_back_where_there_are_not_two_gpus(options):
     except ValueError:
         parallel = model
     assert parallel is model
+
+
+@pytest.mark.parametrize("function", [lambda linear, x: linear(x).sum(0), lambda linear, x: {"h": linear(x)[None]}])
+def test_outputs_that_are_not_per_sample_are_refused(function):
+    parallel = multi_gpu_model(Calls(function), devices=TWO)
+    with pytest.raises(ValueError, match=r"output.* must have one row a sample.*outputs='local'"):
+        parallel(rows(4))

@@ -115,17 +115,24 @@ def gather(outputs: Sequence[Any], plan: Plan, target: torch.device) -> Any:
     weights = shard_weights(plan)
     columns = list(zip(*[structure.leaves for structure in structures], strict=True))
     for path, column in zip(first.paths, columns, strict=True):
-        _check_joinable(path, column)
+        _check_joinable(path, column, plan)
     return first.filled([_gather_leaf(list(column), weights, target) for column in columns])
 
 
-def _check_joinable(path: str, column: Sequence[Any]) -> None:
+def _check_joinable(path: str, column: Sequence[Any], plan: Plan) -> None:
     shapes = [tuple(leaf.shape) for leaf in column if isinstance(leaf, Tensor)]
     if len({shape[1:] for shape in shapes}) > 1 or len({len(shape) for shape in shapes}) > 1:
         raise ValueError(
             f"{path} must have its batch along axis 0 to be merged, got shapes {shapes} from the replicas; "
             "transpose it in the model, or use outputs='local'"
         )
+    for leaf, shard in zip(column, plan, strict=True):
+        # One shard is the whole batch: nothing is joined.
+        if len(plan) > 1 and isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] != shard.length:
+            raise ValueError(
+                f"{path} must have one row a sample to be merged, got shape {tuple(leaf.shape)} for {shard.length} "
+                "samples; use outputs='local'"
+            )
 
 
 def shard_weights(plan: Plan) -> list[float]:
