@@ -75,7 +75,8 @@ def test_keras_s_deprecated_arguments_work_and_warn(tmp_path, source) -> None:
         assert get_file("set", url, untar=True, extract=True, **options) == str(tmp_path / "c/datasets/set")
     assert (tmp_path / "c/datasets/set/x.csv").read_bytes() == b"1,2"
     with pytest.warns(DeprecationWarning, match="untar"), pytest.raises(ArchiveError, match="no entry 'other'"):
-        get_file("other", url, True, **options)
+        get_file("other", url, True, cache_subdir="none", **options)
+    assert [path.name for path in (tmp_path / "c/none").iterdir() if path.suffix != ".lock"] == ["other.tar.gz"]
     with pytest.warns(DeprecationWarning, match="md5_hash"), pytest.raises(ValueError, match=r"hash is wrong.*md5"):
         get_file("f", url, md5_hash="0" * 32, **options)
     with pytest.warns(DeprecationWarning, match="md5_hash"):
@@ -204,6 +205,7 @@ def test_memory_chains_and_encoded_paths_are_read(tmp_path) -> None:
     with pytest.raises(DownloadError, match="No such file") as caught:
         get_file("n", (tmp_path / "none").as_uri(), **options)
     assert caught.value.attempts == 1
+    assert "(1 request in all)" in str(caught.value)
 
 
 class Remote(torch.utils.data.Dataset):

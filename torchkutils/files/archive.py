@@ -89,8 +89,12 @@ def unfinished_staging(path: str) -> str | None:
     return (manifest.staging or None) if manifest else None
 
 
-def extract_beside(path: str, folder: str, formats: tuple[str, ...], *, allow_links: bool = True) -> None:
+def extract_beside(
+    path: str, folder: str, formats: tuple[str, ...], *, allow_links: bool = True, promised: str = ""
+) -> None:
     """Unpack the archive at `path` into `folder`, all of it or nothing; only under the download's lock.
+
+    `promised` names an entry of the folder that must be there afterwards.
 
     Raises:
         ArchiveError: It cannot be read, holds what must not be extracted, or a member would replace a file that
@@ -108,6 +112,7 @@ def extract_beside(path: str, folder: str, formats: tuple[str, ...], *, allow_li
         try:
             entries = _staged(path, kind, staging, allow_links=allow_links)
             journal = _journal(path, folder, kind, staging, entries)
+            _check_promised(promised, folder, staging, journal)
         except BrokenArchive as err:
             where = f"member {err.member!r}: " if err.member is not None else ""
             raise ArchiveError(f"{path} is not extracted: {where}{err}", path=path, member=err.member) from err
@@ -117,6 +122,12 @@ def extract_beside(path: str, folder: str, formats: tuple[str, ...], *, allow_li
         commit(path, folder, journal, before)
     finally:
         remove_whatever(staging)
+
+
+def _check_promised(promised: str, folder: str, staging: str, journal: Manifest) -> None:
+    kept = promised not in journal.stale and os.path.lexists(os.path.join(folder, promised))
+    if promised and not kept and not os.path.lexists(os.path.join(staging, promised)):
+        raise BrokenArchive(f"untar=True promises {promised!r}, and it holds no entry {promised!r}; use extract=True")
 
 
 def finish_interrupted(path: str, folder: str) -> None:

@@ -188,7 +188,8 @@ def _get_alone(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bo
         with _Shown(job.progress, os.path.basename(place.path)) as shown:
             transfer.fetch(job.wish, place.path, shown.report)
     if not _is_extracted(job, place, downloaded=not valid):
-        archive.extract_beside(place.path, place.folder, job.formats, allow_links=job.allow_links)
+        promised = os.path.relpath(place.result, place.folder or ".") if job.untar else ""
+        archive.extract_beside(place.path, place.folder, job.formats, allow_links=job.allow_links, promised=promised)
     if job.untar and not os.path.lexists(place.result):
         entry = os.path.basename(place.result)
         raise ArchiveError(

@@ -138,7 +138,7 @@ def _from_any_source(wish: Wish, part: _Part, report: Report) -> None:
     if mismatch is not None:
         raise ValueError(f"the hash is wrong: {'; '.join(complaints)}") from mismatch
     raise DownloadError(
-        f"cannot fetch {'; '.join(complaints)} ({attempts} requests in all)",
+        f"cannot fetch {'; '.join(complaints)} ({attempts} request{'s' if attempts != 1 else ''} in all)",
         url=without_password(source),
         status=status,
         attempts=attempts,
