@@ -105,7 +105,45 @@ def _first_takes_the_running_statistics_of_rank_0(rank):
         torch.testing.assert_close(value, first.state_dict()[name], rtol=0, atol=1e-12)
 
 
+class Scaled(nn.Module):
+    def __init__(self, fails=False):
+        super().__init__()
+        self.fails = fails
+
+    def forward(self, x, factor=1.0):
+        if self.fails:
+            raise KeyError("no such row")
+        return x * factor
+
+
+def _arguments_and_failures_are_agreed_on(rank):
+    parallel = multi_gpu_model(Scaled(), strategy="ddp")
+    assert torch.equal(parallel(_batch(4), factor=2.0), _batch(4) * 2)
+    with pytest.raises(ValueError, match="same batch on every rank"):
+        parallel(_batch(4), factor=float(rank))
+    failing = multi_gpu_model(Scaled(fails=rank == 1), strategy="ddp")
+    expected = (KeyError, "no such row") if rank else (RuntimeError, "an exception on rank 1")
+    with pytest.raises(expected[0], match=expected[1]):
+        failing(_batch(4))
+    for options, match in (({"launch": "threads"}, "launch must be 'auto'"), ({"cpu_relocation": True}, "must be Fal")):
+        with pytest.raises(ValueError, match=match):
+            multi_gpu_model(Scaled(), strategy="ddp", **options)
+
+
+def _ranks_draw_different_reproducible_numbers(rank):
+    parallel = multi_gpu_model(nn.Dropout(0.5))
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        drawn.append(parallel(torch.ones(64, 4)))
+    assert torch.equal(*drawn)
+    assert not torch.equal(drawn[0][:32], drawn[0][32:])
+    assert _same_on_all_ranks(torch.get_rng_state())
+
+
 CHECKS = [
+    _arguments_and_failures_are_agreed_on,
+    _ranks_draw_different_reproducible_numbers,
     _merged_equals_single,
     _bad_batches_raise_on_all_ranks,
     _local_averages_gradients,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,7 +53,9 @@ class DistributedModel(TemplateView):
         ids = [device.index] if device.type == "cuda" else None
         object.__setattr__(self, "_settings", (device, outputs, split, torch.device("cpu") if cpu_merge else device))
         # The buffers are brought together after each forward, not before the next one.
-        engine = nn.parallel.DistributedDataParallel(template, device_ids=ids, broadcast_buffers=False)
+        engine: nn.Module = template
+        if any(parameter.requires_grad for parameter in template.parameters()):
+            engine = nn.parallel.DistributedDataParallel(template, device_ids=ids, broadcast_buffers=False)
         object.__setattr__(self, "_engine", engine)
         object.__setattr__(self, "_rank_buffers", RankBuffers(template, buffers))
 
@@ -76,8 +81,13 @@ class DistributedModel(TemplateView):
         _check_same(whole, device, problem)
         plan = plan_shards(length, [device] * world, split)
         mine, named = scatter(whole, plan)[rank]
-        with self._rank_buffers.recorded():
-            output = Structure(self._engine(*mine, **named), "output")
+        try:
+            with self._rank_buffers.recorded(), _own_random_numbers(device):
+                output = Structure(self._engine(*mine, **named), "output")
+            _check_rows(output, plan[rank].length)
+        except Exception as err:
+            problem = err
+        _agree(problem, device)
         if self.training:
             self._rank_buffers.settle(device)
         weights, lengths = shard_weights(plan), [shard.length for shard in plan]
@@ -103,7 +113,7 @@ def _check_same(batch: Structure, device: torch.device, problem: Exception | Non
             digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
             digest.update(plain.view(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
         else:
-            digest.update(type(leaf).__name__.encode())
+            digest.update(_content(leaf))
     content = list(digest.digest()) if problem is None else [0] * 32
     own = torch.tensor([*content, 0 if problem is None else 1], dtype=torch.int64, device=device)
     everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
@@ -118,6 +128,53 @@ def _check_same(batch: Structure, device: torch.device, problem: Exception | Non
         )
 
 
+def _content(value: Any) -> bytes:
+    """What tells a plain argument from another one, alike in all processes."""
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return repr(value).encode()
+    if isinstance(value, (set, frozenset)):
+        # Sets of strings have another order in each process.
+        return repr(sorted(map(repr, value))).encode()
+    try:
+        return pickle.dumps(value)
+    except Exception:
+        return type(value).__name__.encode()
+
+
+@contextlib.contextmanager
+def _own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Let the ranks draw different numbers; afterwards their generators stand alike again."""
+    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+    seed = (seed + distributed.get_rank() * 0x9E3779B97F4A7C15) % 2**63
+    gpus = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield
+
+
+def _check_rows(output: Structure, length: int) -> None:
+    for path, leaf in zip(output.paths, output.leaves, strict=True):
+        if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] != length:
+            raise ValueError(
+                f"{path} must have one row a sample to be merged over ranks, got shape {tuple(leaf.shape)} for "
+                f"{length} samples; use outputs='local'"
+            )
+
+
+def _agree(problem: Exception | None, device: torch.device) -> None:
+    """Raise on every rank if the forward failed on one: none waits for outputs that never come."""
+    own = torch.tensor([problem is not None], dtype=torch.int64, device=device)
+    everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyone, own)
+    if problem is not None:
+        raise problem
+    failed = [str(rank) for rank, other in enumerate(everyone) if int(other)]
+    if failed:
+        raise RuntimeError(f"the forward must succeed on every rank, got an exception on rank {', '.join(failed)}")
+
+
 def _merge(leaf: Any, weights: list[float], lengths: list[int], target: torch.device) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
@@ -126,11 +183,6 @@ def _merge(leaf: Any, weights: list[float], lengths: list[int], target: torch.de
         weighted = (plain * weights[distributed.get_rank()]).reshape(1)
         joined: Tensor = _AllGather.apply(weighted, [1] * len(lengths))  # type: ignore[no-untyped-call]
         return joined.sum().to(target)
-    if leaf.shape[0] != lengths[distributed.get_rank()]:
-        raise ValueError(
-            f"outputs must have one row a sample to be merged over ranks, got shape {tuple(leaf.shape)} for "
-            f"{lengths[distributed.get_rank()]} samples; use outputs='local'"
-        )
     rows: Tensor = _AllGather.apply(leaf, lengths)  # type: ignore[no-untyped-call]
     return rows.to(target)
 

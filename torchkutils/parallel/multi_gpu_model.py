@@ -102,7 +102,7 @@ def multi_gpu_model(
             raise NotImplementedError(
                 f"shared={names} is built for strategy='replicate' only; use outputs='local' under 'ddp'"
             )
-        _check_distributed(gpus, devices)
+        _check_distributed(gpus, devices, launch, cpu_relocation)
         return DistributedModel(
             model, rank_device(), outputs=outputs, split=split, buffers=buffers, cpu_merge=cpu_merge
         )
@@ -119,7 +119,11 @@ def multi_gpu_model(
     )
 
 
-def _check_distributed(gpus: Any, devices: Any) -> None:
+def _check_distributed(gpus: Any, devices: Any, launch: str, cpu_relocation: bool) -> None:
+    if launch != "auto":
+        raise ValueError(f"launch must be 'auto' under 'ddp', where each rank has one replica, got {launch!r}")
+    if cpu_relocation:
+        raise ValueError("cpu_relocation must be False under 'ddp', which moves the model to its rank, got True")
     if gpus is not None or devices is not None:
         raise ValueError(
             f"gpus and devices must be None under 'ddp', where LOCAL_RANK decides, got {gpus=}, {devices=}"
