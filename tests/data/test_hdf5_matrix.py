@@ -135,7 +135,7 @@ def test_keys_that_are_no_rows_are_type_errors(key, tmp_path):
         rows[key]
 
 
-@pytest.mark.parametrize("key", [5, -6, [0, 5], np.array([-6]), torch.tensor(9), range(3, 7), [True] * 4])
+@pytest.mark.parametrize("key", [5, -6, [0, 5], [2**70], np.array([-6]), torch.tensor(9), range(3, 7), [True] * 4])
 def test_rows_outside_the_window_are_index_errors(key, tmp_path):
     rows = HDF5Matrix(stored(tmp_path, np.arange(10)), "x", 2, 7)
     with pytest.raises(IndexError, match=r"out of range for 5 rows|must have 5 values"):

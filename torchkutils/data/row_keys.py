@@ -61,6 +61,9 @@ def _rows_of_array(array: np.ndarray[Any, Any], length: int) -> RowKey:
         if len(array) != length:
             raise IndexError(f"a boolean mask must have {length} values, one a row; got {len(array)}")
         return np.flatnonzero(array).astype(np.int64, copy=False)
+    if array.dtype == object and any(isinstance(index, int) and abs(index) >= 2**63 for index in array.flat):
+        # Integers beyond 64 bits: NumPy keeps them as objects, and no row has such a number.
+        raise IndexError(f"an index beyond 64 bits is out of range for {length} rows")
     if array.dtype.kind not in "iu":
         raise TypeError(f"rows are chosen by ints or bools, not by {array.dtype} values; convert them first")
     if array.ndim == 0:

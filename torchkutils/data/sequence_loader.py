@@ -80,6 +80,13 @@ class SequenceLoader:
         batches_in(sequence)
         self.sequence = sequence
         self.num_workers = whole_number("num_workers", num_workers, at_least=0)
+        for name, value in (("shuffle", shuffle), ("pin_memory", pin_memory)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
+        if worker_init_fn is not None and not callable(worker_init_fn):
+            raise TypeError(
+                f"worker_init_fn must be a function of the worker's number, or None; got {worker_init_fn!r}"
+            )
         self.shuffle = bool(shuffle)
         self.seed = whole_number("seed", seed, at_least=0)
         self.world = World.of(rank, world_size, shard)
