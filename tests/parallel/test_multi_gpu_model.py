@@ -281,3 +281,8 @@ def test_outputs_that_are_not_per_sample_are_refused(function):
     parallel = multi_gpu_model(Calls(function), devices=TWO)
     with pytest.raises(ValueError, match=r"output.* must have one row a sample.*outputs='local'"):
         parallel(rows(4))
+
+
+def test_length_and_truth_are_those_of_the_template():
+    assert len(multi_gpu_model(network(), devices=TWO)) == 3
+    assert multi_gpu_model(nn.Linear(4, 4), devices=TWO)

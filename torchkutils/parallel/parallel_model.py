@@ -105,6 +105,12 @@ class TemplateView(nn.Module):
             make = arguments[0].__new__
         return (make, arguments, *rest)
 
+    def __len__(self) -> int:
+        return len(self.__dict__["__template__"])
+
+    def __bool__(self) -> bool:
+        return bool(self.__dict__["__template__"])
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.__dict__["__template__"], memo)
 
