@@ -134,6 +134,15 @@ BAD = [
     ({"headers": {"A": "b\r\nc"}}, "headers must map"),
     ({"headers": {"Range": "bytes=0-"}}, "headers must not hold"),
     ({"force": True, "offline": True}, "force=True"),
+    ({"headers": ["x"]}, "headers must map"),
+    ({"mirrors": None}, "mirrors must be a list"),
+    ({"archive_format": 3}, "archive_format must be"),
+    ({"cache_dir": 3}, "cache_dir must be"),
+    ({"fname": 3}, "fname must be"),
+    ({"cache_subdir": 3}, "cache_subdir must be"),
+    ({"cache_subdir": None}, "cache_subdir must be"),
+    ({"force": "no"}, "force must be"),
+    ({"allow_links": None}, "allow_links must be"),
     ({"fname": "folder"}, "must name a file"),
 ]
 

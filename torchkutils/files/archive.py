@@ -53,6 +53,8 @@ def checked_formats(archive_format: str | Iterable[str] | None) -> tuple[str, ..
     Raises:
         ValueError: It names a format that is not known, or that this Python lacks.
     """
+    if archive_format is not None and not isinstance(archive_format, Iterable):
+        raise ValueError(f"archive_format must be 'auto', a format, a list of them or None, got {archive_format!r}")
     named = [archive_format] if isinstance(archive_format, str) else list(archive_format or ())
     formats: list[str] = []
     for name in named:

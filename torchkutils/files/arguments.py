@@ -17,6 +17,8 @@ def checked_sources(origin: object, mirrors: Iterable[str]) -> list[str]:
     """The URLs in the order in which they are asked; ValueError for one that is none."""
     if isinstance(mirrors, (str, bytes)):
         raise ValueError(f"mirrors must be a list of URLs, got the single text {mirrors!r}")
+    if not isinstance(mirrors, Iterable):
+        raise ValueError(f"mirrors must be a list of URLs, () for none, got {mirrors!r}")
     return [_checked_url(origin, "origin"), *[_checked_url(mirror, "mirrors") for mirror in mirrors]]
 
 
@@ -55,6 +57,8 @@ def expected_hash(file_hash: str | None, md5_hash: str | None, algorithm: str) -
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The caller's headers; ValueError for one that is no line of text, or that resuming needs."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise ValueError(f"headers must map names to texts, such as {{'Accept': '*/*'}}, or be None, got {headers!r}")
     for name, value in (headers or {}).items():
         if not isinstance(name, str) or not isinstance(value, str) or any(c in name + value for c in "\r\n\0"):
             raise ValueError(f"headers must map names to texts of one line each, got {name!r}: {value!r}")

@@ -120,6 +120,12 @@ def get_file(
         warnings.warn("untar is deprecated; use extract=True", DeprecationWarning, stacklevel=2)
     if md5_hash is not None:
         warnings.warn("md5_hash is deprecated; use file_hash", DeprecationWarning, stacklevel=2)
+    for argument, path in (("fname", fname), ("cache_dir", cache_dir), ("cache_subdir", cache_subdir)):
+        if not isinstance(path, (str, os.PathLike)) and (path is not None or argument == "cache_subdir"):
+            raise ValueError(f"{argument} must be a text or a pathlib.Path, got {path!r}")
+    for argument, switch in (("force", force), ("offline", offline), ("allow_links", allow_links)):
+        if not isinstance(switch, bool):
+            raise ValueError(f"{argument} must be True or False, got {switch!r}")
     sources = arguments.checked_sources(origin, mirrors)
     name = cache_folder.file_name(fname, sources[0])
     wish = transfer.Wish(
