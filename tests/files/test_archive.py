@@ -174,9 +174,10 @@ def test_a_failing_rename_is_undone(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_what_is_no_archive_is_said(name, content, formats, result, tmp_path) -> None:
-    with result:
+    with result as caught:
         unpack(tmp_path / "c", name, content, archive_format=formats)
     assert (tmp_path / "c" / name).read_bytes() == content
+    assert not isinstance(caught, pytest.WarningsRecorder) or caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("formats", [None, [], ()])

@@ -155,7 +155,7 @@ def _kind_or_error(path: str, formats: tuple[str, ...]) -> str | None:
     if any(lower.endswith(ENDINGS[name]) for name in formats):
         raise ArchiveError(f"{path} is not extracted: it is named like an archive but is none of {formats}", path=path)
     warnings.warn(
-        f"{path} is no archive of the formats {list(formats)}; it is left as it is", UserWarning, stacklevel=5
+        f"{path} is no archive of the formats {list(formats)}; it is left as it is", UserWarning, stacklevel=6
     )
     return None
 
