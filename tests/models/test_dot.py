@@ -11,7 +11,7 @@ import graphviz
 import pygraphviz
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -245,6 +245,8 @@ NASTY = st.text(alphabet=st.sampled_from('<>{}|"\\ \n\t&;né漢🙂\u202e\0aN%')
 
 
 @given(NASTY, NASTY)
+@example("<", "<>")
+@example("<{<N{", ">")
 @settings(deadline=None, max_examples=60)
 def test_names_are_text_whatever_stands_in_them(name, class_name):
     model = type(class_name.replace("\0", "0"), (nn.Sequential,), {})()

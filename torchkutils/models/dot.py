@@ -208,8 +208,8 @@ def _cluster_head(picture: PictureGraph, module: int, prefix: str) -> Iterable[s
     yield f'\tgraph [label="{escape_label(text)}" style=rounded color={colour} fontname=Helvetica]\n'
 
 
-def _marks(box: Box, tooltips: bool) -> dict[str, str]:
-    marks = {"tooltip": escape_label(title_of(box, cut=False))} if tooltips else {}
+def _marks(box: Box, tooltips: bool) -> dict[str, Any]:
+    marks = {"tooltip": _plain(title_of(box, cut=False))} if tooltips else {}
     if box.kind in ("parameter", "buffer", "constant"):
         marks["style"] = "dashed"
     if box.kind in ("input", "output"):
