@@ -49,11 +49,8 @@ check: $(READY)  ## Lint, format and types
 	$(PY) -m mypy
 
 # Timings wait for nobody else: run this on a quiet machine.
-BENCHES = $(if $(ONLY),$(wildcard benchmarks/bench_$(ONLY)*.py),$(sort $(wildcard benchmarks/bench_*.py)))
-
-bench: .venv/.bench  ## Measure against the peers (ONLY=summary for one subject)
-	@test -n "$(BENCHES)" || { echo "no benchmarks/bench_$(ONLY)*.py"; exit 1; }
-	@for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$(basename $$bench .py) || exit 1; done
+bench: .venv/.bench  ## Measure against the peers, draw docs/benchmarks.md (under 15 minutes; ONLY=summary for one subject)
+	$(PY) -m benchmarks $(ONLY)
 
 .venv/.bench: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -1,4 +1,4 @@
-"""Does `import torchkutils` cost more than `import torch`? Whole processes, alternated."""
+"""Does `import torchkutils` cost more than `import torch`? CPU seconds of whole processes, alternated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks._harness import compare, store
+from benchmarks._harness import compare, process_tree_time, store
 
 
 def process(statement: str) -> Callable[[], object]:
@@ -14,16 +14,30 @@ def process(statement: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-c", statement], check=True)
 
 
-if __name__ == "__main__":
-    peer = {"import torch": process("import torch")}
+def main() -> None:
+    floor = {"import torch": process("import torch")}
     rows = [
         compare(
             "import torch and torchkutils, whole process",
             process("import torch, torchkutils"),
-            peer,
+            floor=floor,
             target={"import torch": 1.05},
-            repeats=20,
+            repeats=12,
+            warmup=1,
+            clock=process_tree_time,
         ),
-        compare("every public name, whole process", process("from torchkutils import *"), peer, repeats=10),
+        compare(
+            "every public name, whole process",
+            process("from torchkutils import *"),
+            floor=floor,
+            repeats=6,
+            warmup=1,
+            clock=process_tree_time,
+            note="A name's module is imported when the name is first used; this is the price of all of them at once.",
+        ),
     ]
     store("import", rows)
+
+
+if __name__ == "__main__":
+    main()

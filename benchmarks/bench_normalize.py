@@ -1,10 +1,11 @@
-"""How do time and error of normalize compare with NumPy's plain formula and with F.normalize?"""
+"""How do time and error of normalize compare with NumPy's plain formula, scikit-learn's and F.normalize?"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import sklearn.preprocessing
 import torch
 
 from benchmarks._harness import compare, figure, store
@@ -42,9 +43,14 @@ def extremes() -> list[tuple[str, np.ndarray]]:
 
 def along(x: np.ndarray, axis: int) -> list[dict[str, Any]]:
     tensor, title = torch.from_numpy(x), f"normalize 1e5 x 256 float32, axis {axis}"
-    peers = {"NumPy": lambda: plain(x, axis)}
+    peers = {
+        "NumPy": lambda: plain(x, axis),
+        "scikit-learn": lambda: sklearn.preprocessing.normalize(x, axis=axis % 2),
+    }
+    for call in peers.values():
+        np.testing.assert_allclose(call(), normalize(x, axis), rtol=1e-4)
     found = [compare(f"{title}, array", lambda: normalize(x, axis), peers, target={"NumPy": 1.2})]
-    peers = {"F.normalize": lambda: torch.nn.functional.normalize(tensor, dim=axis).numpy()}
+    peers = {"F.normalize": lambda: torch.nn.functional.normalize(tensor, dim=axis)}
     found.append(compare(f"{title}, tensor", lambda: normalize(tensor, axis), peers, target={"F.normalize": 1.0}))
     ours, numpys = largest_error(normalize(x, axis), x, axis), largest_error(plain(x, axis), x, axis)
     return [*found, figure(f"error of axis {axis} (NumPy's is the target)", ours, "ulp", target=numpys)]

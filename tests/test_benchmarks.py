@@ -1,0 +1,90 @@
+"""docs/benchmarks.md says what benchmarks/results hold, and no page claims a speed without pointing there."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+if not (ROOT / "benchmarks").exists():
+    pytest.skip("the benchmarks lie in the sources only", allow_module_level=True)
+
+matplotlib = pytest.importorskip("matplotlib")
+
+from benchmarks import make_page  # noqa: E402
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+AGAIN = "run `python -m benchmarks.make_page` and read what it changed"
+CLAIM = re.compile(
+    r"\d ?(?:ms|µs)\b|\bfast(?:er)? (?:as|than)\b|\bslower\b|\btimes (?:as|faster|cheaper)\b"
+    r"|\d ?× (?:as|faster|cheaper)\b|\b(?:half|twice) the time\b|\bcosts what\b",
+    re.IGNORECASE,
+)
+"""What reads like a speed."""
+
+
+def claims_without_a_source(text: str) -> list[str]:
+    """The lines that claim a speed and link to no figure; code is no claim."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return [line for line in prose.splitlines() if CLAIM.search(line) and "benchmarks.md" not in line]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, str]:
+    return make_page.drawn()
+
+
+def test_the_page_is_what_the_results_give(drawn: dict[str, str]) -> None:
+    assert drawn[make_page.PAGE] == (ROOT / "docs" / make_page.PAGE).read_text(encoding="utf-8"), AGAIN
+
+
+def test_the_plots_are_what_the_results_give(drawn: dict[str, str]) -> None:
+    plots = {name for name in drawn if name.endswith(".svg")}
+    stored = {f"{make_page.IMAGES}/{path.name}" for path in (ROOT / "docs" / make_page.IMAGES).glob("*.svg")}
+    assert plots == stored, AGAIN
+    drawn_by = re.search(r"Matplotlib v([\d.]+)", (ROOT / "docs" / sorted(plots)[0]).read_text(encoding="utf-8"))
+    if drawn_by is None or drawn_by[1] != matplotlib.__version__:
+        pytest.skip(f"the plots were drawn by matplotlib {drawn_by and drawn_by[1]}, here is {matplotlib.__version__}")
+    for name in plots:
+        assert drawn[name] == (ROOT / "docs" / name).read_text(encoding="utf-8"), f"{name}: {AGAIN}"
+
+
+def test_each_benchmark_has_results_and_each_result_a_benchmark() -> None:
+    programs = {path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py")}
+    results = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    assert programs == results, "run `make bench ONLY=…` for what is missing, or remove what is left over"
+
+
+def test_a_changed_figure_changes_the_page(monkeypatch: pytest.MonkeyPatch, drawn: dict[str, str]) -> None:
+    found = make_page.subjects()
+    row = next(row for row in found[0].document["results"] if "ratios" in row)
+    next(iter(row["ratios"].values()))["ratio_of_medians"] *= 1.5
+    monkeypatch.setattr(make_page, "subjects", lambda: found)
+    again = make_page.drawn()
+    changed = {name for name in drawn if again[name] != drawn[name]}
+    assert changed == {make_page.PAGE, *(f"{make_page.IMAGES}/{name}.svg" for name in ("overview", found[0].name))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_speed_that_is_claimed_links_to_its_figures(page: pathlib.Path) -> None:
+    if page.name == make_page.PAGE:
+        return
+    found = claims_without_a_source(page.read_text(encoding="utf-8"))
+    assert found == [], "link to benchmarks.md#subject, or remove it"
+
+
+@pytest.mark.parametrize("line", ["It takes 3 ms.", "Ten times faster!", "as fast as NumPy", "0.3 × as long", "12 µs"])
+def test_a_claim_without_a_source_is_seen(line: str) -> None:
+    assert claims_without_a_source(f"# Title\n{line}\n```\n5 ms\n```\n") == [line]
+    assert claims_without_a_source(f"{line} [measured](benchmarks.md#hdf5)") == []
+
+
+def test_links_into_the_page_lead_to_a_subject() -> None:
+    text = (ROOT / "docs" / make_page.PAGE).read_text(encoding="utf-8")
+    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)}
+    pages = [page.read_text(encoding="utf-8") for page in PAGES]
+    links = {link for page in pages for link in re.findall(r"benchmarks\.md#([\w-]+)", page)}
+    assert links
+    assert links <= anchors
