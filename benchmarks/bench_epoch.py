@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
 import random
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import numpy as np
 import torch
@@ -32,10 +28,38 @@ class Small(Sequence):
         random.shuffle(self.order)
 
 
+class Large(Small):
+    """The same beside 64 MB in memory, more than is sent to living workers."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.data = np.zeros(16 * 2**20, dtype="f4")
+
+
 def started_anew(sequence, method):
     for _ in DataLoader(sequence, batch_size=None, num_workers=2, multiprocessing_context=method):
         pass
     sequence.on_epoch_end()
+
+
+def with_much_in_memory(length):
+    """Where we lose: workers cannot be told what changed in so much, and are forked anew."""
+    sequence = Large(length)
+    loader = sequence.loader(num_workers=2, multiprocessing_context="fork")
+    kept = DataLoader(sequence, batch_size=None, num_workers=2, multiprocessing_context="fork", persistent_workers=True)
+    found = compare(
+        f"an epoch of {length} tiny batches, 2 workers, fork, 64 MB in the Sequence",
+        lambda: list(loader),
+        {
+            "new workers by fork": lambda: started_anew(sequence, "fork"),
+            "DataLoader, persistent workers": lambda: list(kept),
+        },
+        repeats=15,
+        warmup=1,
+        note="Persistent workers never see what on_epoch_end changed; that is what starting anew pays for.",
+    )
+    loader.close()
+    return found
 
 
 def main() -> None:
@@ -56,6 +80,7 @@ def main() -> None:
             )
         )
         loader.close()
+    results.append(with_much_in_memory(20))
     store("epoch", results)
 
 

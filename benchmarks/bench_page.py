@@ -5,14 +5,11 @@ from __future__ import annotations
 import pathlib
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 
 import torch
 from torch import nn
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import torchkutils
 from benchmarks._harness import figure, store

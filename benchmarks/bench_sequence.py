@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
 import torch
 from torch.utils.data import DataLoader
 
@@ -14,18 +9,18 @@ from benchmarks._harness import compare, store
 from torchkutils import Sequence
 
 
-class Copies(Sequence):
-    """Batches of so many bytes, copied from one tensor."""
+class Filled(Sequence):
+    """Batches of so many bytes."""
 
     def __init__(self, size, length):
-        self.batch = torch.zeros(size // 4)
+        self.size = size
         self.length = length
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index):
-        return self.batch.clone()
+        return torch.full((self.size // 4,), float(index))
 
 
 def run(loader):
@@ -37,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results = []
     for size, length in ((4 * 2**10, 600), (256 * 2**10, 400), (4 * 2**20, 100)):
-        sequence = Copies(size, length)
+        sequence = Filled(size, length)
         for workers, target in ((0, 1.2), (2, 1.1)):
             ours = sequence.loader(num_workers=workers)
             plain = DataLoader(sequence, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
