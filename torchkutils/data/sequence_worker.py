@@ -20,11 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from torchkutils.data.parcel import LimitedBytes, NotSendableError
 from torchkutils.data.sequence import Sequence, checked_batch
-
-
-class _NotSendableError(Exception):
-    """The state is too large to be sent, or would lose its connection to shared memory."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def sendable_state(sequence: Sequence, limit: int) -> bytes | None:
 
     Nothing of the caller's changes: unlike `multiprocessing`'s pickles, these move no tensor into shared memory.
     """
-    sink = _Limited(limit)
+    sink = LimitedBytes(limit)
     try:
         _StatePickler(sink, limit).dump((sequence, _class_data(type(sequence))))
     except Exception:
@@ -103,19 +100,6 @@ def _class_data(kind: type) -> list[tuple[type, str, Any]]:
     ]
 
 
-class _Limited(io.BytesIO):
-    """Bytes in memory that refuse to grow past a limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-
-    def write(self, data: Any) -> int:
-        if self.tell() + memoryview(data).nbytes > self._limit:
-            raise _NotSendableError(f"more than {self._limit} bytes")
-        return super().write(data)
-
-
 class _StatePickler(pickle.Pickler):
     """Pickles values; refuses early what is large, and what lives in memory that others can write to."""
 
@@ -127,13 +111,13 @@ class _StatePickler(pickle.Pickler):
         if isinstance(value, torch.Tensor):
             shared: bool = value.is_shared()  # type: ignore[no-untyped-call]
             if value.device.type != "cpu" or shared or value.numel() * value.element_size() > self._limit:
-                raise _NotSendableError("a large or shared tensor")
+                raise NotSendableError("a large or shared tensor")
         elif isinstance(value, np.ndarray):
             base = value
             while isinstance(base, np.ndarray) and base.base is not None:
                 base = base.base
             if not isinstance(base, (np.ndarray, bytes, torch.Tensor)) or value.nbytes > self._limit:
-                raise _NotSendableError("a large or shared array")
+                raise NotSendableError("a large or shared array")
         return NotImplemented
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from torchkutils.data.parcel import Packing
 from torchkutils.data.sequence import Sequence
 from torchkutils.data.sequence_worker import Task, WorkerView, sendable_state, start_worker
 
@@ -105,6 +106,7 @@ class WorkerCrew:
         self._tasks = _Tasks([version] * self._num_workers, order, epoch, version, state)
         generator = torch.Generator()
         generator.manual_seed(seed % 2**63)
+        options = {**self._options, "collate_fn": Packing(self._options["collate_fn"])}
         view = WorkerView(sequence, state, version, seed, self._init)
         self._loader = DataLoader(
             view,
@@ -114,7 +116,7 @@ class WorkerCrew:
             persistent_workers=state is not None,
             # One of its own: torch would draw from the process's generator at each start.
             generator=generator,
-            **self._options,
+            **options,
         )
         self._iterator = iter(self._loader)
         view.forget()
