@@ -9,6 +9,7 @@ benchmarks/bench_<subject>.py and draws docs/benchmarks.md from everything that 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import importlib.metadata
@@ -18,7 +19,7 @@ import pathlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,17 +78,18 @@ def compare(
     baselines = {**(peers or {}), **(floor or {})}
     contestants = {"ours": ours, **baselines}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for round_number in range(-warmup, repeats):
-        for name in list(contestants)[:: -1 if round_number % 2 else 1]:
-            if setup is not None:
-                setup()
-            gc.collect()
-            start = clock()
-            kept = contestants[name]()
-            elapsed = clock() - start
-            del kept
-            if round_number >= 0:
-                seconds[name].append(elapsed)
+    with only_new_garbage():
+        for round_number in range(-warmup, repeats):
+            for name in list(contestants)[:: -1 if round_number % 2 else 1]:
+                if setup is not None:
+                    setup()
+                gc.collect()
+                start = clock()
+                kept = contestants[name]()
+                elapsed = clock() - start
+                del kept
+                if round_number >= 0:
+                    seconds[name].append(elapsed)
     median_ours = statistics.median(seconds["ours"])
     result: dict[str, Any] = {
         "question": question,
@@ -148,14 +150,34 @@ def clocked(
     """
     call()
     times = []
-    for _ in range(repeats):
-        gc.collect()
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        times.append((time.perf_counter() - start) / calls * UNITS[unit])
-    found = spread(times)
-    return figure(question, found["median"], unit, target=target, note=note) | {"repeats": repeats, "spread": found}
+    with only_new_garbage():
+        for _ in range(repeats):
+            gc.collect()
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            times.append((time.perf_counter() - start) / calls * UNITS[unit])
+    return taken(question, times, unit, target=target, note=note)
+
+
+def taken(
+    question: str, values: Sequence[float], unit: str, *, target: float | None = None, note: str = ""
+) -> dict[str, Any]:
+    """Record the median of what was measured several times elsewhere, with its spread."""
+    found = spread(values)
+    row = figure(question, found["median"], unit, target=target, note=note)
+    return row | {"repeats": len(values), "spread": found}
+
+
+@contextlib.contextmanager
+def only_new_garbage() -> Iterator[None]:
+    """Keep what exists out of the collections before each call: of torch's many objects they took longer than most."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def process_tree_time() -> float:

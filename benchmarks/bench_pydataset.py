@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -17,6 +17,7 @@ from keras.src.backend.torch.trainer import TorchEpochIterator
 
 from benchmarks._harness import compare, store
 from torchkutils import Sequence
+from torchkutils.data.sequence_loader import SequenceLoader
 
 ROWS, WIDTH = 64, 1024
 NOTES = {
@@ -74,8 +75,32 @@ class Parsed:
         return np.array(rows, dtype="f4"), np.full(ROWS, index, dtype="f4")
 
 
-def of_ours(work: type, length: int, workers: int) -> Callable[[], Iterator[Any]]:
-    batches = type(f"Our{work.__name__}", (work, Sequence), {})()
+class OurTiny(Tiny, Sequence):
+    pass
+
+
+class OurInflated(Inflated, Sequence):
+    pass
+
+
+class OurParsed(Parsed, Sequence):
+    pass
+
+
+class TheirTiny(Tiny, keras.utils.PyDataset):
+    pass
+
+
+class TheirInflated(Inflated, keras.utils.PyDataset):
+    pass
+
+
+class TheirParsed(Parsed, keras.utils.PyDataset):
+    pass
+
+
+def of_ours(kind: type, length: int, workers: int) -> SequenceLoader:
+    batches = kind()
     batches.prepare(length)
     return batches.loader(num_workers=workers, multiprocessing_context="fork" if workers else None)
 
@@ -83,8 +108,8 @@ def of_ours(work: type, length: int, workers: int) -> Callable[[], Iterator[Any]
 class OfKeras:
     """Epochs of a PyDataset as `fit` takes them: hooks, workers and the conversion to tensors included."""
 
-    def __init__(self, work: type, length: int, **options: Any) -> None:
-        batches = type(f"Keras{work.__name__}", (work, keras.utils.PyDataset), {})(**options)
+    def __init__(self, kind: type, length: int, **options: Any) -> None:
+        batches = kind(**options)
         batches.prepare(length)
         self.epochs = TorchEpochIterator(x=batches)
 
@@ -98,12 +123,14 @@ def read(batches: Any) -> float:
     return sum(float(targets.sum()) for _, targets in batches)
 
 
-def an_epoch(question: str, work: type, length: int, repeats: int, note: str, target: float | None) -> dict[str, Any]:
+def an_epoch(
+    question: str, kinds: tuple[type, type], length: int, repeats: int, note: str, target: float | None
+) -> dict[str, Any]:
     """Two workers on both sides; every round is one whole epoch, the hook included."""
-    loader = of_ours(work, length, 2)
+    loader = of_ours(kinds[0], length, 2)
     peers = {
-        "PyDataset, 2 processes": OfKeras(work, length, workers=2, use_multiprocessing=True),
-        "PyDataset, 2 threads": OfKeras(work, length, workers=2),
+        "PyDataset, 2 processes": OfKeras(kinds[1], length, workers=2, use_multiprocessing=True),
+        "PyDataset, 2 threads": OfKeras(kinds[1], length, workers=2),
     }
     try:
         assert len({read(batches) for batches in (loader, *peers.values())}) == 1
@@ -121,17 +148,18 @@ def an_epoch(question: str, work: type, length: int, repeats: int, note: str, ta
 
 
 def without_workers(length: int) -> dict[str, Any]:
-    loader, peer = of_ours(Tiny, length, 0), OfKeras(Tiny, length)
+    loader, peer = of_ours(OurTiny, length, 0), OfKeras(TheirTiny, length)
     question = f"an epoch of {length} tiny batches, no workers"
     return compare(question, lambda: read(loader), {"PyDataset": lambda: read(peer)}, repeats=9)
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    tiny, inflated, parsed = (OurTiny, TheirTiny), (OurInflated, TheirInflated), (OurParsed, TheirParsed)
     rows = [
-        an_epoch("an epoch of 20 tiny batches, 2 workers", Tiny, 20, 11, NOTES["boundary"], 0.2),
-        an_epoch("an epoch of 400 inflated batches of 256 KB, 2 workers", Inflated, 400, 5, NOTES["inflate"], None),
-        an_epoch("an epoch of 300 parsed batches of 64 KB, 2 workers", Parsed, 300, 5, NOTES["parse"], None),
+        an_epoch("an epoch of 20 tiny batches, 2 workers", tiny, 20, 11, NOTES["boundary"], 0.2),
+        an_epoch("an epoch of 400 inflated batches of 256 KB, 2 workers", inflated, 400, 5, NOTES["inflate"], None),
+        an_epoch("an epoch of 300 parsed batches of 64 KB, 2 workers", parsed, 300, 5, NOTES["parse"], None),
         without_workers(1000),
     ]
     store("pydataset", rows)
