@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from torchkutils.models.flops import function_flops, module_flops
-from torchkutils.models.records import Call, Collection, Edge, Failure, Node, NodeKind, OtherValue, TensorValue, Value
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node, NodeKind, Value
+from torchkutils.models.stock_leaves import is_stock, stock_flops, writes_elsewhere
 from torchkutils.models.undisturbed import Writes
+from torchkutils.models.values import Descriptions, map_tensors, named_tensors, storage_of, tensors_of
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Running:
     """A call that has begun: what is known of it so far."""
 
@@ -34,6 +36,17 @@ class _Running:
     node: int | None = None
 
 
+@dataclasses.dataclass(slots=True)
+class _Point:
+    """A node in the making."""
+
+    kind: NodeKind
+    name: str
+    call: int | None
+    output: Value | None
+    joins: bool
+
+
 class Recorder(TorchFunctionMode):
     """Watches one forward of a model, in this thread alone.
 
@@ -47,7 +60,8 @@ class Recorder(TorchFunctionMode):
         self.index_of, self.modules, self.tensor_names = index_of, modules, names
         self.calls: list[_Running] = []
         self.stack: list[_Running] = []
-        self.nodes: list[Node] = []
+        self.nodes: list[_Point] = []
+        self.describe = Descriptions()
         self.arrows: dict[tuple[int, int, int], int] = {}
         self.made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
         self.written: dict[int, tuple[int, int, int]] = {}
@@ -67,6 +81,9 @@ class Recorder(TorchFunctionMode):
         return self
 
     def __exit__(self, *details: Any) -> None:
+        if not self._is_active():
+            # Interrupted just where it had stepped aside.
+            torch._C._push_on_torch_function_stack(self)
         super().__exit__(*details)  # type: ignore[no-untyped-call]
         for module, before in self.watched:
             for name in _ENTRIES:
@@ -74,6 +91,10 @@ class Recorder(TorchFunctionMode):
             module.__dict__.update(before)
         self.watched.clear()
         self.writes.restore()
+
+    def _is_active(self) -> bool:
+        depth = torch._C._len_torch_function_stack()
+        return any(torch._C._get_function_stack_at(level) is self for level in range(depth))
 
     def _watch(self, module: torch.nn.Module) -> None:
         """Put ourselves before both ways into a module: a call of it, and a direct call of its forward.
@@ -87,11 +108,15 @@ class Recorder(TorchFunctionMode):
         if hasattr(module, "_orig_mod") and isinstance(module._orig_mod, torch.nn.Module):
             forward = module._orig_mod
         inside = [0]
+        stock = "forward" not in before and is_stock(module)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self.thread:
                 return (compiled or whole)(*args, **kwargs)
-            self._begin(module, args, kwargs)
+            if stock and self._may_step_aside(module):
+                return self._run_stock(module, forward, args, kwargs)
+            with torch._C.DisableTorchFunction():
+                self._begin(module, args, kwargs, leaf=False)
             hooked = _hooked(module)
             inside[0] = int(hooked)
             try:
@@ -108,7 +133,10 @@ class Recorder(TorchFunctionMode):
             if inside[0] or threading.get_ident() != self.thread:
                 inside[0] = 0
                 return forward(*args, **kwargs)
-            self._begin(module, args, kwargs)
+            if stock and self._may_step_aside(module):
+                return self._run_stock(module, forward, args, kwargs)
+            with torch._C.DisableTorchFunction():
+                self._begin(module, args, kwargs, leaf=False)
             try:
                 output = forward(*args, **kwargs)
             except BaseException as error:
@@ -126,7 +154,7 @@ class Recorder(TorchFunctionMode):
 
     def add_node(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> int:
         """A new point of the data flow."""
-        self.nodes.append(Node(len(self.nodes), kind, name, call, output, joins))
+        self.nodes.append(_Point(kind, name, call, output, joins))
         return len(self.nodes) - 1
 
     def add_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> None:
@@ -137,14 +165,14 @@ class Recorder(TorchFunctionMode):
             self._add_input(name, value)
 
     def _add_input(self, name: str, value: Any) -> None:
-        if next(tensors_of(value), None) is not None:
-            self._made_by(value, self.add_node("input", name, None, describe(value)))
+        if tensors_of(value):
+            self._made_by(value, self.add_node("input", name, None, self.describe.of(value)))
 
     def add_outputs(self, output: Any) -> None:
         """The model's own outputs, a node for each tensor."""
         tensors = list(named_tensors(output, "output"))
         for name, tensor in tensors:
-            node = self.add_node("output", name, None, describe(tensor))
+            node = self.add_node("output", name, None, self.describe.of(tensor))
             self._connect(tensor, node)
 
     def _made_by(self, value: Any, node: int) -> None:
@@ -157,7 +185,7 @@ class Recorder(TorchFunctionMode):
         entry = self.made.get(id(tensor))
         if entry is not None and entry[0]() is not tensor:
             entry = None
-        wrote = self.written.get(storage_of(tensor))
+        wrote = self.written.get(storage_of(tensor)) if self.written else None
         if entry is not None and (wrote is None or wrote[2] <= entry[3]):
             return entry[1], entry[2]
         if wrote is not None:
@@ -166,7 +194,7 @@ class Recorder(TorchFunctionMode):
         kind: NodeKind = "constant"
         if name is not None:
             kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
-        node = self.add_node(kind, name or "constant", None, describe(tensor))
+        node = self.add_node(kind, name or "constant", None, self.describe.of(tensor))
         self.made[id(tensor)] = (weakref.ref(tensor), node, 0, self.clock)
         return node, 0
 
@@ -186,29 +214,33 @@ class Recorder(TorchFunctionMode):
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, leaf: bool) -> _Running:
         index = self.index_of[id(module)]
         parent = self.stack[-1] if self.stack else None
         if parent is not None:
             parent.leaf = False
-        tensors = list(tensors_of((args, kwargs)))
+        tensors = [args[0]] if len(args) == 1 and type(args[0]) is torch.Tensor else tensors_of(args)
+        if kwargs:
+            tensors += tensors_of(kwargs)
+        number = self.counts.get(index, 0)
         running = _Running(
-            index=len(self.calls),
-            module=index,
-            number=self.counts.get(index, 0),
-            parent=None if parent is None else parent.index,
-            inputs=arguments(args, kwargs),
-            sources=[],
-            tensors=tensors,
+            len(self.calls),
+            index,
+            number,
+            None if parent is None else parent.index,
+            self.describe.arguments(args, kwargs),
+            [],
+            tensors,
         )
-        if next(module.children(), None) is None or isinstance(module, torch.jit.ScriptModule):
+        if leaf or next(module.children(), None) is None or isinstance(module, torch.jit.ScriptModule):
             running.node = self.add_node("call", self.names(index), running.index, None)
             self._connect(tensors, running.node)
         else:
             running.sources = [self._source(tensor) for tensor in tensors]
-        self.counts[index] = running.number + 1
+        self.counts[index] = number + 1
         self.calls.append(running)
         self.stack.append(running)
+        return running
 
     def names(self, index: int) -> str:
         """A module's path; filled in by the trace."""
@@ -224,6 +256,7 @@ class Recorder(TorchFunctionMode):
     def _finish(self, module: torch.nn.Module, output: Any) -> Any:
         running = self.stack.pop()
         changed = output
+        running.output = self.describe.of(output)
         if running.leaf:
             given = {id(tensor) for tensor in running.tensors}
             changed = map_tensors(output, lambda t: t.view_as(t) if id(t) in given and not _is_leaf(t) else t)
@@ -231,19 +264,38 @@ class Recorder(TorchFunctionMode):
                 running.node = self.add_node("call", self.names(running.module), running.index, None)
                 for source, position in running.sources:
                     self.arrow(source, running.node, position)
-            own = module_flops(module, running.inputs, describe(output))
+            own = module_flops(module, running.inputs, running.output)
             if own is not None:
                 running.flops, running.flops_known = own, True
-        running.output = describe(output)
-        if running.leaf and running.node is not None:
-            self.nodes[running.node] = dataclasses.replace(self.nodes[running.node], output=running.output)
+            self.nodes[running.node].output = running.output
             self._made_by(changed, running.node)
-            for tensor in running.tensors:
+            for tensor in running.tensors if self.written else ():
                 entry = self.written.get(storage_of(tensor))
                 if entry is not None and self.nodes[entry[0]].call == running.index:
                     self.written[storage_of(tensor)] = (running.node, 0, self.clock)
         running.tensors = []
         return changed
+
+    def _run_stock(self, module: torch.nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A layer that is known to the letter: the mode steps aside for all of it."""
+        torch._C._pop_torch_function_stack()
+        try:
+            running = self._begin(module, args, kwargs, leaf=True)
+            try:
+                output = forward(*args, **kwargs)
+            except BaseException as error:
+                self._abandon(error)
+                raise
+            flops = stock_flops(module, args, kwargs, output)
+            running.flops, running.flops_known = flops or 0, flops is not None
+            return self._finish(module, output)
+        finally:
+            torch._C._push_on_torch_function_stack(self)
+
+    def _may_step_aside(self, module: torch.nn.Module) -> bool:
+        depth = torch._C._len_torch_function_stack()
+        on_top = depth > 0 and torch._C._get_function_stack_at(depth - 1) is self
+        return on_top and not writes_elsewhere(module) and not _hooked(module)
 
     # -- functions -------------------------------------------------------------------------------------------------
 
@@ -267,11 +319,11 @@ class Recorder(TorchFunctionMode):
                 self.written[storage_of(target)] = (running.node, 0, self.clock)
             return result
         produced = result if target is None else target
-        if next(tensors_of(produced), None) is None:
+        if not tensors_of(produced):
             return result
         computed = sum(self.nodes[source].kind not in ("parameter", "buffer", "constant") for source, _ in sources)
         shown = name.strip("_") if name.startswith("__") or name.endswith("_") else name
-        node = self.add_node("function", shown, running.index, describe(produced), joins=computed > 1)
+        node = self.add_node("function", shown, running.index, self.describe.of(produced), joins=computed > 1)
         for source, position in sources:
             self.arrow(source, node, position)
         self._made_by(produced, node)
@@ -297,35 +349,41 @@ class Recorder(TorchFunctionMode):
 
     def finished_calls(self) -> tuple[Call, ...]:
         """The calls as plain records."""
-        names = [field.name for field in dataclasses.fields(Call)]
-        return tuple(Call(**{name: getattr(running, name) for name in names}) for running in self.calls)
+        return tuple(
+            Call(r.index, r.module, r.number, r.parent, r.inputs, r.output, r.flops, r.flops_known, r.leaf)
+            for r in self.calls
+        )
 
     def finished_flow(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
         """Nodes and edges; functions that ran inside a leaf are folded into the leaf's own node."""
-        home = {
-            node.index: leaf.node
-            for node in self.nodes
-            if node.kind == "function" and node.call is not None
-            for leaf in [self.calls[node.call]]
-            if leaf.leaf and leaf.node is not None
-        }
-        arrows: dict[tuple[int, int, int], int] = {}
-        for (source, target, position), count in self.arrows.items():
-            begin, end = home.get(source, source), home.get(target, target)
-            if begin != end and not (end in home.values() and self.nodes[source].kind in _HELD and target in home):
-                arrows[begin, end, position] = max(arrows.get((begin, end, position), 0), count)
+        home: dict[int, int] = {}
+        for index, point in enumerate(self.nodes):
+            leaf = self.calls[point.call] if point.kind == "function" and point.call is not None else None
+            if leaf is not None and leaf.leaf and leaf.node is not None:
+                home[index] = leaf.node
+        arrows = self._folded(home) if home else self.arrows
         used = {index for source, target, _ in arrows for index in (source, target)}
-        kept = [n for n in self.nodes if n.index not in home and (n.kind not in _HELD or n.index in used)]
+        kept = [(i, p) for i, p in enumerate(self.nodes) if i not in home and (p.kind not in _HELD or i in used)]
         rank = {"input": 0, "output": 2}
-        kept.sort(key=lambda node: (rank.get(node.kind, 1), node.index))
-        new = {node.index: position for position, node in enumerate(kept)}
-        nodes = tuple(dataclasses.replace(node, index=new[node.index]) for node in kept)
+        kept.sort(key=lambda entry: rank.get(entry[1].kind, 1))
+        new = {index: position for position, (index, _) in enumerate(kept)}
+        nodes = tuple(Node(i, p.kind, p.name, p.call, p.output, p.joins) for i, (_, p) in enumerate(kept))
         edges = sorted(
             (new[target], new[source], position, count)
             for (source, target, position), count in arrows.items()
             if source in new and target in new
         )
         return nodes, tuple(Edge(source, target, position, count) for target, source, position, count in edges)
+
+    def _folded(self, home: dict[int, int]) -> dict[tuple[int, int, int], int]:
+        """The arrows once each function inside a leaf stands for the leaf."""
+        leaves = set(home.values())
+        arrows: dict[tuple[int, int, int], int] = {}
+        for (source, target, position), count in self.arrows.items():
+            begin, end = home.get(source, source), home.get(target, target)
+            if begin != end and not (end in leaves and self.nodes[source].kind in _HELD and target in home):
+                arrows[begin, end, position] = max(arrows.get((begin, end, position), 0), count)
+        return arrows
 
 
 _HELD = ("parameter", "buffer", "constant")
@@ -392,86 +450,3 @@ def _written_tensor(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return args[0]
     out = kwargs.get("out")
     return out if isinstance(out, torch.Tensor) else None
-
-
-def storage_of(tensor: torch.Tensor) -> int:
-    """A number for the memory behind a tensor; its own identity where there is no such thing."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return id(tensor)
-
-
-def tensors_of(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """The tensors inside tuples, lists, mappings and dataclasses, from left to right; iterators stay untouched."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif depth > 20:
-        return
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_of(item, depth + 1)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_of(item, depth + 1)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors_of(getattr(value, field.name, None), depth + 1)
-
-
-def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors with the way to each: output, output[0], output.logits."""
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from named_tensors(item, f"{name}.{key}")
-    elif isinstance(value, tuple | list):
-        for position, item in enumerate(value):
-            yield from named_tensors(item, f"{name}[{position}]")
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from named_tensors(getattr(value, field.name, None), f"{name}.{field.name}")
-
-
-def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same value with tensors replaced; the same object when nothing changed or it is no plain collection."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if type(value) in (tuple, list):
-        items = [map_tensors(item, change) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
-    if type(value) is dict:
-        changed = {key: map_tensors(item, change) for key, item in value.items()}
-        return value if all(changed[key] is value[key] for key in value) else changed
-    return value
-
-
-def describe(value: Any) -> Value:
-    """A value as a plain record."""
-    if isinstance(value, torch.Tensor):
-        try:
-            shape = tuple(value.shape)
-        except RuntimeError:
-            shape = ()
-        kind = "nested" if value.is_nested else type(value).__name__
-        return TensorValue(shape, str(value.dtype).removeprefix("torch."), "tensor" if kind in _PLAIN else kind)
-    if isinstance(value, Mapping):
-        return Collection(type(value).__name__, tuple((str(key), describe(item)) for key, item in value.items()))
-    if isinstance(value, tuple | list):
-        names = getattr(value, "_fields", range(len(value)))
-        return Collection(type(value).__name__, tuple(zip(names, map(describe, value), strict=True)))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [(field.name, describe(getattr(value, field.name, None))) for field in dataclasses.fields(value)]
-        return Collection(type(value).__name__, tuple(fields))
-    return OtherValue(type(value).__name__)
-
-
-_PLAIN = ("Tensor", "Parameter")
-
-
-def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
-    """The arguments of a call: positional ones by position, keyword ones by name."""
-    positional: list[tuple[int | str, Value]] = [(position, describe(value)) for position, value in enumerate(args)]
-    named: list[tuple[int | str, Value]] = [(name, describe(value)) for name, value in kwargs.items()]
-    return Collection("arguments", tuple(positional + named))

@@ -12,7 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from torchkutils.models.inputs import has_open_dimensions, model_arguments
-from torchkutils.models.recorder import Recorder, map_tensors
+from torchkutils.models.recorder import Recorder
 from torchkutils.models.records import (
     Call,
     Collection,
@@ -27,6 +27,7 @@ from torchkutils.models.records import (
 )
 from torchkutils.models.symbolic import symbolic_flow
 from torchkutils.models.undisturbed import in_plain_containers, undisturbed
+from torchkutils.models.values import map_tensors
 
 Mode: TypeAlias = Literal["eval", "train", "same"]
 EngineName: TypeAlias = Literal["auto", "real", "meta", "structure"]

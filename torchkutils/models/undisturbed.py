@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +24,17 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     block writes to is the business of `Writes`, which sees the write coming.
     """
     everything = all_modules(model)
-    modules = [_ModuleState(module) for module in everything]
-    tensors = [_TensorState(tensor) for tensor in _tensors(everything) if not is_lazy(tensor)]
+    containers = _Containers()
+    modules = [_ModuleState(module, containers) for module in everything]
+    tensors = _TensorStates([tensor for tensor in _tensors(everything) if not is_lazy(tensor)])
     generators = _RandomState()
     try:
         yield
     finally:
+        containers.restore()
         for module in modules:
             module.restore()
-        for tensor in tensors:
-            tensor.restore()
+        tensors.restore()
         generators.restore()
 
 
@@ -75,63 +77,69 @@ def in_plain_containers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Mod
 _OWN_DICTIONARIES = frozenset(torch.nn.Module().__dict__)
 
 
-class _TensorState:
-    """A parameter or buffer: its memory, its gradient and, for a buffer, what it contains."""
+class _TensorStates:
+    """Parameters and buffers: their memory, their gradients and, of buffers, what they contain."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-        self.memory = tensor.data
-        self.requires_grad = tensor.requires_grad
-        self.version = tensor._version
-        buffer = not isinstance(tensor, torch.nn.Parameter) and not tensor.is_meta
-        self.content = tensor.detach().clone() if buffer else None
-        # Taken away for the moment, so that a backward inside forward does not add to it.
-        self.gradient = tensor.grad if tensor.is_leaf else None
-        if self.gradient is not None:
-            tensor.grad = None
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        # One list for each fact: an object for each tensor would keep the garbage collector busy.
+        self.tensors = tensors
+        self.memories = [tensor.data for tensor in tensors]
+        self.requires_grad = [tensor.requires_grad for tensor in tensors]
+        self.contents: dict[int, tuple[torch.Tensor, int]] = {}
+        self.gradients: dict[int, torch.Tensor] = {}
+        for index, tensor in enumerate(tensors):
+            if not isinstance(tensor, torch.nn.Parameter) and not tensor.is_meta:
+                self.contents[index] = tensor.detach().clone(), tensor._version
+            gradient = tensor.grad if tensor.is_leaf else None
+            if gradient is not None:
+                # Taken away for the moment, so that a backward inside forward does not add to it.
+                self.gradients[index] = gradient
+                tensor.grad = None
 
     def restore(self) -> None:
         """Memory first, then what lies in it, then the flags."""
-        tensor = self.tensor
-        # A sparse or nested tensor has no one address or shape to compare: it takes its memory back in any case.
-        rebound = tensor.is_nested or tensor.layout is not torch.strided
-        rebound = rebound or tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape
-        if rebound or tensor.dtype != self.memory.dtype or tensor.device != self.memory.device:
-            tensor.data = self.memory
-        if self.content is not None:
-            # Always: batch normalisation writes its running statistics without counting a version.
-            with torch.no_grad():
-                tensor.copy_(self.content)
-            torch._C._autograd._unsafe_set_version_counter((tensor,), (self.version,))
-        if tensor.is_leaf:
-            if tensor.requires_grad != self.requires_grad:
-                tensor.requires_grad_(self.requires_grad)
-            tensor.grad = self.gradient
+        for index, (tensor, memory) in enumerate(zip(self.tensors, self.memories, strict=True)):
+            # A sparse or nested tensor has no one address or shape to compare: it takes its memory back in any case.
+            rebound = tensor.is_nested or tensor.layout is not torch.strided
+            rebound = rebound or tensor.data_ptr() != memory.data_ptr() or tensor.shape != memory.shape
+            if rebound or tensor.dtype != memory.dtype or tensor.device != memory.device:
+                tensor.data = memory
+            if index in self.contents:
+                content, version = self.contents[index]
+                # Always: batch normalisation writes its running statistics without counting a version.
+                with torch.no_grad():
+                    tensor.copy_(content)
+                torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+            if tensor.is_leaf:
+                if tensor.requires_grad != self.requires_grad[index]:
+                    tensor.requires_grad_(self.requires_grad[index])
+                gradient = self.gradients.get(index)
+                if tensor.grad is not gradient:
+                    tensor.grad = gradient
 
 
 class _ModuleState:
-    """One module's class and attributes, with what plain containers among them hold, at any depth."""
+    """One module's class and attributes."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    __slots__ = ("attributes", "kind", "module", "training")
+
+    def __init__(self, module: torch.nn.Module, containers: _Containers) -> None:
         self.module = module
         self.kind = type(module)
         self.training = module.training
-        self.attributes = dict(module.__dict__)
-        self.inner: dict[int, tuple[Any, Any]] = {}
+        self.attributes = module.__dict__.copy()
         for value in self.attributes.values():
-            if type(value) in _HOLDING or isinstance(value, _CONTAINERS):
-                _remember(value, self.inner)
-        if hasattr(module, "_infer_parameters"):
+            if type(value) not in _HOLD_NOTHING and isinstance(value, _HOLDING):
+                containers.remember(value)
+        if hasattr(self.kind, "_infer_parameters"):
             _stand_in(module)
 
     def restore(self) -> None:
-        """Rebind what was rebound, refill what was refilled; objects keep their identity and order."""
+        """Rebind what was rebound; objects keep their identity and order."""
         if type(self.module) is not self.kind:
             self.module.__class__ = self.kind
-        for container, before in self.inner.values():
-            _refill(container, before)
         current = self.module.__dict__
-        if list(current) != list(self.attributes) or any(current[k] is not v for k, v in self.attributes.items()):
+        if not _same_items(current, self.attributes):
             current.clear()
             current.update(self.attributes)
         if self.module.training != self.training:
@@ -152,30 +160,61 @@ def _stand_in(module: torch.nn.Module) -> None:
 
 
 _CONTAINERS = (dict, list, set, collections.deque)
-_HOLDING = frozenset([tuple, *_CONTAINERS, collections.OrderedDict])
+_HOLDING = (tuple, *_CONTAINERS)
+_HOLD_NOTHING = frozenset([bool, int, float, str, type(None)])
 
 
-def _remember(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
-    stack = [value]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, _CONTAINERS) and id(top) not in found:
-            found[id(top)] = (top, top.copy())
-            if top:
-                stack.extend(top.values() if isinstance(top, dict) else top)
-        elif isinstance(top, tuple):
-            stack.extend(item for item in top if isinstance(item, tuple | dict | list | set | collections.deque))
+class _Containers:
+    """What containers among attributes hold, at any depth."""
+
+    def __init__(self) -> None:
+        self.filled: dict[int, tuple[Any, Any]] = {}
+        # Most of a module's own dictionaries are empty: no copy is needed to empty them again.
+        self.empty: list[Any] = []
+
+    def remember(self, value: Any) -> None:
+        """Take note of a container and of those inside it."""
+        if not value:
+            if not isinstance(value, tuple):
+                self.empty.append(value)
+            return
+        stack = [value]
+        while stack:
+            top = stack.pop()
+            if isinstance(top, _CONTAINERS):
+                if id(top) in self.filled:
+                    continue
+                self.filled[id(top)] = (top, top.copy())
+            for item in top.values() if isinstance(top, dict) else top:
+                if isinstance(item, _HOLDING):
+                    if item:
+                        stack.append(item)
+                    elif not isinstance(item, tuple):
+                        self.empty.append(item)
+
+    def restore(self) -> None:
+        """Refill what was refilled."""
+        for container, before in self.filled.values():
+            _refill(container, before)
+        for container in self.empty:
+            if container:
+                container.clear()
+
+
+def _same_items(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    """Whether two dictionaries hold the same objects in the same order."""
+    if len(one) != len(other):
+        return False
+    return all(map(operator.is_, one, other)) and all(map(operator.is_, one.values(), other.values()))
 
 
 def _refill(container: Any, before: Any) -> None:
     if isinstance(container, dict):
-        if not container and not before:
-            return
-        same = list(container) == list(before) and all(container[key] is before[key] for key in before)
+        same = _same_items(container, before)
     elif isinstance(container, set):
         same = container == before
     else:
-        same = len(container) == len(before) and all(a is b for a, b in zip(container, before, strict=True))
+        same = len(container) == len(before) and all(map(operator.is_, container, before))
     if not same:
         container.clear()
         if isinstance(container, dict | set):

@@ -1,0 +1,126 @@
+"""Nested values: the tensors inside them, and what they look like as plain records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from torchkutils.models.records import Collection, OtherValue, TensorValue, Value
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_SCALARS = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
+
+
+class Descriptions:
+    """Values as plain records; equal tensors share one record, so that a long trace stays small."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[torch.Size, torch.dtype], TensorValue] = {}
+        self._single: dict[int, Collection] = {}
+
+    def of(self, value: Any) -> Value:
+        """A value as a plain record."""
+        if type(value) in _PLAIN and not value.is_nested:
+            key = (value.shape, value.dtype)
+            found = self._tensors.get(key)
+            if found is None:
+                found = self._tensors[key] = TensorValue(tuple(key[0]), str(key[1]).removeprefix("torch."))
+            return found
+        if isinstance(value, torch.Tensor):
+            return _unusual(value)
+        if isinstance(value, Mapping):
+            return Collection(type(value).__name__, tuple((str(key), self.of(item)) for key, item in value.items()))
+        if isinstance(value, tuple | list):
+            names = getattr(value, "_fields", range(len(value)))
+            return Collection(type(value).__name__, tuple(zip(names, map(self.of, value), strict=True)))
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [(field.name, self.of(getattr(value, field.name, None))) for field in dataclasses.fields(value)]
+            return Collection(type(value).__name__, tuple(fields))
+        return OtherValue(type(value).__name__)
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
+        """The arguments of a call: positional ones by position, keyword ones by name."""
+        if len(args) == 1 and not kwargs:
+            # `_tensors` keeps the shared records alive, so their identity is a safe key.
+            value = self.of(args[0])
+            found = self._single.get(id(value))
+            if found is None:
+                found = Collection("arguments", ((0, value),))
+                if type(args[0]) in _PLAIN and value.kind == "tensor":  # type: ignore[union-attr]
+                    self._single[id(value)] = found
+            return found
+        positional: list[tuple[int | str, Value]] = [(position, self.of(value)) for position, value in enumerate(args)]
+        named: list[tuple[int | str, Value]] = [(name, self.of(value)) for name, value in kwargs.items()]
+        return Collection("arguments", tuple(positional + named))
+
+
+def _unusual(tensor: torch.Tensor) -> TensorValue:
+    try:
+        shape = tuple(tensor.shape)
+    except RuntimeError:
+        shape = ()
+    kind = "nested" if tensor.is_nested else type(tensor).__name__
+    plain = kind in ("Tensor", "Parameter")
+    return TensorValue(shape, str(tensor.dtype).removeprefix("torch."), "tensor" if plain else kind)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors inside tuples, lists, mappings and dataclasses, from left to right; iterators stay untouched."""
+    found: list[torch.Tensor] = []
+    _collect(value, found, 0)
+    return found
+
+
+def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
+    if isinstance(value, torch.Tensor):
+        found.append(value)
+    elif type(value) in _SCALARS or depth > 20:
+        return
+    elif isinstance(value, tuple | list):
+        for item in value:
+            _collect(item, found, depth + 1)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _collect(item, found, depth + 1)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            _collect(getattr(value, field.name, None), found, depth + 1)
+
+
+def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors with the way to each: output, output[0], output.logits."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from named_tensors(item, f"{name}.{key}")
+    elif isinstance(value, tuple | list):
+        for position, item in enumerate(value):
+            yield from named_tensors(item, f"{name}[{position}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from named_tensors(getattr(value, field.name, None), f"{name}.{field.name}")
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The same value with tensors replaced; the same object when nothing changed or it is no plain collection."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if type(value) in (tuple, list):
+        items = [map_tensors(item, change) for item in value]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
+    if type(value) is dict:
+        changed = {key: map_tensors(item, change) for key, item in value.items()}
+        return value if all(changed[key] is value[key] for key in value) else changed
+    return value
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """A number for the memory behind a tensor; its own identity where there is no such thing."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return id(tensor)
