@@ -108,7 +108,13 @@ def model_to_dot(
 
     try:
         trace = trace_model(
-            model, input_size=input_size, input_data=input_data, dtypes=dtypes, mode=mode, engine=engine
+            model,
+            input_size=input_size,
+            input_data=input_data,
+            dtypes=dtypes,
+            mode=mode,
+            engine=engine,
+            module_arguments=True,
         )
     except Exception as error:
         partial = getattr(error, "trace", None)

@@ -10,6 +10,7 @@ import torch
 
 from torchkutils import _lazy
 from torchkutils.models.inputs import model_arguments
+from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.trace import EngineName, Mode
 from torchkutils.models.undisturbed import undisturbed
 
@@ -49,7 +50,7 @@ def torchview_graph(
         raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
     if engine not in ("auto", "real") or mode not in ("eval", "train"):
         raise ValueError(f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {engine!r}, {mode!r}")
-    with undisturbed(model), _PATCHING:
+    with undisturbed(ModuleTree(model)), _PATCHING:
         arguments = model_arguments(model, input_size, input_data, dtypes)
         if arguments is None:
             raise ValueError("drawer='torchview' runs the model: give input_size or input_data")

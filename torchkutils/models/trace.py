@@ -9,24 +9,14 @@ import itertools
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from torchkutils.models.inputs import has_open_dimensions, model_arguments
+from torchkutils.models.module_records import module_records
+from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.recorder import Recorder
-from torchkutils.models.records import (
-    Call,
-    Collection,
-    Edge,
-    Engine,
-    Module,
-    Node,
-    Tensor,
-    TensorValue,
-    Trace,
-    Value,
-)
+from torchkutils.models.records import Call, Collection, Edge, Engine, Module, Node, TensorValue, Trace, Value
 from torchkutils.models.symbolic import symbolic_flow
-from torchkutils.models.undisturbed import in_plain_containers, undisturbed
+from torchkutils.models.undisturbed import undisturbed
 from torchkutils.models.values import map_tensors
 
 Mode: TypeAlias = Literal["eval", "train", "same"]
@@ -41,6 +31,7 @@ def trace_model(
     dtypes: Any = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
+    module_arguments: bool = False,
 ) -> Trace:
     """Run a model once, or read its structure when no input is given, and write down what happened.
 
@@ -51,6 +42,7 @@ def trace_model(
         dtypes: Of generated inputs; one, or a list or dict like `input_size`.
         mode: The training flag that forward sees; "same" leaves each module's own.
         engine: "real" runs the maths, "meta" shapes only, "structure" nothing.
+        module_arguments: Fill `Module.extra_repr` too.
 
     Returns:
         Plain records; no tensor and no module is held.
@@ -67,25 +59,42 @@ def trace_model(
         raise ValueError(f"mode has to be 'eval', 'train' or 'same', got {mode!r}")
     if engine not in ("auto", "real", "meta", "structure"):
         raise ValueError(f"engine has to be 'auto', 'real', 'meta' or 'structure', got {engine!r}")
-    model = getattr(model, "_orig_mod", model)
-    with undisturbed(model):
+    model = _wrapped(model)
+    tree = ModuleTree(model)
+    with undisturbed(tree):
         arguments = model_arguments(model, input_size, input_data, dtypes)
         if engine == "structure" or arguments is None:
             if engine in ("real", "meta"):
                 raise ValueError(f"engine={engine!r} runs the model: give input_size or input_data")
-            return _structure(model, mode)
-        reason = "the model lies on the meta device" if any(p.is_meta for p in model.parameters()) else ""
+            return _structure(tree, mode, module_arguments)
+        reason = "the model lies on the meta device" if any(tensor.is_meta for tensor in tree.tensors) else ""
         if engine == "meta":
             reason = "asked for"
             model, arguments = _on_meta(model, arguments)
-        trace = _run(model, arguments, mode, reason)
+            tree = ModuleTree(model)
+        records = module_records(tree, arguments=module_arguments)
+        trace = _run(tree, records, arguments, mode, reason)
         if input_size is not None and has_open_dimensions(input_size):
             other = model_arguments(model, input_size, None, dtypes, open_size=3)
             assert other is not None
-            if engine == "meta":
-                model, other = _on_meta(model, other)
-            trace = _opened(trace, _run(model, other, mode, reason))
+            trace = _opened(trace, _run(tree, records, other, mode, reason))
     return trace
+
+
+def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside a compiled or a multi-device one."""
+    inner = model.__dict__.get("__template__") or model._modules.get("_orig_mod")
+    return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
+
+
+def _set_mode(tree: ModuleTree, mode: Mode) -> None:
+    """Give every module the training flag that forward is to see."""
+    if mode == "same":
+        return
+    flag = mode == "train"
+    for module in tree.distinct():
+        if module.__dict__.get("training") is not flag:
+            module.training = flag
 
 
 def _on_meta(
@@ -108,22 +117,25 @@ def _on_meta(
     return copied, (args, kwargs)
 
 
-def _run(model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], mode: Mode, reason: str) -> Trace:
-    records, modules, index_of, names = module_tree(model)
-    if mode != "same":
-        for module in modules:
-            module.training = mode == "train"
-    recorder = Recorder(index_of, modules, names)
-    recorder.names = lambda index: records[index].path or records[index].name  # type: ignore[method-assign]
+def _run(
+    tree: ModuleTree,
+    records: tuple[Module, ...],
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+    mode: Mode,
+    reason: str,
+) -> Trace:
+    model = tree.modules[0]
+    _set_mode(tree, mode)
+    recorder = Recorder(tree)
     meta = bool(reason)
     args, kwargs = _private(arguments)
     failure, error = None, None
     argument_names = _argument_names(model)
     with torch.no_grad(), recorder:
-        recorder.add_inputs(args, kwargs, argument_names)
+        recorder.flow.add_inputs(args, kwargs, argument_names)
         try:
             output = model(*args, **kwargs)
-            recorder.add_outputs(output)
+            recorder.flow.add_outputs(output)
         except BaseException as raised:
             error, failure = raised, recorder.fail(raised)
     nodes, edges = recorder.finished_flow()
@@ -163,119 +175,10 @@ def _argument_names(model: torch.nn.Module) -> list[str]:
         return []
 
 
-def module_tree(
-    model: torch.nn.Module,
-) -> tuple[tuple[Module, ...], list[torch.nn.Module], dict[int, int], dict[int, str]]:
-    """The records of the module tree, the distinct modules, index by identity, tensor names by identity."""
-    records: list[Module] = []
-    index_of: dict[int, int] = {}
-    distinct: list[torch.nn.Module] = []
-    names: dict[int, str] = {}
-    stack: list[tuple[torch.nn.Module, str, str, int, int | None]] = [(model, "", type(model).__name__, 0, None)]
-    children: dict[int, list[int]] = {}
-    registered = {id(module) for module in model.modules()}
-    while stack:
-        module, path, name, depth, parent = stack.pop()
-        index = len(records)
-        same_as = index_of.get(id(module))
-        if parent is not None:
-            children.setdefault(parent, []).append(index)
-        if same_as is None:
-            index_of[id(module)] = index
-            distinct.append(module)
-        record = _module_record(module, index, path, name, depth, parent, same_as, names)
-        known = id(module) in registered
-        records.append(record if known else dataclasses.replace(record, registered=False))
-        if same_as is None:
-            below = [(key, child) for key, child in module._modules.items() if child is not None]
-            hidden = [] if isinstance(module, torch.jit.ScriptModule) else in_plain_containers(module)
-            for key, child in reversed(below + hidden):
-                stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, index))
-    complete = [dataclasses.replace(r, children=tuple(children.get(r.index, ()))) for r in records]
-    return tuple(complete), distinct, index_of, names
-
-
-def _module_record(
-    module: torch.nn.Module,
-    index: int,
-    path: str,
-    name: str,
-    depth: int,
-    parent: int | None,
-    same_as: int | None,
-    names: dict[int, str],
-) -> Module:
-    held: list[tuple[Tensor, ...]] = []
-    for tensors in (module._parameters, module._buffers):
-        found = []
-        for key, tensor in tensors.items() if same_as is None else ():
-            if tensor is not None:
-                full = f"{path}.{key}" if path else key
-                first = names.setdefault(id(tensor), full)
-                found.append(_tensor_record(key, tensor, None if first == full else first))
-        held.append(tuple(found))
-    return Module(
-        index=index,
-        path=path,
-        name=name,
-        class_name=type(module).__name__,
-        depth=depth,
-        parent=parent,
-        children=(),
-        parameters=held[0],
-        buffers=held[1],
-        extra_repr=module.extra_repr(),
-        training=module.training,
-        same_as=same_as,
-    )
-
-
-def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tensor:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if is_lazy(tensor):
-        return Tensor(name, None, 0, 0, dtype, tensor.requires_grad, same_as, "lazy")
-    elements = tensor.numel()
-    size = sum(part.numel() * part.element_size() for part in _parts(tensor))
-    return Tensor(name, _sizes(tensor), elements, size, dtype, tensor.requires_grad, same_as, _tensor_kind(tensor))
-
-
-def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """What holds the elements: a sparse tensor keeps its indices beside its values."""
-    if tensor.layout is torch.sparse_coo:
-        return [tensor._indices(), tensor._values()]
-    return [tensor]
-
-
-def _sizes(tensor: torch.Tensor) -> tuple[int | None, ...]:
-    if not tensor.is_nested:
-        return tuple(tensor.shape)
-    columns = zip(*(part.shape for part in tensor.unbind()), strict=True)
-    return (tensor.size(0), *(sizes[0] if len(set(sizes)) == 1 else None for sizes in columns))
-
-
-def _tensor_kind(tensor: torch.Tensor) -> str:
-    """How the tensor is held, for what is other than a plain one."""
-    if tensor.is_quantized:
-        return "quantised"
-    if tensor.is_nested:
-        return "nested"
-    if tensor.layout is not torch.strided:
-        return "sparse"
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        return "tensor"
-    names = {kind.__name__ for kind in type(tensor).__mro__}
-    if names & {"DTensor", "ShardedTensor"}:
-        return "sharded"
-    modules = {kind.__module__.partition(".")[0] for kind in type(tensor).__mro__}
-    return "quantised" if modules & {"torchao", "bitsandbytes"} else "tensor"
-
-
-def _structure(model: torch.nn.Module, mode: Mode) -> Trace:
+def _structure(tree: ModuleTree, mode: Mode, module_arguments: bool) -> Trace:
     """No forward: torch.fx follows it with symbols; where it cannot, the order of definition stands in."""
-    records, modules, _, _ = module_tree(model)
-    if mode != "same":
-        for module in modules:
-            module.training = mode == "train"
+    model, records = tree.modules[0], module_records(tree, arguments=module_arguments)
+    _set_mode(tree, mode)
     try:
         flow = symbolic_flow(model, records)
     except Exception as error:

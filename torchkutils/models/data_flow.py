@@ -1,0 +1,135 @@
+"""Where tensors come from during one forward: points of the data flow, and arrows by provenance."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.records import Edge, Node, NodeKind, Value
+from torchkutils.models.values import Descriptions, named_tensors, storage_of, tensors_of
+
+_HELD = ("parameter", "buffer", "constant")
+
+
+class Point:
+    """A node in the making."""
+
+    __slots__ = ("call", "joins", "kind", "name", "output")
+
+    def __init__(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> None:
+        self.kind, self.name, self.call, self.output, self.joins = kind, name, call, output, joins
+
+
+class DataFlow:
+    """The points and arrows of one forward.
+
+    A tensor is told by its identity (a weak reference guards against reuse of the number) and by the last function
+    that wrote to its storage, so that arrows are right through in-place work, views and item assignment.
+
+    Attributes:
+        points: What makes or takes tensors, in order of execution.
+        arrows: How often a tensor (source, target, position in the source's output) was taken.
+        made: By identity, what made a tensor: a weak reference, the point, its position there, when.
+        written: By storage, what wrote to it last: the point, the position, when.
+        homes: Functions that belong to a leaf call, with the point of that call.
+    """
+
+    def __init__(self, tree: ModuleTree, describe: Descriptions) -> None:
+        self.tree, self.describe = tree, describe
+        self.points: list[Point] = []
+        self.arrows: dict[tuple[int, int, int], int] = {}
+        self.made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
+        self.written: dict[int, tuple[int, int, int]] = {}
+        self.homes: dict[int, int] = {}
+        self.clock = 0
+
+    def add(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> int:
+        """A new point."""
+        self.points.append(Point(kind, name, call, output, joins))
+        return len(self.points) - 1
+
+    def add_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> None:
+        """The model's own inputs, a point each."""
+        for position, value in enumerate(args):
+            self._add_input(names[position] if position < len(names) else f"input[{position}]", value)
+        for name, value in kwargs.items():
+            self._add_input(name, value)
+
+    def _add_input(self, name: str, value: Any) -> None:
+        if tensors_of(value):
+            self.made_by(value, self.add("input", name, None, self.describe.of(value)))
+
+    def add_outputs(self, output: Any) -> None:
+        """The model's own outputs, a point for each tensor."""
+        for name, tensor in list(named_tensors(output, "output")):
+            self.connect([tensor], self.add("output", name, None, self.describe.of(tensor)))
+
+    def made_by(self, value: Any, point: int) -> None:
+        """The tensors of a value came from here."""
+        self.clock += 1
+        for position, tensor in enumerate(tensors_of(value)):
+            self.made[id(tensor)] = (weakref.ref(tensor), point, position, self.clock)
+
+    def written_by(self, tensor: torch.Tensor, point: int) -> None:
+        """What lies in a tensor came from here."""
+        self.clock += 1
+        self.written[storage_of(tensor)] = (point, 0, self.clock)
+
+    def source(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """The point that made or last wrote this tensor; a new one for what came from nowhere."""
+        entry = self.made.get(id(tensor))
+        if entry is not None and entry[0]() is not tensor:
+            entry = None
+        wrote = self.written.get(storage_of(tensor)) if self.written else None
+        if entry is not None and (wrote is None or wrote[2] <= entry[3]):
+            return entry[1], entry[2]
+        if wrote is not None:
+            return wrote[0], wrote[1]
+        name = self.tree.tensor_name(tensor)
+        kind: NodeKind = "constant"
+        if name is not None:
+            kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
+        point = self.add(kind, name or "constant", None, self.describe.of(tensor))
+        self.made[id(tensor)] = (weakref.ref(tensor), point, 0, self.clock)
+        return point, 0
+
+    def connect(self, tensors: list[torch.Tensor], point: int) -> None:
+        """Arrows from what made these tensors."""
+        for tensor in tensors:
+            source, position = self.source(tensor)
+            self.arrow(source, point, position)
+
+    def arrow(self, source: int, target: int, position: int) -> None:
+        """One more tensor on its way."""
+        key = (source, target, position)
+        self.arrows[key] = self.arrows.get(key, 0) + 1
+
+    def computed(self, source: int) -> bool:
+        """Whether a point is more than something that a module holds."""
+        return self.points[source].kind not in _HELD
+
+    def finished(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
+        """Nodes and edges; functions that ran inside a leaf are folded into the leaf's own node."""
+        arrows = self._folded() if self.homes else self.arrows
+        used = {source for source, _, _ in arrows}
+        kept = [(i, p) for i, p in enumerate(self.points) if i not in self.homes and (p.kind not in _HELD or i in used)]
+        if len(kept) < len(self.points):
+            new = {index: position for position, (index, _) in enumerate(kept)}
+            arrows = {(new[s], new[t], p): count for (s, t, p), count in arrows.items() if s in new and t in new}
+        nodes = tuple([Node(i, p.kind, p.name, p.call, p.output, p.joins) for i, (_, p) in enumerate(kept)])
+        edges = sorted([(target, source, position, count) for (source, target, position), count in arrows.items()])
+        return nodes, tuple([Edge(source, target, position, count) for target, source, position, count in edges])
+
+    def _folded(self) -> dict[tuple[int, int, int], int]:
+        """The arrows once each function inside a leaf stands for the leaf."""
+        leaves = set(self.homes.values())
+        arrows: dict[tuple[int, int, int], int] = {}
+        for (source, target, position), count in self.arrows.items():
+            begin, end = self.homes.get(source, source), self.homes.get(target, target)
+            own = end in leaves and target in self.homes and not self.computed(source)
+            if begin != end and not own:
+                arrows[begin, end, position] = max(arrows.get((begin, end, position), 0), count)
+        return arrows

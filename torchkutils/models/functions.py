@@ -1,0 +1,46 @@
+"""What the name and arguments of a torch function say of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+# Functions that look at a tensor without computing from it.
+QUIET = frozenset(
+    [
+        *("__get__", "__set__", "size", "dim", "stride", "numel", "storage_offset", "is_floating_point", "is_complex"),
+        *("data_ptr", "__len__", "__hash__", "requires_grad_", "element_size", "untyped_storage", "is_contiguous"),
+        *("get_device", "has_names", "__repr__", "__format__", "ndimension", "is_cuda", "is_nested"),
+    ]
+)
+_OPERATORS = "add sub mul div truediv floordiv mod pow matmul and or xor lshift rshift"
+_IN_PLACE_OPERATORS = frozenset(f"__i{name}__" for name in _OPERATORS.split(" "))
+# Renormalises the rows of its table that it looks up.
+_TABLES = ("embedding", "embedding_bag")
+
+
+def shown_name(name: str) -> str:
+    """A function's name without what Python and torch put around it: "add" for "__radd__"'s like and "add_"."""
+    return name.strip("_") if name.startswith("__") or name.endswith("_") else name
+
+
+def written_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors that a function writes to."""
+    in_place = (
+        name == "__setitem__"
+        or (name.endswith("_") and not name.endswith("__"))
+        or name in _IN_PLACE_OPERATORS
+        or kwargs.get("inplace") is True
+    )
+    if in_place and args:
+        return _tensors(args[0])
+    if name in _TABLES and kwargs.get("max_norm") is not None and len(args) > 1:
+        return _tensors(args[1])
+    return _tensors(kwargs["out"]) if "out" in kwargs else []
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [item for item in value if isinstance(item, torch.Tensor)] if isinstance(value, list | tuple) else []

@@ -1,0 +1,151 @@
+"""Every module of a model, found in one walk, with its attributes as they are at that moment."""
+
+from __future__ import annotations
+
+import collections
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_OWN_CONTAINERS = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict | set))
+CONTAINERS = (dict, list, set, collections.deque)
+HOLDING = (tuple, *CONTAINERS)
+# What can neither hold a module nor change: looked at first, since most attributes are such.
+_ATOMS = frozenset([bool, int, float, str, type(None), torch.dtype, torch.device])
+_DEEPEST_CONTAINER = 4
+
+
+class Layout:
+    """The names of a module's attributes: one for all modules that have the same ones in the same order."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = list(names)
+        self.others = [(position, name) for position, name in enumerate(names) if name not in _OWN_CONTAINERS]
+        own = [position for position, name in enumerate(names) if name in _OWN_CONTAINERS]
+        self.own: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = operator.itemgetter(*own) if own[1:] else None
+
+
+class ModuleTree:
+    """The places of a model's modules in order of definition: a parent before its children, the model at 0.
+
+    Modules in plain lists, tuples and dicts are there too. The lists run in parallel, one entry a place.
+
+    Attributes:
+        modules: The module at each place.
+        paths: "" for the model, else "encoder.layers.0".
+        names: The last part of the path; the class's name for the model.
+        depths: 0 for the model.
+        parents: Place of the holder; None for the model.
+        same_as: The first place of a module that has several; None at the first.
+        children: Places of what a module holds; empty where `same_as` says more.
+        index_of: The first place of each module by identity.
+        tensors: Each parameter and buffer once.
+        tensor_names: Place and key of its first holder, by identity.
+        layouts: Names of the attributes of each distinct module, in the order of `index_of`.
+        values: Their values.
+        loose: Lists, tuples, dicts and sets among attributes that torch did not make.
+        unregistered: Places that `model.modules()` does not reach.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.modules: list[torch.nn.Module] = []
+        self.paths: list[str] = []
+        self.names: list[str] = []
+        self.depths: list[int] = []
+        self.parents: list[int | None] = []
+        self.same_as: list[int | None] = []
+        self.children: list[list[int]] = []
+        self.index_of: dict[int, int] = {}
+        self.tensors: list[torch.Tensor] = []
+        self.tensor_names: dict[int, tuple[int, str]] = {}
+        self.layouts: list[Layout] = []
+        self.values: list[tuple[Any, ...]] = []
+        self.loose: list[Any] = []
+        self.unregistered: frozenset[int] = frozenset()
+        self._known_layouts: dict[tuple[str, ...], Layout] = {}
+        self._any_hidden = False
+        self._walk(model)
+
+    def distinct(self) -> list[torch.nn.Module]:
+        """Each module once, in the order of its first place."""
+        return [self.modules[place] for place in self.index_of.values()]
+
+    def tensor_name(self, tensor: torch.Tensor) -> str | None:
+        """The full name of a parameter or buffer at its first holder; None for any other tensor."""
+        found = self.tensor_names.get(id(tensor))
+        return None if found is None else self.full_name(*found)
+
+    def full_name(self, place: int, key: str) -> str:
+        """A tensor's name as `state_dict()` has it."""
+        path = self.paths[place]
+        return f"{path}.{key}" if path else key
+
+    def _walk(self, model: torch.nn.Module) -> None:
+        stack: list[tuple[torch.nn.Module, str, str, int, int | None]] = [(model, "", type(model).__name__, 0, None)]
+        while stack:
+            module, path, name, depth, parent = stack.pop()
+            place = len(self.modules)
+            first = self.index_of.setdefault(id(module), place)
+            self.modules.append(module)
+            self.paths.append(path)
+            self.names.append(name)
+            self.depths.append(depth)
+            self.parents.append(parent)
+            self.same_as.append(None if first == place else first)
+            self.children.append([])
+            if parent is not None:
+                self.children[parent].append(place)
+            if first == place:
+                below = self._look_into(module, place)
+                for key, child in reversed(below):
+                    stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, place))
+        if self._any_hidden:
+            registered = {id(module) for module in model.modules()}
+            self.unregistered = frozenset(
+                place for place, module in enumerate(self.modules) if id(module) not in registered
+            )
+
+    def _look_into(self, module: torch.nn.Module, place: int) -> list[tuple[str, torch.nn.Module]]:
+        """Note a module's attributes and tensors; gives the modules that it holds, with their keys."""
+        own = module.__dict__
+        names = tuple(own)
+        layout = self._known_layouts.get(names)
+        if layout is None:
+            layout = self._known_layouts[names] = Layout(names)
+        values = tuple(own.values())
+        self.layouts.append(layout)
+        self.values.append(values)
+        for held in (module._parameters, module._buffers):
+            for key, tensor in held.items() if held else ():
+                if tensor is not None and id(tensor) not in self.tensor_names:
+                    self.tensor_names[id(tensor)] = (place, key)
+                    self.tensors.append(tensor)
+        children: Any = module._modules
+        below = [(key, child) for key, child in children.items() if child is not None] if children else []
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        for position, name in layout.others:
+            value = values[position]
+            if type(value) not in _ATOMS and isinstance(value, HOLDING):
+                self.loose.append(value)
+                if value and not scripted:
+                    hidden = _modules_inside(name, value)
+                    self._any_hidden = self._any_hidden or bool(hidden)
+                    below += hidden
+        return below
+
+
+def _modules_inside(name: str, container: Any) -> list[tuple[str, torch.nn.Module]]:
+    """Modules that lie where torch does not look: in lists, tuples and dicts."""
+    found: list[tuple[str, torch.nn.Module]] = []
+    stack: list[tuple[str, Any, int]] = [(name, container, 0)]
+    while stack:
+        where, top, level = stack.pop()
+        if isinstance(top, torch.nn.Module):
+            found.append((where, top))
+        elif isinstance(top, list | tuple | dict) and level < _DEEPEST_CONTAINER:
+            items = top.items() if isinstance(top, dict) else enumerate(top)
+            below = [(f"{where}[{key!r}]", item, level + 1) for key, item in items if type(item) not in _ATOMS]
+            stack.extend(reversed(below))
+    return found
