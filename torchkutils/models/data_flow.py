@@ -12,15 +12,7 @@ from torchkutils.models.records import Edge, Node, NodeKind, Value
 from torchkutils.models.values import Descriptions, named_tensors, storage_of, tensors_of
 
 _HELD = ("parameter", "buffer", "constant")
-
-
-class Point:
-    """A node in the making."""
-
-    __slots__ = ("call", "joins", "kind", "name", "output")
-
-    def __init__(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> None:
-        self.kind, self.name, self.call, self.output, self.joins = kind, name, call, output, joins
+_SWEPT_EVERY = 256
 
 
 class DataFlow:
@@ -39,17 +31,24 @@ class DataFlow:
 
     def __init__(self, tree: ModuleTree, describe: Descriptions) -> None:
         self.tree, self.describe = tree, describe
-        self.points: list[Point] = []
+        self.points: list[Node] = []
         self.arrows: dict[tuple[int, int, int], int] = {}
         self.made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
         self.written: dict[int, tuple[int, int, int]] = {}
         self.homes: dict[int, int] = {}
         self.clock = 0
+        self._swept_at = _SWEPT_EVERY
 
     def add(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> int:
         """A new point."""
-        self.points.append(Point(kind, name, call, output, joins))
-        return len(self.points) - 1
+        point = len(self.points)
+        self.points.append(Node(point, kind, name, call, output, joins))
+        return point
+
+    def give(self, point: int, output: Value) -> None:
+        """What a point gives is known now."""
+        node = self.points[point]
+        self.points[point] = Node(point, node.kind, node.name, node.call, output, node.joins)
 
     def add_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> None:
         """The model's own inputs, a point each."""
@@ -65,13 +64,21 @@ class DataFlow:
     def add_outputs(self, output: Any) -> None:
         """The model's own outputs, a point for each tensor."""
         for name, tensor in list(named_tensors(output, "output")):
-            self.connect([tensor], self.add("output", name, None, self.describe.of(tensor)))
+            source = self.source(tensor)
+            self.reach(self.add("output", name, None, self.describe.of(tensor)), [source])
 
     def made_by(self, value: Any, point: int) -> None:
         """The tensors of a value came from here."""
         self.clock += 1
         for position, tensor in enumerate(tensors_of(value)):
-            self.made[id(tensor)] = (weakref.ref(tensor), point, position, self.clock)
+            self._note(tensor, point, position)
+
+    def _note(self, tensor: torch.Tensor, point: int, position: int) -> None:
+        if len(self.made) >= self._swept_at:
+            # Most tensors are gone soon: what is known of them need not pile up.
+            self.made = {key: entry for key, entry in self.made.items() if entry[0]() is not None}
+            self._swept_at = 2 * len(self.made) + _SWEPT_EVERY
+        self.made[id(tensor)] = (weakref.ref(tensor), point, position, self.clock)
 
     def written_by(self, tensor: torch.Tensor, point: int) -> None:
         """What lies in a tensor came from here."""
@@ -93,19 +100,14 @@ class DataFlow:
         if name is not None:
             kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
         point = self.add(kind, name or "constant", None, self.describe.of(tensor))
-        self.made[id(tensor)] = (weakref.ref(tensor), point, 0, self.clock)
+        self._note(tensor, point, 0)
         return point, 0
 
-    def connect(self, tensors: list[torch.Tensor], point: int) -> None:
-        """Arrows from what made these tensors."""
-        for tensor in tensors:
-            source, position = self.source(tensor)
-            self.arrow(source, point, position)
-
-    def arrow(self, source: int, target: int, position: int) -> None:
-        """One more tensor on its way."""
-        key = (source, target, position)
-        self.arrows[key] = self.arrows.get(key, 0) + 1
+    def reach(self, point: int, sources: list[tuple[int, int]]) -> None:
+        """Tensors from these points, each with its position there, arrived here."""
+        for source, position in sources:
+            key = (source, point, position)
+            self.arrows[key] = self.arrows.get(key, 0) + 1
 
     def computed(self, source: int) -> bool:
         """Whether a point is more than something that a module holds."""
@@ -114,14 +116,15 @@ class DataFlow:
     def finished(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
         """Nodes and edges; functions that ran inside a leaf are folded into the leaf's own node."""
         arrows = self._folded() if self.homes else self.arrows
-        used = {source for source, _, _ in arrows}
-        kept = [(i, p) for i, p in enumerate(self.points) if i not in self.homes and (p.kind not in _HELD or i in used)]
-        if len(kept) < len(self.points):
-            new = {index: position for position, (index, _) in enumerate(kept)}
+        nodes = self.points
+        if self.homes:
+            used = {source for source, _, _ in arrows}
+            kept = [n for n in nodes if n.index not in self.homes and (n.kind not in _HELD or n.index in used)]
+            new = {node.index: position for position, node in enumerate(kept)}
+            nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins) for n in kept]
             arrows = {(new[s], new[t], p): count for (s, t, p), count in arrows.items() if s in new and t in new}
-        nodes = tuple([Node(i, p.kind, p.name, p.call, p.output, p.joins) for i, (_, p) in enumerate(kept)])
         edges = sorted([(target, source, position, count) for (source, target, position), count in arrows.items()])
-        return nodes, tuple([Edge(source, target, position, count) for target, source, position, count in edges])
+        return tuple(nodes), tuple([Edge(source, target, position, count) for target, source, position, count in edges])
 
     def _folded(self) -> dict[tuple[int, int, int], int]:
         """The arrows once each function inside a leaf stands for the leaf."""

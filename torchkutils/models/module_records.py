@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch.nn.parameter import is_lazy
 
-from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.module_tree import ORDINARY, ModuleTree
 from torchkutils.models.records import Module, Tensor
-
-_ORDINARY = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module, ...]:
@@ -18,11 +18,10 @@ def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module
         tree: The modules.
         arguments: Also ask each module how it shows its arguments (`extra_repr`).
     """
-    known: dict[tuple[str, torch.Size, torch.dtype, bool], Tensor] = {}
+    held = _HeldTensors(tree)
     records = []
     for place, module in enumerate(tree.modules):
         first = tree.same_as[place]
-        own, buffers = (module._parameters, module._buffers) if first is None else ({}, {})
         records.append(
             Module(
                 place,
@@ -32,8 +31,8 @@ def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module
                 tree.depths[place],
                 tree.parents[place],
                 tuple(tree.children[place]),
-                tuple([_held(tree, place, key, t, known) for key, t in own.items() if t is not None]),
-                tuple([_held(tree, place, key, t, known) for key, t in buffers.items() if t is not None]),
+                held.records(place, module._parameters) if first is None else (),
+                held.records(place, module._buffers) if first is None else (),
                 module.extra_repr() if arguments else "",
                 module.training,
                 first,
@@ -43,24 +42,33 @@ def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module
     return tuple(records)
 
 
-def _held(
-    tree: ModuleTree,
-    place: int,
-    name: str,
-    tensor: torch.Tensor,
-    known: dict[tuple[str, torch.Size, torch.dtype, bool], Tensor],
-) -> Tensor:
-    """A tensor's record; equal ones share it."""
-    first = tree.tensor_names.get(id(tensor), (place, name))
-    same_as = None if first == (place, name) else tree.full_name(*first)
-    ordinary = type(tensor) in _ORDINARY and tensor.layout is torch.strided
-    if same_as is not None or not ordinary or tensor.is_nested or tensor.is_quantized:
-        return _tensor_record(name, tensor, same_as)
-    key = (name, tensor.shape, tensor.dtype, tensor.requires_grad)
-    found = known.get(key)
-    if found is None:
-        found = known[key] = _tensor_record(name, tensor, None)
-    return found
+class _HeldTensors:
+    """Records of parameters and buffers; modules that hold equal ones share them."""
+
+    def __init__(self, tree: ModuleTree) -> None:
+        self._tree = tree
+        self._tensors: dict[tuple[str, torch.Size, torch.dtype, bool], Tensor] = {}
+        self._groups: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
+
+    def records(self, place: int, held: Mapping[str, torch.Tensor | None]) -> tuple[Tensor, ...]:
+        """Of what the module at a place holds."""
+        if not held:
+            return ()
+        found = [self._record(place, name, tensor) for name, tensor in held.items() if tensor is not None]
+        return self._groups.setdefault(tuple(map(id, found)), tuple(found))
+
+    def _record(self, place: int, name: str, tensor: torch.Tensor) -> Tensor:
+        first = self._tree.tensor_names.get(id(tensor))
+        if first is not None and first != (place, name):
+            return _tensor_record(name, tensor, self._tree.full_name(*first))
+        if first is None or id(tensor) in self._tree.unusual:
+            # (A lazy module holds stand-ins, which the tree does not know.)
+            return _tensor_record(name, tensor, None)
+        key = (name, tensor.shape, tensor.dtype, tensor.requires_grad)
+        found = self._tensors.get(key)
+        if found is None:
+            found = self._tensors[key] = _tensor_record(name, tensor, None)
+        return found
 
 
 def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tensor:
@@ -94,7 +102,7 @@ def _tensor_kind(tensor: torch.Tensor) -> str:
         return "nested"
     if tensor.layout is not torch.strided:
         return "sparse"
-    if type(tensor) in _ORDINARY:
+    if type(tensor) in ORDINARY:
         return "tensor"
     names = {kind.__name__ for kind in type(tensor).__mro__}
     if names & {"DTensor", "ShardedTensor"}:

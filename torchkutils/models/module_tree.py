@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,10 @@ CONTAINERS = (dict, list, set, collections.deque)
 HOLDING = (tuple, *CONTAINERS)
 # What can neither hold a module nor change: looked at first, since most attributes are such.
 _ATOMS = frozenset([bool, int, float, str, type(None), torch.dtype, torch.device])
+ORDINARY = frozenset([torch.Tensor, torch.nn.Parameter, torch.nn.Buffer])
 _DEEPEST_CONTAINER = 4
+# Most modules are leaves, and a list for each would keep the garbage collector busy. No one adds to it.
+_NO_PLACES: list[int] = []
 
 
 class Layout:
@@ -24,7 +27,11 @@ class Layout:
         self.names = list(names)
         self.others = [(position, name) for position, name in enumerate(names) if name not in _OWN_CONTAINERS]
         own = [position for position, name in enumerate(names) if name in _OWN_CONTAINERS]
-        self.own: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = operator.itemgetter(*own) if own[1:] else None
+        self.own: Callable[[tuple[Any, ...]], tuple[Any, ...]] = operator.itemgetter(*own) if own[1:] else _nothing
+
+
+def _nothing(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return ()
 
 
 class ModuleTree:
@@ -42,10 +49,13 @@ class ModuleTree:
         children: Places of what a module holds; empty where `same_as` says more.
         index_of: The first place of each module by identity.
         tensors: Each parameter and buffer once.
+        buffers: Those of them that are no parameters.
+        unusual: Identities of those that are no strided tensors of torch's own classes.
         tensor_names: Place and key of its first holder, by identity.
         layouts: Names of the attributes of each distinct module, in the order of `index_of`.
-        values: Their values.
-        loose: Lists, tuples, dicts and sets among attributes that torch did not make.
+        values: Their values, one module's behind the other's.
+        own: The dicts and sets that torch made among them.
+        loose: Other lists, tuples, dicts and sets among them.
         unregistered: Places that `model.modules()` does not reach.
     """
 
@@ -59,9 +69,12 @@ class ModuleTree:
         self.children: list[list[int]] = []
         self.index_of: dict[int, int] = {}
         self.tensors: list[torch.Tensor] = []
+        self.buffers: list[torch.Tensor] = []
+        self.unusual: set[int] = set()
         self.tensor_names: dict[int, tuple[int, str]] = {}
         self.layouts: list[Layout] = []
-        self.values: list[tuple[Any, ...]] = []
+        self.values: list[Any] = []
+        self.own: list[Any] = []
         self.loose: list[Any] = []
         self.unregistered: frozenset[int] = frozenset()
         self._known_layouts: dict[tuple[str, ...], Layout] = {}
@@ -94,13 +107,12 @@ class ModuleTree:
             self.depths.append(depth)
             self.parents.append(parent)
             self.same_as.append(None if first == place else first)
-            self.children.append([])
+            below = self._look_into(module, place) if first == place else None
+            self.children.append([] if below else _NO_PLACES)
             if parent is not None:
                 self.children[parent].append(place)
-            if first == place:
-                below = self._look_into(module, place)
-                for key, child in reversed(below):
-                    stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, place))
+            for key, child in reversed(below or ()):
+                stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, place))
         if self._any_hidden:
             registered = {id(module) for module in model.modules()}
             self.unregistered = frozenset(
@@ -109,31 +121,42 @@ class ModuleTree:
 
     def _look_into(self, module: torch.nn.Module, place: int) -> list[tuple[str, torch.nn.Module]]:
         """Note a module's attributes and tensors; gives the modules that it holds, with their keys."""
-        own = module.__dict__
-        names = tuple(own)
+        attributes = module.__dict__
+        names = tuple(attributes)
         layout = self._known_layouts.get(names)
         if layout is None:
             layout = self._known_layouts[names] = Layout(names)
-        values = tuple(own.values())
+        values = tuple(attributes.values())
         self.layouts.append(layout)
-        self.values.append(values)
-        for held in (module._parameters, module._buffers):
-            for key, tensor in held.items() if held else ():
-                if tensor is not None and id(tensor) not in self.tensor_names:
-                    self.tensor_names[id(tensor)] = (place, key)
-                    self.tensors.append(tensor)
+        self.values += values
+        if module._parameters:
+            self._note_tensors(module._parameters, place)
+        if module._buffers:
+            self.buffers += self._note_tensors(module._buffers, place)
         children: Any = module._modules
         below = [(key, child) for key, child in children.items() if child is not None] if children else []
-        scripted = isinstance(module, torch.jit.ScriptModule)
-        for position, name in layout.others:
-            value = values[position]
-            if type(value) not in _ATOMS and isinstance(value, HOLDING):
-                self.loose.append(value)
-                if value and not scripted:
-                    hidden = _modules_inside(name, value)
+        if not isinstance(module, torch.jit.ScriptModule):
+            self.own += layout.own(values)
+            for position, name in layout.others:
+                value = values[position]
+                if type(value) not in _ATOMS and isinstance(value, HOLDING):
+                    self.loose.append(value)
+                    hidden = _modules_inside(name, value) if value else []
                     self._any_hidden = self._any_hidden or bool(hidden)
                     below += hidden
         return below
+
+    def _note_tensors(self, held: Mapping[str, torch.Tensor | None], place: int) -> list[torch.Tensor]:
+        """Note what a module holds; gives what no module before it held."""
+        new = []
+        for key, tensor in held.items():
+            if tensor is not None and id(tensor) not in self.tensor_names:
+                self.tensor_names[id(tensor)] = (place, key)
+                new.append(tensor)
+                if type(tensor) not in ORDINARY or tensor.layout is not torch.strided or tensor.is_nested:
+                    self.unusual.add(id(tensor))
+        self.tensors += new
+        return new
 
 
 def _modules_inside(name: str, container: Any) -> list[tuple[str, torch.nn.Module]]:

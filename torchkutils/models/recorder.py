@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any
 
@@ -14,7 +14,7 @@ from torchkutils.models.flops import function_flops, module_flops
 from torchkutils.models.functions import QUIET, shown_name, written_tensors
 from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
-from torchkutils.models.tensor_states import Writes
+from torchkutils.models.tensor_states import TensorStates
 from torchkutils.models.values import Descriptions, map_tensors, storage_of, tensors_of
 from torchkutils.models.watched import Watched, WatchedLeaf, watch
 
@@ -49,13 +49,17 @@ class Recorder(TorchFunctionMode):
     The mode stands on torch's stack only while code runs that is not known to the letter. A leaf that hands its own
     input on unchanged gives an alias, so that the two differ.
 
+    Args:
+        tree: The model, walked.
+        states: Told of parameters that are about to change; None where nothing has to be put back.
+
     Attributes:
         flow: Where the tensors come from.
         thread: The one that is watched.
         on: Whether the mode stands on torch's stack.
     """
 
-    def __init__(self, tree: ModuleTree) -> None:
+    def __init__(self, tree: ModuleTree, states: TensorStates | None) -> None:
         super().__init__()
         self.tree, self.describe = tree, Descriptions()
         self.flow = DataFlow(tree, self.describe)
@@ -63,7 +67,7 @@ class Recorder(TorchFunctionMode):
         self._calls: list[Call | _Running] = []
         self._stack: list[_Running] = []
         self._counts: dict[int, int] = {}
-        self._writes = Writes(tree)
+        self._states = states
         self._watched: list[Watched] = []
         self._failed: tuple[int, Collection, int] | None = None
 
@@ -83,7 +87,6 @@ class Recorder(TorchFunctionMode):
         for watched in self._watched:
             watched.release()
         self._watched.clear()
-        self._writes.restore()
 
     def _stands(self) -> bool:
         depth = torch._C._len_torch_function_stack()
@@ -149,7 +152,7 @@ class Recorder(TorchFunctionMode):
         running.tensors = tensors_of(args) + (tensors_of(kwargs) if kwargs else [])
         if not self.tree.children[place] or isinstance(watched.module, torch.jit.ScriptModule):
             running.point = self.flow.add("call", self._name(place), running.index, None)
-            self.flow.connect(running.tensors, running.point)
+            self.flow.reach(running.point, [self.flow.source(tensor) for tensor in running.tensors])
         else:
             running.sources = [self.flow.source(tensor) for tensor in running.tensors]
         self._calls.append(running)
@@ -186,14 +189,13 @@ class Recorder(TorchFunctionMode):
         if running.point is None:
             # It has children and called none: what it did itself is folded into it.
             running.point = flow.add("call", self._name(running.place), running.index, None)
-            for source, position in running.sources:
-                flow.arrow(source, running.point, position)
+            flow.reach(running.point, running.sources)
             flow.homes.update(dict.fromkeys(running.functions, running.point))
         assert running.output is not None
         own = module_flops(watched.module, running.inputs, running.output)
         if own is not None:
             running.flops, running.flops_known = own, True
-        flow.points[running.point].output = running.output
+        flow.give(running.point, running.output)
         flow.made_by(output, running.point)
         for tensor in running.tensors if flow.written else ():
             entry = flow.written.get(storage_of(tensor))
@@ -203,33 +205,32 @@ class Recorder(TorchFunctionMode):
 
     def run_leaf(self, watched: WatchedLeaf, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call of a leaf that is known to the letter, while the mode is off the stack."""
-        flow, index, place = self.flow, len(self._calls), watched.place
-        one = args[0] if len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor else None
-        tensors = tensors_of((args, kwargs)) if one is None else [one]
-        inputs = self.describe.arguments(args, kwargs)
-        number = self._counts.get(place, 0)
+        flow, calls, place = self.flow, self._calls, watched.place
+        index, number = len(calls), self._counts.get(place, 0)
         self._counts[place] = number + 1
         parent = self._parent()
-        sources = [flow.source(tensor) for tensor in tensors]
-        point = flow.add("call", self._name(place), index, None)
-        for source, position in sources:
-            flow.arrow(source, point, position)
+        inputs = self.describe.arguments(args, kwargs)
+        single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
+        given = args if single else tensors_of((args, kwargs))
+        sources = [flow.source(tensor) for tensor in given]
         try:
             output = watched.plain(watched.module, *args, **kwargs)
         except BaseException as error:
-            self._calls.append(Call(index, place, number, parent, inputs, None, 0, True, True))
+            flow.reach(flow.add("call", self._name(place), index, None), sources)
+            calls.append(Call(index, place, number, parent, inputs, None, 0, True, True))
             self._note_failure(index, inputs, error)
             raise
-        value = flow.points[point].output = self.describe.of(output)
+        value = self.describe.of(output)
+        flops = 0
         if watched.rule is not None:
-            flops = watched.rule(watched.module, one if one is not None else tensors[0], output)
-        elif one is not None:
-            flops = 0
-        else:
+            flops = watched.rule(watched.module, given[0], output)
+        elif not single:
             flops = module_flops(watched.module, inputs, value) or 0
-        output = _aliased(output, tensors)
+        output = _aliased(output, given)
+        point = flow.add("call", self._name(place), index, value)
+        flow.reach(point, sources)
         flow.made_by(output, point)
-        self._calls.append(Call(index, place, number, parent, inputs, value, flops, True, True))
+        calls.append(Call(index, place, number, parent, inputs, value, flops, True, True))
         return output
 
     # -- functions -------------------------------------------------------------------------------------------------
@@ -239,11 +240,14 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
+        if name == "__set__" and self._states is not None:
+            self._states.rebound(args[0])
         if name in QUIET or not self._stack:
             return function(*args, **kwargs)
         targets = written_tensors(name, args, kwargs)
-        for target in targets:
-            self._writes.before(target)
+        if self._states is not None:
+            for target in targets:
+                self._states.written(target)
         running, flow = self._stack[-1], self.flow
         sources = [flow.source(t) for t in tensors_of((args, kwargs))] if running.point is None else []
         result = function(*args, **kwargs)
@@ -259,8 +263,7 @@ class Recorder(TorchFunctionMode):
             output = self.describe.of(targets[0] if len(targets) == 1 else produced)
             point = flow.add("function", shown_name(name), running.index, output, joins=computed > 1)
             running.functions.append(point)
-            for source, position in sources:
-                flow.arrow(source, point, position)
+            flow.reach(point, sources)
             flow.made_by(produced, point)
         for target in targets:
             flow.written_by(target, point)
@@ -300,7 +303,7 @@ class _aside:  # noqa: N801
             self.guard.__exit__(*details)
 
 
-def _aliased(output: Any, given: list[torch.Tensor]) -> Any:
+def _aliased(output: Any, given: Sequence[torch.Tensor]) -> Any:
     """What a leaf gives, with a view in the place of each tensor that it was given."""
     if type(output) is torch.Tensor and (not given or (output is not given[0] and len(given) == 1)):
         return output

@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import inspect
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,6 +18,7 @@ from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.recorder import Recorder
 from torchkutils.models.records import Call, Collection, Edge, Engine, Module, Node, TensorValue, Trace, Value
 from torchkutils.models.symbolic import symbolic_flow
+from torchkutils.models.tensor_states import TensorStates
 from torchkutils.models.undisturbed import undisturbed
 from torchkutils.models.values import map_tensors
 
@@ -61,23 +64,24 @@ def trace_model(
         raise ValueError(f"engine has to be 'auto', 'real', 'meta' or 'structure', got {engine!r}")
     model = _wrapped(model)
     tree = ModuleTree(model)
-    with undisturbed(tree):
+    with undisturbed(tree) as before:
         arguments = model_arguments(model, input_size, input_data, dtypes)
         if engine == "structure" or arguments is None:
             if engine in ("real", "meta"):
                 raise ValueError(f"engine={engine!r} runs the model: give input_size or input_data")
             return _structure(tree, mode, module_arguments)
         reason = "the model lies on the meta device" if any(tensor.is_meta for tensor in tree.tensors) else ""
+        states: TensorStates | None = before
         if engine == "meta":
             reason = "asked for"
             model, arguments = _on_meta(model, arguments)
-            tree = ModuleTree(model)
+            tree, states = ModuleTree(model), None
         records = module_records(tree, arguments=module_arguments)
-        trace = _run(tree, records, arguments, mode, reason)
+        trace = _run(tree, states, records, arguments, mode, reason)
         if input_size is not None and has_open_dimensions(input_size):
             other = model_arguments(model, input_size, None, dtypes, open_size=3)
             assert other is not None
-            trace = _opened(trace, _run(tree, records, other, mode, reason))
+            trace = _opened(trace, _run(tree, states, records, other, mode, reason))
     return trace
 
 
@@ -87,14 +91,19 @@ def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
     return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
-def _set_mode(tree: ModuleTree, mode: Mode) -> None:
-    """Give every module the training flag that forward is to see."""
-    if mode == "same":
-        return
+@contextmanager
+def _in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
+    """Every module has the training flag that forward is to see."""
     flag = mode == "train"
-    for module in tree.distinct():
-        if module.__dict__.get("training") is not flag:
-            module.training = flag
+    others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
+    for module in others:
+        module.training = flag
+    try:
+        yield
+    finally:
+        for module in others:
+            if module.__dict__.get("training") is flag:
+                module.__dict__["training"] = not flag
 
 
 def _on_meta(
@@ -119,19 +128,19 @@ def _on_meta(
 
 def _run(
     tree: ModuleTree,
+    states: TensorStates | None,
     records: tuple[Module, ...],
     arguments: tuple[tuple[Any, ...], dict[str, Any]],
     mode: Mode,
     reason: str,
 ) -> Trace:
     model = tree.modules[0]
-    _set_mode(tree, mode)
-    recorder = Recorder(tree)
+    recorder = Recorder(tree, states)
     meta = bool(reason)
     args, kwargs = _private(arguments)
     failure, error = None, None
     argument_names = _argument_names(model)
-    with torch.no_grad(), recorder:
+    with torch.no_grad(), _in_mode(tree, mode), recorder:
         recorder.flow.add_inputs(args, kwargs, argument_names)
         try:
             output = model(*args, **kwargs)
@@ -178,9 +187,9 @@ def _argument_names(model: torch.nn.Module) -> list[str]:
 def _structure(tree: ModuleTree, mode: Mode, module_arguments: bool) -> Trace:
     """No forward: torch.fx follows it with symbols; where it cannot, the order of definition stands in."""
     model, records = tree.modules[0], module_records(tree, arguments=module_arguments)
-    _set_mode(tree, mode)
     try:
-        flow = symbolic_flow(model, records)
+        with _in_mode(tree, mode):
+            flow = symbolic_flow(model, records)
     except Exception as error:
         why = (str(error).strip().splitlines() or [""])[0]
         reason = f"no input was given, and torch.fx cannot follow it ({type(error).__name__}: {why[:120]})"

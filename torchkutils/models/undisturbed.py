@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,27 +12,31 @@ import numpy as np
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
-from torchkutils.models.module_tree import CONTAINERS, HOLDING, ModuleTree
+from torchkutils.models.container_states import ContainerStates, hold, refill_changed
+from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.tensor_states import TensorStates
 
 
 @contextmanager
-def undisturbed(tree: ModuleTree) -> Iterator[None]:
+def undisturbed(tree: ModuleTree) -> Iterator[TensorStates]:
     """Put the model, and the state of the process, back as they were, however the block ends.
 
     Restored are every module's attributes (training flag and hooks among them), the contents of buffers, gradients,
     `requires_grad`, the random generators of Python, NumPy, the CPU and the accelerator, and this thread's grad mode
-    and autocast. A parameter that the block writes to is the business of `Writes`, which sees the write coming.
+    and autocast.
 
     Args:
         tree: The model, walked just before.
+
+    Yields:
+        The states of parameters and buffers: whoever sees a parameter about to be written says so to it.
     """
     modules = _ModuleStates(tree)
-    tensors = TensorStates([tensor for tensor in tree.tensors if not is_lazy(tensor)])
+    tensors = TensorStates(tree)
     modules.give_stand_ins()
     process = _ProcessState()
     try:
-        yield
+        yield tensors
     finally:
         modules.restore()
         tensors.restore()
@@ -40,7 +44,10 @@ def undisturbed(tree: ModuleTree) -> Iterator[None]:
 
 
 class _ModuleStates:
-    """The classes and attributes of all modules, and what plain containers among the attributes hold."""
+    """The classes and attributes of all modules, and what plain containers among the attributes hold.
+
+    All of them are compared at once, since seldom is one changed; only then is each looked at.
+    """
 
     def __init__(self, tree: ModuleTree) -> None:
         self.modules = tree.distinct()
@@ -48,57 +55,27 @@ class _ModuleStates:
         self.layouts, self.values = tree.layouts, tree.values
         # A scripted module keeps its flag where no attribute is.
         self.elsewhere = [(module, module.training) for module in self.modules if "training" not in module.__dict__]
-        self.filled: dict[int, tuple[Any, Any]] = {}
-        self.empty: list[Any] = []
-        for layout, values in zip(self.layouts, self.values, strict=True):
-            for container in () if layout.own is None else layout.own(values):
-                if not container:
-                    # Most of a module's own dictionaries are empty: no copy is needed to empty them again.
-                    self.empty.append(container)
-                elif isinstance(container, CONTAINERS):
-                    self.filled[id(container)] = (container, container.copy())
-        for container in tree.loose:
-            self._remember(container)
-
-    def _remember(self, container: Any) -> None:
-        """Take note of a container and of those inside it, at any depth."""
-        stack = [container]
-        while stack:
-            top = stack.pop()
-            if not top:
-                if not isinstance(top, tuple):
-                    self.empty.append(top)
-                continue
-            if isinstance(top, CONTAINERS):
-                if id(top) in self.filled:
-                    continue
-                self.filled[id(top)] = (top, top.copy())
-            stack.extend(item for item in (top.values() if isinstance(top, dict) else top) if isinstance(item, HOLDING))
+        self.containers = ContainerStates([*tree.own, *tree.loose])
 
     def give_stand_ins(self) -> None:
         """Forward gives a lazy tensor its shape in place: let it do so to another one."""
-        for module in self.modules:
-            if hasattr(type(module), "_infer_parameters"):
+        lazy = {kind for kind in set(self.classes) if hasattr(kind, "_infer_parameters")}
+        for module in self.modules if lazy else ():
+            if type(module) in lazy:
                 _stand_in(module)
 
     def restore(self) -> None:
         """Refill what was refilled, rebind what was rebound; objects keep their identity and order."""
-        for container, before in self.filled.values():
-            if not _holds_the_same(container, before):
-                _refill(container, before)
-        for container in self.empty:
-            if container:
-                container.clear()
+        self.containers.restore()
         if list(map(type, self.modules)) != self.classes:
             for module, kind in zip(self.modules, self.classes, strict=True):
                 if type(module) is not kind:
                     module.__class__ = kind
-        for module, layout, values in zip(self.modules, self.layouts, self.values, strict=True):
-            current = module.__dict__
-            same = len(current) == len(values) and all(map(operator.is_, current.values(), values))
-            if not same or list(current) != layout.names:
-                current.clear()
-                current.update(zip(layout.names, values, strict=True))
+        attributes = [module.__dict__ for module in self.modules]
+        lengths = [len(layout.names) for layout in self.layouts]
+        names = list(itertools.chain.from_iterable(layout.names for layout in self.layouts))
+        if not hold(attributes, lengths, names, self.values):
+            refill_changed(attributes, lengths, names, self.values)
         for module, training in self.elsewhere:
             if module.training != training:
                 module.training = training
@@ -114,26 +91,6 @@ def _stand_in(module: torch.nn.Module) -> None:
                 held[name] = parameter_class(tensor.requires_grad, tensor.device, tensor.dtype)
             elif tensor is not None and is_lazy(tensor):
                 held[name] = buffer_class(False, tensor.device, tensor.dtype)
-
-
-def _holds_the_same(container: Any, before: Any) -> bool:
-    """Whether a container holds the same objects in the same order."""
-    if len(container) != len(before):
-        return False
-    if isinstance(container, dict):
-        same = all(map(operator.is_, container, before))
-        return same and all(map(operator.is_, container.values(), before.values()))
-    if isinstance(container, set):
-        return bool(container == before)
-    return all(map(operator.is_, container, before))
-
-
-def _refill(container: Any, before: Any) -> None:
-    container.clear()
-    if isinstance(container, dict | set):
-        container.update(before)
-    else:
-        container.extend(before)
 
 
 class _ProcessState:

@@ -28,23 +28,18 @@ class Watched:
         only_calls: Its forward does nothing but call its children.
     """
 
-    __slots__ = (
-        *("before", "compiled", "forward", "inside", "module", "only_calls", "place", "recorder", "straight", "whole"),
-    )
+    __slots__ = ("before", "forward", "inside", "module", "only_calls", "place", "recorder", "straight")
 
     def __init__(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
         self.recorder, self.module, self.place = recorder, module, place
         own = module.__dict__
-        self.before = {name: own[name] for name in _ENTRIES if name in own}
-        self.compiled = module._compiled_call_impl
-        self.whole: Callable[..., Any] = module._call_impl
-        self.forward: Callable[..., Any] = module.forward
+        self.before: dict[str, Any] | None = None
+        if "forward" in own or "_compiled_call_impl" in own:
+            self.before = {name: own[name] for name in _ENTRIES if name in own}
+        self.forward = self._own_forward(own)
         self.only_calls = only_calls_children(module)
         # `inside`: torch's own way of calling runs, and forward comes next; `straight`: no hooks are wanted.
         self.inside, self.straight = False, False
-        wrapped = getattr(module, "_orig_mod", None) if "forward" in self.before else None
-        if isinstance(wrapped, torch.nn.Module):
-            self.forward = wrapped
         own["_compiled_call_impl"] = self.call
         if not isinstance(module, torch.jit.ScriptModule):
             own["forward"] = self.direct
@@ -54,16 +49,29 @@ class Watched:
         own = self.module.__dict__
         for name in _ENTRIES:
             own.pop(name, None)
-        own.update(self.before)
+        if self.before is not None:
+            own.update(self.before)
+
+    def _own_forward(self, own: dict[str, Any]) -> Callable[..., Any]:
+        """The module's forward; of a compiled module, the module that it wraps."""
+        wrapped = getattr(self.module, "_orig_mod", None) if "forward" in own else None
+        forward: Callable[..., Any] = self.module.forward
+        return wrapped if isinstance(wrapped, torch.nn.Module) else forward
+
+    def _elsewhere(self) -> Callable[..., Any]:
+        """What a call in another thread runs."""
+        compiled = None if self.before is None else self.before.get("_compiled_call_impl")
+        return compiled or self.module._call_impl
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Instead of `module(...)`; one frame, as in torch, so that models run as deep as they do there."""
         recorder = self.recorder
         if get_ident() != recorder.thread:
-            return (self.compiled or self.whole)(*args, **kwargs)
+            return self._elsewhere()(*args, **kwargs)
         # Hooks are run by torch's own way of calling, which comes back through `direct`.
         self.inside = not self.straight and _hooked(self.module)
-        function, self.straight = self.whole if self.inside else self.forward, False
+        function = self.module._call_impl if self.inside else self.forward
+        self.straight = False
         state = recorder.begin(self, args, kwargs)
         try:
             output = function(*args, **kwargs)
