@@ -36,17 +36,22 @@ class ContainerStates:
     One list for each fact: a copy of each container would keep the garbage collector busy.
 
     Args:
-        containers: Dicts, lists, sets, deques, and tuples that may hold such.
+        flat: Dicts and sets that hold no containers.
+        nested: Dicts, lists, sets, deques, and tuples that may hold such.
     """
 
-    def __init__(self, containers: list[Any]) -> None:
-        self._empty: list[Any] = []
+    def __init__(self, flat: list[Any], nested: list[Any]) -> None:
+        # Most of a module's own dictionaries are empty: no copy is needed to empty them again.
+        self._empty: list[Any] = list(itertools.filterfalse(None, flat))
         self._dicts: dict[int, dict[Any, Any]] = {}
         self._others: dict[int, tuple[Any, Any]] = {}
-        for container in filter(None, containers):
+        for container in filter(None, flat):
+            if isinstance(container, dict):
+                self._dicts[id(container)] = container
+            else:
+                self._remember(container)
+        for container in nested:
             self._remember(container)
-        # Most of a module's own dictionaries are empty: no copy is needed to empty them again.
-        self._empty += [c for c in itertools.filterfalse(None, containers) if not isinstance(c, tuple)]
         dicts = self._dicts.values()
         self._lengths = list(map(len, dicts))
         self._keys = list(itertools.chain.from_iterable(dicts))

@@ -69,11 +69,12 @@ class DataFlow:
 
     def made_by(self, value: Any, point: int) -> None:
         """The tensors of a value came from here."""
-        self.clock += 1
         for position, tensor in enumerate(tensors_of(value)):
-            self._note(tensor, point, position)
+            self.note(tensor, point, position)
 
-    def _note(self, tensor: torch.Tensor, point: int, position: int) -> None:
+    def note(self, tensor: torch.Tensor, point: int, position: int) -> None:
+        """This tensor came from here, as the point's tensor of this number."""
+        self.clock += 1
         if len(self.made) >= self._swept_at:
             # Most tensors are gone soon: what is known of them need not pile up.
             self.made = {key: entry for key, entry in self.made.items() if entry[0]() is not None}
@@ -100,7 +101,7 @@ class DataFlow:
         if name is not None:
             kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
         point = self.add(kind, name or "constant", None, self.describe.of(tensor))
-        self._note(tensor, point, 0)
+        self.note(tensor, point, 0)
         return point, 0
 
     def reach(self, point: int, sources: list[tuple[int, int]]) -> None:

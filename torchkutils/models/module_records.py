@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -47,28 +48,25 @@ class _HeldTensors:
 
     def __init__(self, tree: ModuleTree) -> None:
         self._tree = tree
-        self._tensors: dict[tuple[str, torch.Size, torch.dtype, bool], Tensor] = {}
-        self._groups: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
+        self._groups: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
 
     def records(self, place: int, held: Mapping[str, torch.Tensor | None]) -> tuple[Tensor, ...]:
         """Of what the module at a place holds."""
         if not held:
             return ()
-        found = [self._record(place, name, tensor) for name, tensor in held.items() if tensor is not None]
-        return self._groups.setdefault(tuple(map(id, found)), tuple(found))
+        if place in self._tree.mixed:
+            return tuple([self._record(place, name, tensor) for name, tensor in held.items() if tensor is not None])
+        key = tuple([t if t is None else (name, t.shape, t.dtype, t.requires_grad) for name, t in held.items()])
+        found = self._groups.get(key)
+        if found is None:
+            found = tuple([_tensor_record(name, tensor, None) for name, tensor in held.items() if tensor is not None])
+            self._groups[key] = found
+        return found
 
     def _record(self, place: int, name: str, tensor: torch.Tensor) -> Tensor:
-        first = self._tree.tensor_names.get(id(tensor))
-        if first is not None and first != (place, name):
-            return _tensor_record(name, tensor, self._tree.full_name(*first))
-        if first is None or id(tensor) in self._tree.unusual:
-            # (A lazy module holds stand-ins, which the tree does not know.)
-            return _tensor_record(name, tensor, None)
-        key = (name, tensor.shape, tensor.dtype, tensor.requires_grad)
-        found = self._tensors.get(key)
-        if found is None:
-            found = self._tensors[key] = _tensor_record(name, tensor, None)
-        return found
+        # A lazy module holds stand-ins, which the tree does not know.
+        first = self._tree.tensor_names.get(id(tensor), (place, name))
+        return _tensor_record(name, tensor, None if first == (place, name) else self._tree.full_name(*first))
 
 
 def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tensor:

@@ -21,9 +21,10 @@ _NO_PLACES: list[int] = []
 
 
 class Layout:
-    """The names of a module's attributes: one for all modules that have the same ones in the same order."""
+    """The names of a module's attributes: one for all modules of a class that have the same in the same order."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, kind: type[torch.nn.Module], names: tuple[str, ...]) -> None:
+        self.scripted = issubclass(kind, torch.jit.ScriptModule)
         self.names = list(names)
         self.others = [(position, name) for position, name in enumerate(names) if name not in _OWN_CONTAINERS]
         own = [position for position, name in enumerate(names) if name in _OWN_CONTAINERS]
@@ -56,6 +57,7 @@ class ModuleTree:
         values: Their values, one module's behind the other's.
         own: The dicts and sets that torch made among them.
         loose: Other lists, tuples, dicts and sets among them.
+        mixed: Places with a tensor that stands elsewhere first, or is unusual.
         unregistered: Places that `model.modules()` does not reach.
     """
 
@@ -71,13 +73,14 @@ class ModuleTree:
         self.tensors: list[torch.Tensor] = []
         self.buffers: list[torch.Tensor] = []
         self.unusual: set[int] = set()
+        self.mixed: set[int] = set()
         self.tensor_names: dict[int, tuple[int, str]] = {}
         self.layouts: list[Layout] = []
         self.values: list[Any] = []
         self.own: list[Any] = []
         self.loose: list[Any] = []
         self.unregistered: frozenset[int] = frozenset()
-        self._known_layouts: dict[tuple[str, ...], Layout] = {}
+        self._known_layouts: dict[tuple[type[torch.nn.Module], tuple[str, ...]], Layout] = {}
         self._any_hidden = False
         self._walk(model)
 
@@ -122,10 +125,10 @@ class ModuleTree:
     def _look_into(self, module: torch.nn.Module, place: int) -> list[tuple[str, torch.nn.Module]]:
         """Note a module's attributes and tensors; gives the modules that it holds, with their keys."""
         attributes = module.__dict__
-        names = tuple(attributes)
-        layout = self._known_layouts.get(names)
+        key = type(module), tuple(attributes)
+        layout = self._known_layouts.get(key)
         if layout is None:
-            layout = self._known_layouts[names] = Layout(names)
+            layout = self._known_layouts[key] = Layout(*key)
         values = tuple(attributes.values())
         self.layouts.append(layout)
         self.values += values
@@ -135,7 +138,7 @@ class ModuleTree:
             self.buffers += self._note_tensors(module._buffers, place)
         children: Any = module._modules
         below = [(key, child) for key, child in children.items() if child is not None] if children else []
-        if not isinstance(module, torch.jit.ScriptModule):
+        if not layout.scripted:
             self.own += layout.own(values)
             for position, name in layout.others:
                 value = values[position]
@@ -150,11 +153,16 @@ class ModuleTree:
         """Note what a module holds; gives what no module before it held."""
         new = []
         for key, tensor in held.items():
-            if tensor is not None and id(tensor) not in self.tensor_names:
-                self.tensor_names[id(tensor)] = (place, key)
-                new.append(tensor)
-                if type(tensor) not in ORDINARY or tensor.layout is not torch.strided or tensor.is_nested:
-                    self.unusual.add(id(tensor))
+            if tensor is None:
+                continue
+            if id(tensor) in self.tensor_names:
+                self.mixed.add(place)
+                continue
+            self.tensor_names[id(tensor)] = (place, key)
+            new.append(tensor)
+            if type(tensor) not in ORDINARY or tensor.layout is not torch.strided or tensor.is_nested:
+                self.unusual.add(id(tensor))
+                self.mixed.add(place)
         self.tensors += new
         return new
 

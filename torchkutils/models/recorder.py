@@ -210,6 +210,7 @@ class Recorder(TorchFunctionMode):
         self._counts[place] = number + 1
         parent = self._parent()
         inputs = self.describe.arguments(args, kwargs)
+        # Nearly all of them take one tensor and give one: no list is made of what is known to be one.
         single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
         given = args if single else tensors_of((args, kwargs))
         sources = [flow.source(tensor) for tensor in given]
@@ -226,10 +227,13 @@ class Recorder(TorchFunctionMode):
             flops = watched.rule(watched.module, given[0], output)
         elif not single:
             flops = module_flops(watched.module, inputs, value) or 0
-        output = _aliased(output, given)
         point = flow.add("call", self._name(place), index, value)
         flow.reach(point, sources)
-        flow.made_by(output, point)
+        if single and type(output) is torch.Tensor and output is not given[0]:
+            flow.note(output, point, 0)
+        else:
+            output = _aliased(output, given)
+            flow.made_by(output, point)
         calls.append(Call(index, place, number, parent, inputs, value, flops, True, True))
         return output
 
@@ -305,8 +309,6 @@ class _aside:  # noqa: N801
 
 def _aliased(output: Any, given: Sequence[torch.Tensor]) -> Any:
     """What a leaf gives, with a view in the place of each tensor that it was given."""
-    if type(output) is torch.Tensor and (not given or (output is not given[0] and len(given) == 1)):
-        return output
     known = {id(tensor) for tensor in given}
 
     def apart(tensor: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,8 @@ class TensorStates:
                 tensor.grad = None
         self.contents: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
         self.memories: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        # Whether something was seen that may have moved a tensor, or whether that cannot be told.
+        self._moved = bool(tree.unusual)
         for tensor in tree.buffers:
             if not is_lazy(tensor):
                 self._hold(tensor)
@@ -59,12 +61,14 @@ class TensorStates:
         parameter = self._by_storage.get(_storage(tensor)) if _has_storage(tensor) else None
         if parameter is not None:
             # In-place functions may change a shape too.
+            self._moved = True
             self._hold(parameter)
             self._keep(parameter)
 
     def rebound(self, tensor: Any) -> None:
         """This tensor, if it is one of those, is about to be given other memory."""
         if any(tensor is held for held in self.tensors):
+            self._moved = True
             self._hold(tensor)
 
     def _hold(self, tensor: torch.Tensor) -> None:
@@ -77,16 +81,8 @@ class TensorStates:
 
     def restore(self) -> None:
         """Memory first, then what lies in it, then the flags."""
-        addressed = set(map(id, self.addressed)) if self.memories else set()
-        for tensor, memory in self.memories.values():
-            if id(tensor) not in addressed or _place(tensor) != _place(memory):
-                tensor.data = memory
-        if _addresses(self.addressed) != self.addresses:
-            warnings.warn(
-                "forward gave a parameter other memory in a way that could not be seen: that parameter stays changed",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if self._moved or _addresses(self.addressed) != self.addresses:
+            self._give_memories_back()
         if self.contents:
             # Always: batch normalisation writes its running statistics without counting a version.
             held, contents, versions = zip(*self.contents.values(), strict=True)
@@ -101,6 +97,18 @@ class TensorStates:
         for tensor, now, gradient in zip(self.leaves, map(_gradient, self.leaves), self.gradients, strict=True):
             if now is not gradient:
                 tensor.grad = gradient
+
+    def _give_memories_back(self) -> None:
+        addressed = set(map(id, self.addressed))
+        for tensor, memory in self.memories.values():
+            if id(tensor) not in addressed or _place(tensor) != _place(memory):
+                tensor.data = memory
+        if _addresses(self.addressed) != self.addresses:
+            warnings.warn(
+                "forward gave a parameter other memory in a way that could not be seen: that parameter stays changed",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:

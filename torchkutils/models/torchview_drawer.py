@@ -50,11 +50,10 @@ def torchview_graph(
         raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
     if engine not in ("auto", "real") or mode not in ("eval", "train"):
         raise ValueError(f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {engine!r}, {mode!r}")
+    if input_size is None and input_data is None:
+        raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
     with undisturbed(ModuleTree(model)), _PATCHING:
-        arguments = model_arguments(model, input_size, input_data, dtypes)
-        if arguments is None:
-            raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
-        args, kwargs = copy.deepcopy(arguments)
+        args, kwargs = copy.deepcopy(model_arguments(model, input_size, input_data, dtypes))
         if args and kwargs:
             raise ValueError("drawer='torchview' takes positional or keyword arguments, not both")
         try:

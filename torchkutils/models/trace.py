@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import inspect
-import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-from torchkutils.models.inputs import has_open_dimensions, model_arguments
+from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments
+from torchkutils.models.meta_copy import on_meta
 from torchkutils.models.module_records import module_records
 from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.open_dimensions import with_open_dimensions
 from torchkutils.models.recorder import Recorder
-from torchkutils.models.records import Call, Collection, Edge, Engine, Module, Node, TensorValue, Trace, Value
-from torchkutils.models.symbolic import symbolic_flow
+from torchkutils.models.records import Engine, Module, Trace
+from torchkutils.models.structure import structure_trace
 from torchkutils.models.tensor_states import TensorStates
-from torchkutils.models.undisturbed import undisturbed
+from torchkutils.models.undisturbed import Mode, in_mode, undisturbed
 from torchkutils.models.values import map_tensors
 
-Mode: TypeAlias = Literal["eval", "train", "same"]
+__all__ = ["EngineName", "Mode", "trace_model"]
+
 EngineName: TypeAlias = Literal["auto", "real", "meta", "structure"]
 
 
@@ -64,24 +62,26 @@ def trace_model(
         raise ValueError(f"engine has to be 'auto', 'real', 'meta' or 'structure', got {engine!r}")
     model = _wrapped(model)
     tree = ModuleTree(model)
+    if input_size is None and input_data is None:
+        if engine in ("real", "meta"):
+            raise ValueError(f"engine={engine!r} runs the model: give input_size or input_data")
+        return structure_trace(tree, mode, "no input was given", module_arguments)
     with undisturbed(tree) as before:
-        arguments = model_arguments(model, input_size, input_data, dtypes)
-        if engine == "structure" or arguments is None:
-            if engine in ("real", "meta"):
-                raise ValueError(f"engine={engine!r} runs the model: give input_size or input_data")
-            return _structure(tree, mode, module_arguments)
-        reason = "the model lies on the meta device" if any(tensor.is_meta for tensor in tree.tensors) else ""
         states: TensorStates | None = before
+        arguments = model_arguments(model, input_size, input_data, dtypes)
+        if engine == "structure":
+            return structure_trace(tree, mode, "asked for", module_arguments)
         if engine == "meta":
-            reason = "asked for"
-            model, arguments = _on_meta(model, arguments)
+            model, arguments = on_meta(model, arguments)
             tree, states = ModuleTree(model), None
-        records = module_records(tree, arguments=module_arguments)
-        trace = _run(tree, states, records, arguments, mode, reason)
+            reason = "asked for"
+        else:
+            reason = "the model lies on the meta device" if any(tensor.is_meta for tensor in tree.tensors) else ""
+        forward = _Forward(tree, states, module_records(tree, arguments=module_arguments), mode, reason)
+        trace = forward.run(arguments)
         if input_size is not None and has_open_dimensions(input_size):
             other = model_arguments(model, input_size, None, dtypes, open_size=3)
-            assert other is not None
-            trace = _opened(trace, _run(tree, states, records, other, mode, reason))
+            trace = with_open_dimensions(trace, forward.run(other))
     return trace
 
 
@@ -91,82 +91,48 @@ def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
     return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
-@contextmanager
-def _in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
-    """Every module has the training flag that forward is to see."""
-    flag = mode == "train"
-    others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
-    for module in others:
-        module.training = flag
-    try:
-        yield
-    finally:
-        for module in others:
-            if module.__dict__.get("training") is flag:
-                module.__dict__["training"] = not flag
+class _Forward:
+    """A model that is run once or twice, and what is told of it.
+
+    Args:
+        tree: The model, walked.
+        states: Told of parameters that are about to change; None where nothing has to be put back.
+        records: Its modules.
+        mode: The training flag that forward sees.
+        reason: Why the maths does not run; "" when it does.
+    """
+
+    def __init__(
+        self, tree: ModuleTree, states: TensorStates | None, records: tuple[Module, ...], mode: Mode, reason: str
+    ) -> None:
+        self.tree, self.states, self.records, self.mode = tree, states, records, mode
+        self.engine = Engine("meta" if reason else "real", "traced", reason)
+
+    def run(self, arguments: Arguments) -> Trace:
+        """The trace of one forward; an exception of it carries the trace so far."""
+        model, recorder = self.tree.modules[0], Recorder(self.tree, self.states)
+        args, kwargs = _private(arguments)
+        failure, error = None, None
+        names = _argument_names(model)
+        with torch.no_grad(), in_mode(self.tree, self.mode), recorder:
+            recorder.flow.add_inputs(args, kwargs, names)
+            try:
+                output = model(*args, **kwargs)
+                recorder.flow.add_outputs(output)
+            except BaseException as raised:
+                error, failure = raised, recorder.fail(raised)
+        nodes, edges = recorder.finished_flow()
+        calls = recorder.finished_calls()
+        trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
+        if error is not None:
+            if self.engine.ran == "meta":
+                error.add_note("The trace ran on the meta device, where no value is known; engine='real' runs it.")
+            error.trace = trace  # type: ignore[attr-defined]
+            raise error
+        return trace
 
 
-def _on_meta(
-    model: torch.nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]]
-) -> tuple[torch.nn.Module, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """A copy of the model and its arguments that holds shapes only; no weight is copied on the way."""
-    stand_ins: dict[int, Any] = {}
-    for tensor in itertools.chain(model.parameters(), model.buffers()):
-        meta: torch.Tensor = tensor.detach().to("meta")
-        if isinstance(tensor, torch.nn.Parameter):
-            meta = torch.nn.Parameter(meta, requires_grad=tensor.requires_grad)
-        stand_ins[id(tensor)] = meta
-    try:
-        copied = copy.deepcopy(model, stand_ins)
-    except Exception as error:
-        raise ValueError(
-            f"engine='meta' works on a copy, and the model cannot be copied ({error}); use 'real'"
-        ) from error
-    args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().to("meta"))
-    return copied, (args, kwargs)
-
-
-def _run(
-    tree: ModuleTree,
-    states: TensorStates | None,
-    records: tuple[Module, ...],
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],
-    mode: Mode,
-    reason: str,
-) -> Trace:
-    model = tree.modules[0]
-    recorder = Recorder(tree, states)
-    meta = bool(reason)
-    args, kwargs = _private(arguments)
-    failure, error = None, None
-    argument_names = _argument_names(model)
-    with torch.no_grad(), _in_mode(tree, mode), recorder:
-        recorder.flow.add_inputs(args, kwargs, argument_names)
-        try:
-            output = model(*args, **kwargs)
-            recorder.flow.add_outputs(output)
-        except BaseException as raised:
-            error, failure = raised, recorder.fail(raised)
-    nodes, edges = recorder.finished_flow()
-    trace = Trace(
-        model_name=type(model).__name__,
-        modules=records,
-        calls=recorder.finished_calls(),
-        nodes=nodes,
-        edges=edges,
-        engine=Engine("meta" if meta else "real", "traced", reason),
-        mode=mode,
-        failure=failure,
-    )
-    if error is not None:
-        if meta:
-            error.add_note("The trace ran on the meta device, where no value is known; engine='real' runs the maths.")
-        error.trace = trace  # type: ignore[attr-defined]
-        raise error
-    return trace
-
-
-def _private(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _private(arguments: Arguments) -> Arguments:
     """Copies of the caller's tensors, so that in-place work reaches no one else."""
     with torch.no_grad():
         args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().clone())
@@ -182,72 +148,3 @@ def _argument_names(model: torch.nn.Module) -> list[str]:
         ]
     except (TypeError, ValueError):
         return []
-
-
-def _structure(tree: ModuleTree, mode: Mode, module_arguments: bool) -> Trace:
-    """No forward: torch.fx follows it with symbols; where it cannot, the order of definition stands in."""
-    model, records = tree.modules[0], module_records(tree, arguments=module_arguments)
-    try:
-        with _in_mode(tree, mode):
-            flow = symbolic_flow(model, records)
-    except Exception as error:
-        why = (str(error).strip().splitlines() or [""])[0]
-        reason = f"no input was given, and torch.fx cannot follow it ({type(error).__name__}: {why[:120]})"
-        return _in_order(model, mode, records, reason)
-    engine = Engine("structure", "symbolic", "no input was given")
-    return Trace(type(model).__name__, records, *flow, engine, mode)
-
-
-def _in_order(model: torch.nn.Module, mode: Mode, records: tuple[Module, ...], reason: str) -> Trace:
-    """Each module has one call, leaves are joined in order of definition."""
-    first = [record for record in records if record.same_as is None]
-    call_of = {record.index: number for number, record in enumerate(first)}
-    calls = tuple(
-        Call(
-            index=call_of[record.index],
-            module=record.index,
-            number=0,
-            parent=None if record.parent is None else call_of[record.parent],
-            inputs=None,
-            output=None,
-            flops=0,
-            flops_known=False,
-            leaf=not record.children,
-        )
-        for record in first
-    )
-    leaves = [call for call in calls if call.leaf]
-    nodes = [Node(0, "input", "input", None, None)]
-    for call in leaves:
-        nodes.append(Node(len(nodes), "call", records[call.module].path or records[0].name, call.index, None))
-    nodes.append(Node(len(nodes), "output", "output", None, None))
-    edges = tuple(Edge(target - 1, target, guessed=True) for target in range(1, len(nodes)))
-    engine = Engine("structure", "definition", reason)
-    return Trace(type(model).__name__, records, calls, tuple(nodes), edges, engine, mode)
-
-
-def _opened(one: Trace, other: Trace) -> Trace:
-    """The first trace with each size open that differs in the second."""
-    if len(one.calls) != len(other.calls) or len(one.nodes) != len(other.nodes):
-        raise ValueError("input_size has open dimensions, and the model takes another way at another size: give sizes")
-    calls = tuple(
-        dataclasses.replace(a, inputs=_open_value(a.inputs, b.inputs), output=_open_value(a.output, b.output))
-        for a, b in zip(one.calls, other.calls, strict=True)
-    )
-    nodes = tuple(
-        dataclasses.replace(a, output=_open_value(a.output, b.output))
-        for a, b in zip(one.nodes, other.nodes, strict=True)
-    )
-    return dataclasses.replace(one, calls=calls, nodes=nodes)
-
-
-def _open_value(one: Any, other: Any) -> Any:
-    if isinstance(one, TensorValue) and isinstance(other, TensorValue) and len(one.shape) == len(other.shape):
-        shape = tuple(a if a == b else None for a, b in zip(one.shape, other.shape, strict=True))
-        return dataclasses.replace(one, shape=shape)
-    if isinstance(one, Collection) and isinstance(other, Collection):
-        pairs: list[tuple[int | str, Value]] = [
-            (key, _open_value(a, b)) for (key, a), (_, b) in zip(one.items, other.items, strict=False)
-        ]
-        return dataclasses.replace(one, items=tuple(pairs))
-    return one

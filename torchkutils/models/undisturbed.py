@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from torchkutils.models.container_states import ContainerStates, hold, refill_changed
 from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.tensor_states import TensorStates
+
+Mode: TypeAlias = Literal["eval", "train", "same"]
 
 
 @contextmanager
@@ -43,6 +45,21 @@ def undisturbed(tree: ModuleTree) -> Iterator[TensorStates]:
         process.restore()
 
 
+@contextmanager
+def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
+    """Every module has the training flag that forward is to see."""
+    flag = mode == "train"
+    others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
+    for module in others:
+        module.training = flag
+    try:
+        yield
+    finally:
+        for module in others:
+            if module.__dict__.get("training") is flag:
+                module.__dict__["training"] = not flag
+
+
 class _ModuleStates:
     """The classes and attributes of all modules, and what plain containers among the attributes hold.
 
@@ -55,7 +72,7 @@ class _ModuleStates:
         self.layouts, self.values = tree.layouts, tree.values
         # A scripted module keeps its flag where no attribute is.
         self.elsewhere = [(module, module.training) for module in self.modules if "training" not in module.__dict__]
-        self.containers = ContainerStates([*tree.own, *tree.loose])
+        self.containers = ContainerStates(tree.own, tree.loose)
 
     def give_stand_ins(self) -> None:
         """Forward gives a lazy tensor its shape in place: let it do so to another one."""

@@ -70,7 +70,7 @@ class Watched:
             return self._elsewhere()(*args, **kwargs)
         # Hooks are run by torch's own way of calling, which comes back through `direct`.
         self.inside = not self.straight and _hooked(self.module)
-        function = self.module._call_impl if self.inside else self.forward
+        function: Callable[..., Any] = self.module._call_impl if self.inside else self.forward
         self.straight = False
         state = recorder.begin(self, args, kwargs)
         try:
