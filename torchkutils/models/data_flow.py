@@ -23,7 +23,7 @@ class DataFlow:
 
     Attributes:
         points: What makes or takes tensors, in order of execution.
-        arrows: How often a tensor (source, target, position in the source's output) was taken.
+        arrows: How often a tensor (target, source, position in the source's output) was taken.
         made: By identity, what made a tensor: a weak reference, the point, its position there, when.
         written: By storage, what wrote to it last: the point, the position, when.
         homes: Functions that belong to a leaf call, with the point of that call.
@@ -107,7 +107,7 @@ class DataFlow:
     def reach(self, point: int, sources: list[tuple[int, int]]) -> None:
         """Tensors from these points, each with its position there, arrived here."""
         for source, position in sources:
-            key = (source, point, position)
+            key = (point, source, position)
             self.arrows[key] = self.arrows.get(key, 0) + 1
 
     def computed(self, source: int) -> bool:
@@ -119,21 +119,21 @@ class DataFlow:
         arrows = self._folded() if self.homes else self.arrows
         nodes = self.points
         if self.homes:
-            used = {source for source, _, _ in arrows}
+            used = {source for _, source, _ in arrows}
             kept = [n for n in nodes if n.index not in self.homes and (n.kind not in _HELD or n.index in used)]
             new = {node.index: position for position, node in enumerate(kept)}
             nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins) for n in kept]
-            arrows = {(new[s], new[t], p): count for (s, t, p), count in arrows.items() if s in new and t in new}
-        edges = sorted([(target, source, position, count) for (source, target, position), count in arrows.items()])
-        return tuple(nodes), tuple([Edge(source, target, position, count) for target, source, position, count in edges])
+            arrows = {(new[t], new[s], p): count for (t, s, p), count in arrows.items() if s in new and t in new}
+        edges = [Edge(key[1], key[0], key[2], arrows[key]) for key in sorted(arrows)]
+        return tuple(nodes), tuple(edges)
 
     def _folded(self) -> dict[tuple[int, int, int], int]:
         """The arrows once each function inside a leaf stands for the leaf."""
         leaves = set(self.homes.values())
         arrows: dict[tuple[int, int, int], int] = {}
-        for (source, target, position), count in self.arrows.items():
+        for (target, source, position), count in self.arrows.items():
             begin, end = self.homes.get(source, source), self.homes.get(target, target)
             own = end in leaves and target in self.homes and not self.computed(source)
             if begin != end and not own:
-                arrows[begin, end, position] = max(arrows.get((begin, end, position), 0), count)
+                arrows[end, begin, position] = max(arrows.get((end, begin, position), 0), count)
         return arrows

@@ -65,8 +65,8 @@ class _HeldTensors:
 
     def _record(self, place: int, name: str, tensor: torch.Tensor) -> Tensor:
         # A lazy module holds stand-ins, which the tree does not know.
-        first = self._tree.tensor_names.get(id(tensor), (place, name))
-        return _tensor_record(name, tensor, None if first == (place, name) else self._tree.full_name(*first))
+        here = self._tree.holders.get(id(tensor), place) == place and self._tree.keys.get(id(tensor), name) == name
+        return _tensor_record(name, tensor, None if here else self._tree.tensor_name(tensor))
 
 
 def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tensor:

@@ -52,7 +52,8 @@ class ModuleTree:
         tensors: Each parameter and buffer once.
         buffers: Those of them that are no parameters.
         unusual: Identities of those that are no strided tensors of torch's own classes.
-        tensor_names: Place and key of its first holder, by identity.
+        holders: The place of its first holder, by identity.
+        keys: Its name there.
         layouts: Names of the attributes of each distinct module, in the order of `index_of`.
         values: Their values, one module's behind the other's.
         own: The dicts and sets that torch made among them.
@@ -74,7 +75,8 @@ class ModuleTree:
         self.buffers: list[torch.Tensor] = []
         self.unusual: set[int] = set()
         self.mixed: set[int] = set()
-        self.tensor_names: dict[int, tuple[int, str]] = {}
+        self.holders: dict[int, int] = {}
+        self.keys: dict[int, str] = {}
         self.layouts: list[Layout] = []
         self.values: list[Any] = []
         self.own: list[Any] = []
@@ -89,13 +91,11 @@ class ModuleTree:
         return [self.modules[place] for place in self.index_of.values()]
 
     def tensor_name(self, tensor: torch.Tensor) -> str | None:
-        """The full name of a parameter or buffer at its first holder; None for any other tensor."""
-        found = self.tensor_names.get(id(tensor))
-        return None if found is None else self.full_name(*found)
-
-    def full_name(self, place: int, key: str) -> str:
-        """A tensor's name as `state_dict()` has it."""
-        path = self.paths[place]
+        """The name of a parameter or buffer at its first holder, as `state_dict()` has it; None for other tensors."""
+        place = self.holders.get(id(tensor))
+        if place is None:
+            return None
+        path, key = self.paths[place], self.keys[id(tensor)]
         return f"{path}.{key}" if path else key
 
     def _walk(self, model: torch.nn.Module) -> None:
@@ -155,10 +155,10 @@ class ModuleTree:
         for key, tensor in held.items():
             if tensor is None:
                 continue
-            if id(tensor) in self.tensor_names:
+            if id(tensor) in self.holders:
                 self.mixed.add(place)
                 continue
-            self.tensor_names[id(tensor)] = (place, key)
+            self.holders[id(tensor)], self.keys[id(tensor)] = place, key
             new.append(tensor)
             if type(tensor) not in ORDINARY or tensor.layout is not torch.strided or tensor.is_nested:
                 self.unusual.add(id(tensor))

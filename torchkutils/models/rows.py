@@ -52,9 +52,7 @@ def summary_of(trace: Trace, depth: int | None, columns: tuple[str, ...] | None)
 
 def _rows(trace: Trace, depth: int | None, held: list[_Held]) -> tuple[SummaryRow, ...]:
     shown = _shown_modules(trace, depth)
-    calls_of: dict[int, list[Call]] = {}
-    for call in trace.calls:
-        calls_of.setdefault(call.module, []).append(call)
+    calls_of = _Calls(trace)
     below = _Operations(trace)
     inbound = inbound_names(trace, {module.index for module in shown})
     text = _Texts()
@@ -66,7 +64,7 @@ def _rows(trace: Trace, depth: int | None, held: list[_Held]) -> tuple[SummaryRo
         if module.children and depth is not None and module.depth >= depth:
             own = _together([held[member] for member in _family(trace, module)], own)
         first = module.index if module.same_as is None else module.same_as
-        calls = calls_of.get(first, [])
+        calls = calls_of.get(first)
         ran = calls if module.same_as is None else []
         flops, exact = below.of(ran)
         rows.append(
@@ -91,6 +89,21 @@ def _rows(trace: Trace, depth: int | None, held: list[_Held]) -> tuple[SummaryRo
             )
         )
     return tuple(rows)
+
+
+class _Calls:
+    """The calls of each module, in their order; most have one, which needs no list."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._first: dict[int, Call] = {}
+        self._more: dict[int, list[Call]] = {}
+        for call in trace.calls:
+            if self._first.setdefault(call.module, call) is not call:
+                self._more.setdefault(call.module, []).append(call)
+
+    def get(self, module: int) -> list[Call]:
+        first = self._first.get(module)
+        return [] if first is None else [first, *self._more.get(module, ())]
 
 
 class _Texts:
