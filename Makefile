@@ -30,8 +30,13 @@ demo: $(READY)  ## Train on real handwritten digits from a download to a saved m
 test: $(READY)  ## Run the tests (under 5 minutes)
 	$(PY) -m pytest -q -m "not slow and not browser" -n $(WORKERS)
 
-test-slow: $(READY)  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
+test-slow: .venv/.vision  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
 	$(PY) -m pytest -q -m "slow and not browser" -n $(WORKERS)
+
+# One release of torchvision fits one release of torch; beside the rest, since transformers imports it where it can.
+.venv/.vision: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vision torchvision==0.28.0 timm==1.0.31
+	touch $@
 
 test-browser: .venv/.browser  ## The interactive page in headless Chromium (installed by apt-get where that is there)
 	$(PY) -m pytest -q -m browser tests/browser
