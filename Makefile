@@ -9,7 +9,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser check bench docs build clean
+.PHONY: help setup demo test test-slow test-browser test-lowest check bench docs build clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,17 @@ test-browser: .venv/.browser  ## The interactive page in headless Chromium (inst
 	  || echo "chromium could not be installed: the tests of the page will say why they are skipped"
 	touch $@
 
+# The tests' own tools come first, then the package pulls its dependencies down to the floors.
+test-lowest:  ## The fast tests with the oldest dependencies that are claimed, in a venv of their own
+	rm -rf build/lowest
+	$(PYTHON) -m venv build/lowest/venv
+	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)
+	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt '.[http]'
+	build/lowest/venv/bin/python -m pip check
+	mkdir build/lowest/tests && cp -r tests pyproject.toml build/lowest/tests/
+	cd build/lowest/tests && ../venv/bin/python -m pytest -q -m "not slow and not browser" -n $(WORKERS) -p no:cacheprovider
+
 check: $(READY)  ## Lint, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -64,8 +75,9 @@ bench: .venv/.bench  ## Measure against the peers (ONLY=summary for one subject)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
-docs: .venv/.docs  ## Build the documentation into site/
-	$(PY) -m mkdocs build --strict
+docs: .venv/.docs  ## Build the documentation into site/, and look whether it is complete
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	$(PY) -m pytest -q tests/test_docs_pages.py
 
 .venv/.docs: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
