@@ -96,9 +96,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let a link to a notebook lead to its page; in the repository it leads to the notebook itself."""
+    """Let links to notebooks and to the root's texts lead to their pages; in the repository they lead to the files."""
     if page.file.src_uri.startswith("notebooks/"):
         return markdown
+    for made, source in ROOT_PAGES.items():
+        markdown = markdown.replace(f"](../{source})", f"]({made})")
     return re.sub(r"\((notebooks/[\w-]+)\.ipynb\)", r"(\1.md)", markdown)
 
 
