@@ -60,11 +60,18 @@ def test_what_is_claimed_is_there_and_what_is_planned_is_not() -> None:
     assert elsewhere == set(), "these have come: the page says that they are not there"
 
 
+def exists(name: str) -> bool:
+    value: object = torch
+    for part in name.split(".")[1:]:
+        value = getattr(value, part, None)
+    return value is not None
+
+
 def test_the_names_of_torch_on_the_page_exist() -> None:
-    for name in re.findall(r"`(torch\.[\w.]+)`", PAGE.read_text(encoding="utf-8")):
-        value = torch
-        for part in name.split(".")[1:]:
-            value = getattr(value, part)
+    named = re.findall(r"`(torch\.[\w.]+)`", PAGE.read_text(encoding="utf-8"))
+    assert len(named) > 4
+    assert [name for name in named if not exists(name)] == []
+    assert not exists("torch.nn.utils.rnn.pad_sequences")
 
 
 def test_the_list_of_keras_3_is_that_of_an_installed_keras() -> None:
