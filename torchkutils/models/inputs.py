@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from torchkutils.models.values import map_leaves
+
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 OPEN_SIZE = 2
@@ -50,7 +52,7 @@ def has_open_dimensions(input_size: Any) -> bool:
 
 
 def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
-    given = _tensors(model, data)
+    given = map_leaves(data, np.ndarray, lambda array: _tensor(model, array))
     if isinstance(given, tuple | list):
         return tuple(given), {}
     if isinstance(given, Mapping):
@@ -58,16 +60,9 @@ def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
     return (given,), {}
 
 
-def _tensors(model: torch.nn.Module, data: Any) -> Any:
-    """The same data with a tensor in the place of each array."""
-    if isinstance(data, np.ndarray):
-        tensor = torch.from_numpy(np.array(data, dtype=data.dtype.newbyteorder("=")))
-        return tensor.to(_device(model), _floating_dtype(model) if tensor.is_floating_point() else tensor.dtype)
-    if type(data) in (tuple, list):
-        return type(data)(_tensors(model, item) for item in data)
-    if type(data) is dict:
-        return {key: _tensors(model, item) for key, item in data.items()}
-    return data
+def _tensor(model: torch.nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
+    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    return tensor.to(_device(model), _floating_dtype(model) if tensor.is_floating_point() else tensor.dtype)
 
 
 def _list_of_sizes(input_size: Any) -> list[Sequence[int | None]]:

@@ -25,6 +25,8 @@ def structure_trace(tree: ModuleTree, mode: Mode, why: str, module_arguments: bo
     if flow is None:
         try:
             with undisturbed(tree), in_mode(tree, mode):
+                if "forward" in model.__dict__:
+                    raise TypeError("the model's own forward is no method of its class")
                 flow = symbolic_flow(model, records)
         except Exception as error:
             told = (str(error).strip().splitlines() or [""])[0]

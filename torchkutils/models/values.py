@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torchkutils.models.records import Collection, OtherValue, TensorValue, Valu
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _SCALARS = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
+_DEEPEST = 20
 
 
 class Descriptions:
@@ -21,8 +23,8 @@ class Descriptions:
         self._tensors: dict[tuple[torch.Size, torch.dtype], TensorValue] = {}
         self._single: dict[int, Collection] = {}
 
-    def of(self, value: Any) -> Value:
-        """A value as a plain record."""
+    def of(self, value: Any, depth: int = 0) -> Value:
+        """A value as a plain record; what lies too deep, as in a list that holds itself, by the name of its class."""
         if type(value) in _PLAIN and not value.is_nested:
             key = (value.shape, value.dtype)
             found = self._tensors.get(key)
@@ -31,15 +33,10 @@ class Descriptions:
             return found
         if isinstance(value, torch.Tensor):
             return _unusual(value)
-        if isinstance(value, Mapping):
-            return Collection(type(value).__name__, tuple((str(key), self.of(item)) for key, item in value.items()))
-        if isinstance(value, tuple | list):
-            names = getattr(value, "_fields", range(len(value)))
-            return Collection(type(value).__name__, tuple(zip(names, map(self.of, value), strict=True)))
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = [(field.name, self.of(getattr(value, field.name, None))) for field in dataclasses.fields(value)]
-            return Collection(type(value).__name__, tuple(fields))
-        return OtherValue(type(value).__name__)
+        pairs = None if type(value) in _SCALARS or depth > _DEEPEST else _pairs(value)
+        if pairs is None:
+            return OtherValue(type(value).__name__)
+        return Collection(type(value).__name__, tuple([(key, self.of(item, depth + 1)) for key, item in pairs]))
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
         """The arguments of a call: positional ones by position, keyword ones by name."""
@@ -74,47 +71,56 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
     return found
 
 
+def _pairs(value: Any) -> Iterable[tuple[int | str, Any]] | None:
+    """What a tuple, list, mapping or dataclass holds, by position, key or field; None for anything else."""
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, tuple | list):
+        return zip(getattr(value, "_fields", range(len(value))), value, strict=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    return None
+
+
 def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
     if isinstance(value, torch.Tensor):
         found.append(value)
-    elif type(value) in _SCALARS or depth > 20:
-        return
-    elif isinstance(value, tuple | list):
-        for item in value:
-            _collect(item, found, depth + 1)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            _collect(item, found, depth + 1)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            _collect(getattr(value, field.name, None), found, depth + 1)
+    elif type(value) not in _SCALARS and depth <= _DEEPEST:
+        if isinstance(value, tuple | list):
+            for item in value:
+                _collect(item, found, depth + 1)
+        else:
+            for _, item in _pairs(value) or ():
+                _collect(item, found, depth + 1)
 
 
-def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors with the way to each: output, output[0], output.logits."""
     if isinstance(value, torch.Tensor):
         yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from named_tensors(item, f"{name}.{key}")
-    elif isinstance(value, tuple | list):
-        for position, item in enumerate(value):
-            yield from named_tensors(item, f"{name}[{position}]")
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from named_tensors(getattr(value, field.name, None), f"{name}.{field.name}")
+    elif depth <= _DEEPEST:
+        positions = isinstance(value, tuple | list)
+        for position, (key, item) in enumerate(_pairs(value) or ()):
+            yield from named_tensors(item, f"{name}[{position}]" if positions else f"{name}.{key}", depth + 1)
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """The same value with tensors replaced; the same object when nothing changed or it is no plain collection."""
-    if isinstance(value, torch.Tensor):
+    return map_leaves(value, torch.Tensor, change, 0)
+
+
+def map_leaves(value: Any, kind: type[Any], change: Callable[[Any], Any], depth: int = 0) -> Any:
+    """The same value with what is of a kind replaced; the same object where nothing is."""
+    if isinstance(value, kind):
         return change(value)
+    if depth > _DEEPEST:
+        return value
     if type(value) in (tuple, list):
-        items = [map_tensors(item, change) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
+        items = [map_leaves(item, kind, change, depth + 1) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
     if type(value) is dict:
-        changed = {key: map_tensors(item, change) for key, item in value.items()}
-        return value if all(changed[key] is value[key] for key in value) else changed
+        changed = {key: map_leaves(item, kind, change, depth + 1) for key, item in value.items()}
+        return value if all(map(operator.is_, changed.values(), value.values())) else changed
     return value
 
 
