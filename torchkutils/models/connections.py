@@ -14,26 +14,26 @@ def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
         return {}
     box = _boxes(trace, shown)
     # What reaches a function that is looked through, as (call, tensor); sources stand before their targets.
-    reaching: dict[int, dict[tuple[int, int], None]] = {}
+    reaching: dict[int, tuple[tuple[int, int], ...]] = {}
     inbound: dict[int, tuple[str, ...]] = {}
     edges, position = trace.edges, 0
     for node in trace.nodes:
-        target = node.index
-        found: dict[tuple[int, int], None] = {}
-        while position < len(edges) and edges[position].target == target:
+        found: tuple[tuple[int, int], ...] = ()
+        while position < len(edges) and edges[position].target == node.index:
             edge = edges[position]
             position += 1
             call = box[edge.source]
-            found.update(reaching.get(edge.source, {}) if call is None else {(call, edge.tensor): None})
-        here = box[target]
+            came = reaching.get(edge.source, ()) if call is None else ((call, edge.tensor),)
+            found = tuple(dict.fromkeys(found + came)) if found else came
+        here = box[node.index]
         if here is None:
-            reaching[target] = found
+            reaching[node.index] = found
             continue
-        names = [_name(trace, call, tensor) for call, tensor in found if call != here]
+        names = tuple([_name(trace, call, tensor) for call, tensor in found if call != here])
         if names:
             module = trace.calls[here].module
             before = inbound.get(module)
-            inbound[module] = tuple(names) if before is None else tuple(dict.fromkeys([*before, *names]))
+            inbound[module] = names if before is None else tuple(dict.fromkeys(before + names))
     return inbound
 
 

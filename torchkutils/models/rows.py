@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import collections
 
 from torchkutils.models.connections import inbound_names
 from torchkutils.models.model_summary import ModelSummary, SummaryRow
@@ -173,12 +173,16 @@ def _sizes(trace: Trace) -> tuple[dict[str, int], int]:
     """Bytes of parameters and buffers by dtype, and of the buffers."""
     by_dtype: dict[str, int] = {}
     buffer_bytes = 0
-    for module in trace.modules:
-        if module.parameters or module.buffers:
-            for tensor in itertools.chain(module.parameters, module.buffers):
-                if tensor.same_as is None:
-                    by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.bytes
-            buffer_bytes += sum([tensor.bytes for tensor in module.buffers if tensor.same_as is None])
+    # Modules that hold equal tensors share one tuple of records.
+    parameters = collections.Counter(id(module.parameters) for module in trace.modules)
+    buffers = collections.Counter(id(module.buffers) for module in trace.modules)
+    groups = {id(group): group for module in trace.modules for group in (module.parameters, module.buffers)}
+    for group, held in groups.items():
+        for tensor in held:
+            if tensor.same_as is None:
+                count = parameters[group] + buffers[group]
+                by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.bytes * count
+                buffer_bytes += tensor.bytes * buffers[group]
     return by_dtype, buffer_bytes
 
 
