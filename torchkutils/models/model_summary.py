@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchkutils.models.html_table import Entry, html_table
-from torchkutils.models.records import record
+from torchkutils.models.plain_record import record
 from torchkutils.models.text_table import fitting_positions, print_table
 
 COLUMNS = ("input_shape", "output_shape", "dtype", "params", "trainable", "flops", "bytes", "connected_to")

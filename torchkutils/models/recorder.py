@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
@@ -13,34 +13,11 @@ from torchkutils.models.data_flow import DataFlow
 from torchkutils.models.flops import function_flops, module_flops
 from torchkutils.models.functions import QUIET, shown_name, written_tensors
 from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node
+from torchkutils.models.running_call import RunningCall
 from torchkutils.models.tensor_states import TensorStates
-from torchkutils.models.values import Descriptions, map_tensors, storage_of, tensors_of
+from torchkutils.models.values import Descriptions, aliased, storage_of, tensors_of
 from torchkutils.models.watched import Watched, WatchedLeaf, watch
-
-
-class _Running:
-    """A call that has begun: what is known of it so far."""
-
-    __slots__ = (
-        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "number", "output", "parent", "place"),
-        *("point", "sources", "tensors", "was_on"),
-    )
-
-    def __init__(self, index: int, place: int, number: int, parent: int | None, inputs: Collection) -> None:
-        self.index, self.place, self.number, self.parent, self.inputs = index, place, number, parent, inputs
-        self.leaf, self.flops, self.flops_known, self.was_on = True, 0, True, True
-        self.output: Value | None = None
-        self.point: int | None = None
-        self.sources: list[tuple[int, int]] = []
-        self.tensors: list[torch.Tensor] = []
-        self.functions: list[int] = []
-
-    def finished(self) -> Call:
-        return Call(
-            *(self.index, self.place, self.number, self.parent, self.inputs, self.output),
-            *(self.flops, self.flops_known, self.leaf),
-        )
 
 
 class Recorder(TorchFunctionMode):
@@ -64,8 +41,8 @@ class Recorder(TorchFunctionMode):
         self.tree, self.describe = tree, Descriptions()
         self.flow = DataFlow(tree, self.describe)
         self.thread, self.on = 0, False
-        self._calls: list[Call | _Running] = []
-        self._stack: list[_Running] = []
+        self._calls: list[Call | RunningCall] = []
+        self._stack: list[RunningCall] = []
         self._counts: dict[int, int] = {}
         self._states = states
         self._watched: list[Watched] = []
@@ -108,7 +85,7 @@ class Recorder(TorchFunctionMode):
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
-    def begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Running:
+    def begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
         """A module is about to run; the mode stands on the stack then, unless all that runs is known."""
         was_on = self.on
         if was_on:
@@ -120,7 +97,7 @@ class Recorder(TorchFunctionMode):
             self.step_up()
         return running
 
-    def finish(self, watched: Watched, running: _Running, output: Any) -> Any:
+    def finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
         """It has run; gives what its caller gets."""
         if self.on:
             self.step_down()
@@ -129,7 +106,7 @@ class Recorder(TorchFunctionMode):
         self._settle(running)
         return output
 
-    def abandon(self, running: _Running, error: BaseException) -> None:
+    def abandon(self, running: RunningCall, error: BaseException) -> None:
         """It raised."""
         while self._stack and self._stack.pop() is not running:
             pass
@@ -137,18 +114,18 @@ class Recorder(TorchFunctionMode):
         self._note_failure(running.index, running.inputs, error)
         self._settle(running)
 
-    def _settle(self, running: _Running) -> None:
+    def _settle(self, running: RunningCall) -> None:
         """The mode stands, or does not, as before the call."""
         if running.was_on and not self.on:
             self.step_up()
         elif self.on and not running.was_on:
             self.step_down()
 
-    def _begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Running:
+    def _begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
         place = watched.place
         number = self._counts.get(place, 0)
         self._counts[place] = number + 1
-        running = _Running(len(self._calls), place, number, self._parent(), self.describe.arguments(args, kwargs))
+        running = RunningCall(len(self._calls), place, number, self._parent(), self.describe.arguments(args, kwargs))
         running.tensors = tensors_of(args) + (tensors_of(kwargs) if kwargs else [])
         if not self.tree.children[place] or isinstance(watched.module, torch.jit.ScriptModule):
             running.point = self.flow.add("call", self._name(place), running.index, None)
@@ -174,7 +151,7 @@ class Recorder(TorchFunctionMode):
         if self._failed is None or self._failed[2] != id(error):
             self._failed = (index, inputs, id(error))
 
-    def _finish(self, watched: Watched, running: _Running, output: Any) -> Any:
+    def _finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
         self._stack.pop()
         running.output = self.describe.of(output)
         if running.leaf:
@@ -183,9 +160,9 @@ class Recorder(TorchFunctionMode):
         self._calls[running.index] = running.finished()
         return output
 
-    def _finish_leaf(self, watched: Watched, running: _Running, output: Any) -> Any:
+    def _finish_leaf(self, watched: Watched, running: RunningCall, output: Any) -> Any:
         flow = self.flow
-        output = _aliased(output, running.tensors)
+        output = aliased(output, running.tensors)
         if running.point is None:
             # It has children and called none: what it did itself is folded into it.
             running.point = flow.add("call", self._name(running.place), running.index, None)
@@ -232,7 +209,7 @@ class Recorder(TorchFunctionMode):
         if single and type(output) is torch.Tensor and output is not given[0]:
             flow.note(output, point, 0)
         else:
-            output = _aliased(output, given)
+            output = aliased(output, given)
             flow.made_by(output, point)
         calls.append(Call(index, place, number, parent, inputs, value, flops, True, True))
         return output
@@ -283,7 +260,7 @@ class Recorder(TorchFunctionMode):
 
     def finished_calls(self) -> tuple[Call, ...]:
         """The calls as plain records."""
-        return tuple([call.finished() if isinstance(call, _Running) else call for call in self._calls])
+        return tuple([call.finished() if isinstance(call, RunningCall) else call for call in self._calls])
 
     def finished_flow(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
         """Nodes and edges as plain records."""
@@ -305,13 +282,3 @@ class _aside:  # noqa: N801
     def __exit__(self, *details: Any) -> None:
         if self.guard is not None:
             self.guard.__exit__(*details)
-
-
-def _aliased(output: Any, given: Sequence[torch.Tensor]) -> Any:
-    """What a leaf gives, with a view in the place of each tensor that it was given."""
-    known = {id(tensor) for tensor in given}
-
-    def apart(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.view_as(tensor) if id(tensor) in known and not isinstance(tensor, torch.nn.Parameter) else tensor
-
-    return map_tensors(output, apart)

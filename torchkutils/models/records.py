@@ -24,15 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, dataclass_transform
+from typing import Literal, TypeAlias
 
 from torchkutils._typing import Shape
-
-
-@dataclass_transform(frozen_default=True)
-def record(cls: type[Any]) -> Any:
-    """A record that the type checker holds frozen; being so at run time too would make its birth five times as slow."""
-    return dataclass(slots=True, unsafe_hash=True)(cls)
+from torchkutils.models.plain_record import record
 
 
 @dataclass(frozen=True, slots=True)

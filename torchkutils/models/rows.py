@@ -6,7 +6,8 @@ import collections
 
 from torchkutils.models.connections import inbound_names
 from torchkutils.models.model_summary import ModelSummary, SummaryRow
-from torchkutils.models.records import Call, Module, Tensor, Trace, Value, record, shape_text, tensors_in
+from torchkutils.models.plain_record import record
+from torchkutils.models.records import Call, Module, Tensor, Trace, Value, shape_text, tensors_in
 
 
 @record

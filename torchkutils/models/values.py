@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -122,6 +122,16 @@ def map_leaves(value: Any, kind: type[Any], change: Callable[[Any], Any], depth:
         changed = {key: map_leaves(item, kind, change, depth + 1) for key, item in value.items()}
         return value if all(map(operator.is_, changed.values(), value.values())) else changed
     return value
+
+
+def aliased(output: Any, given: Sequence[torch.Tensor]) -> Any:
+    """What a leaf gives, with a view in the place of each tensor that it was given."""
+    known = {id(tensor) for tensor in given}
+
+    def apart(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.view_as(tensor) if id(tensor) in known and not isinstance(tensor, torch.nn.Parameter) else tensor
+
+    return map_tensors(output, apart)
 
 
 def storage_of(tensor: torch.Tensor) -> int:
