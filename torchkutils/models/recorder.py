@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any
 
@@ -13,7 +13,7 @@ from torchkutils.models.data_flow import DataFlow
 from torchkutils.models.flops import function_flops, module_flops
 from torchkutils.models.functions import QUIET, shown_name, written_tensors
 from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.records import Call, Collection, Edge, Failure, Node
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.running_call import RunningCall
 from torchkutils.models.tensor_states import TensorStates
 from torchkutils.models.values import Descriptions, aliased, storage_of, tensors_of
@@ -199,11 +199,7 @@ class Recorder(TorchFunctionMode):
             self._note_failure(index, inputs, error)
             raise
         value = self.describe.of(output)
-        flops = 0
-        if watched.rule is not None:
-            flops = watched.rule(watched.module, given[0], output)
-        elif not single:
-            flops = module_flops(watched.module, inputs, value) or 0
+        flops = self._leaf_flops(watched, inputs, given, output, value)
         point = flow.add("call", self._name(place), index, value)
         flow.reach(point, sources)
         if single and type(output) is torch.Tensor and output is not given[0]:
@@ -211,8 +207,19 @@ class Recorder(TorchFunctionMode):
         else:
             output = aliased(output, given)
             flow.made_by(output, point)
-        calls.append(Call(index, place, number, parent, inputs, value, flops, True, True))
+        calls.append(Call(index, place, number, parent, inputs, value, flops or 0, flops is not None, True))
         return output
+
+    def _leaf_flops(
+        self, watched: WatchedLeaf, inputs: Collection, given: Sequence[torch.Tensor], output: Any, value: Value
+    ) -> int | None:
+        """What a stock leaf ran; None where its tensors are such that it cannot be told."""
+        if watched.rule is None:
+            return 0 if len(given) < 2 else module_flops(watched.module, inputs, value) or 0
+        try:
+            return watched.rule(watched.module, given[0], output)
+        except (TypeError, IndexError, AttributeError, RuntimeError):
+            return None
 
     # -- functions -------------------------------------------------------------------------------------------------
 
