@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from torchkutils._dtypes import torch_dtype
 from torchkutils.models.values import map_leaves
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -86,7 +87,7 @@ def _shape(size: Any, open_size: int) -> list[int]:
 
 def _example(model: torch.nn.Module, shape: list[int], dtype: Any) -> torch.Tensor:
     device = _device(model)
-    kind = _torch_dtype(dtype) if dtype is not None else None
+    kind = torch_dtype(dtype, "dtypes") if dtype is not None else None
     table = _first_embedding(model)
     if kind is None and table is not None:
         return torch.randint(table.num_embeddings, shape, device=device)
@@ -116,10 +117,3 @@ def _first_embedding(model: torch.nn.Module) -> Any:
         if next(module.parameters(recurse=False), None) is not None:
             return None
     return None
-
-
-def _torch_dtype(dtype: Any) -> torch.dtype:
-    found = getattr(torch, str(dtype).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
-        raise TypeError(f"dtypes holds {dtype!r}, which is no dtype of torch")
-    return found
