@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import gc
 import random
@@ -326,6 +327,28 @@ def test_a_direct_call_of_forward_runs_no_hooks_as_in_torch():
             return self.a.forward(x)
 
     assert edges(trace_model(Direct(), input_size=(2, 3))) == [("x", "a", 1), ("a", "output", 1)]
+
+
+def test_a_copy_that_forward_makes_is_a_module_of_its_own():
+    class Copies(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.Sequential(nn.Linear(3, 3), Residual())
+
+        def forward(self, x):
+            copied = copy.deepcopy(self.parts)
+            with torch.no_grad():
+                copied[0].weight.zero_(), copied[0].bias.fill_(2.0)
+            assert copied[0](x).eq(2).all()
+            assert copied[0].forward(x).eq(2).all()
+            return self.parts(x), copied(x)
+
+    model = Copies()
+    trace = trace_model(model, input_size=(2, 3))
+    assert [trace.modules[call.module].path for call in trace.calls] == [
+        *("", "parts", "parts.0", "parts.1", "parts.1.drop", "parts.1.a")
+    ]
+    assert not model.parts[0].weight.eq(0).any()
 
 
 def test_wrappers_are_looked_through():

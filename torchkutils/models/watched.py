@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from threading import get_ident
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
     from torchkutils.models.recorder import Recorder
 
 _ENTRIES = ("_compiled_call_impl", "forward")
+
+
+class _Nobody:
+    """Stands for a recorder that has ended: no thread is the one that it watches."""
+
+    thread = 0
+
+
+_NOBODY: Any = _Nobody()
 
 
 class Watched:
@@ -51,6 +62,16 @@ class Watched:
             own.pop(name, None)
         if self.before is not None:
             own.update(self.before)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watched:
+        """A copy of the module that forward makes has its own forward, and nobody watches it."""
+        copied = Watched.__new__(Watched)
+        copied.recorder, copied.place, copied.before, copied.only_calls = _NOBODY, self.place, None, False
+        copied.module = memo.get(id(self.module), self.module)
+        own = None if self.before is None else self.before.get("forward")
+        copied.forward = MethodType(type(copied.module).forward, copied.module) if own is None else deepcopy(own, memo)
+        copied.inside, copied.straight = False, False
+        return copied
 
     def _own_forward(self, own: dict[str, Any]) -> Callable[..., Any]:
         """The module's forward; of a compiled module, the module that it wraps."""
