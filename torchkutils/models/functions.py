@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -27,17 +28,19 @@ def shown_name(name: str) -> str:
 
 def written_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that a function writes to."""
-    in_place = (
-        name == "__setitem__"
-        or (name.endswith("_") and not name.endswith("__"))
-        or name in _IN_PLACE_OPERATORS
-        or kwargs.get("inplace") is True
-    )
-    if in_place and args:
+    if args and (_is_in_place(name) or (kwargs and kwargs.get("inplace") is True)):
         return _tensors(args[0])
+    if not kwargs:
+        return []
     if name in _TABLES and kwargs.get("max_norm") is not None and len(args) > 1:
         return _tensors(args[1])
     return _tensors(kwargs["out"]) if "out" in kwargs else []
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_in_place(name: str) -> bool:
+    underscored = name.endswith("_") and not name.endswith("__")
+    return underscored or name == "__setitem__" or name in _IN_PLACE_OPERATORS
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

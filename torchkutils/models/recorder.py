@@ -71,10 +71,12 @@ class Recorder(TorchFunctionMode):
 
     def step_down(self) -> bool:
         """Leave torch's stack of modes; False, and nothing done, where another mode lies above."""
-        depth = torch._C._len_torch_function_stack()
-        if not depth or torch._C._get_function_stack_at(depth - 1) is not self:
+        if not torch._C._len_torch_function_stack():
             return False
-        torch._C._pop_torch_function_stack()
+        top = torch._C._pop_torch_function_stack()
+        if top is not self:
+            torch._C._push_on_torch_function_stack(top)
+            return False
         self.on = False
         return True
 
@@ -126,7 +128,7 @@ class Recorder(TorchFunctionMode):
         number = self._counts.get(place, 0)
         self._counts[place] = number + 1
         running = RunningCall(len(self._calls), place, number, self._parent(), self.describe.arguments(args, kwargs))
-        running.tensors = tensors_of(args) + (tensors_of(kwargs) if kwargs else [])
+        running.tensors = tensors_of(*args, *kwargs.values())
         if not self.tree.children[place] or isinstance(watched.module, torch.jit.ScriptModule):
             running.point = self.flow.add("call", self._name(place), running.index, None)
             self.flow.reach(running.point, [self.flow.source(tensor) for tensor in running.tensors])
@@ -189,7 +191,7 @@ class Recorder(TorchFunctionMode):
         inputs = self.describe.arguments(args, kwargs)
         # Nearly all of them take one tensor and give one: no list is made of what is known to be one.
         single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
-        given = args if single else tensors_of((args, kwargs))
+        given = args if single else tensors_of(*args, *kwargs.values())
         sources = [flow.source(tensor) for tensor in given]
         try:
             output = watched.plain(watched.module, *args, **kwargs)
@@ -237,7 +239,7 @@ class Recorder(TorchFunctionMode):
             for target in targets:
                 self._states.written(target)
         running, flow = self._stack[-1], self.flow
-        sources = [flow.source(t) for t in tensors_of((args, kwargs))] if running.point is None else []
+        sources = [flow.source(t) for t in tensors_of(*args, *kwargs.values())] if running.point is None else []
         result = function(*args, **kwargs)
         flops = function_flops(function, args, kwargs, result)
         running.flops_known &= flops is not None

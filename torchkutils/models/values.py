@@ -22,18 +22,22 @@ class Descriptions:
     def __init__(self) -> None:
         self._tensors: dict[tuple[torch.Size, torch.dtype], TensorValue] = {}
         self._single: dict[int, Collection] = {}
+        self._scalars: dict[type[Any], OtherValue] = {}
 
     def of(self, value: Any, depth: int = 0) -> Value:
         """A value as a plain record; what lies too deep, as in a list that holds itself, by the name of its class."""
-        if type(value) in _PLAIN and not value.is_nested:
+        kind = type(value)
+        if kind in _PLAIN and not value.is_nested:
             key = (value.shape, value.dtype)
             found = self._tensors.get(key)
             if found is None:
                 found = self._tensors[key] = TensorValue(tuple(key[0]), str(key[1]).removeprefix("torch."))
             return found
+        if kind in _SCALARS:
+            return self._scalars.get(kind) or self._scalars.setdefault(kind, OtherValue(kind.__name__))
         if isinstance(value, torch.Tensor):
             return _unusual(value)
-        pairs = None if type(value) in _SCALARS or depth > _DEEPEST else _pairs(value)
+        pairs = None if depth > _DEEPEST else _pairs(value)
         if pairs is None:
             return OtherValue(type(value).__name__)
         return Collection(type(value).__name__, tuple([(key, self.of(item, depth + 1)) for key, item in pairs]))
@@ -64,10 +68,11 @@ def _unusual(tensor: torch.Tensor) -> TensorValue:
     return TensorValue(shape, str(tensor.dtype).removeprefix("torch."), "tensor" if plain else kind)
 
 
-def tensors_of(value: Any) -> list[torch.Tensor]:
+def tensors_of(*values: Any) -> list[torch.Tensor]:
     """The tensors inside tuples, lists, mappings and dataclasses, from left to right; iterators stay untouched."""
     found: list[torch.Tensor] = []
-    _collect(value, found, 0)
+    for value in values:
+        _collect(value, found, 0)
     return found
 
 
