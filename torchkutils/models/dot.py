@@ -164,7 +164,7 @@ def draw(
     # Graphviz's own default for a file is the graph's name: no slashes, no angle brackets, no quotes.
     name = re.sub(r"[^\w.-]", "_", trace.model_name) or "model"
     graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
-    graph.caption, graph.dots_per_inch = str(trace.engine), dpi
+    graph.model_name, graph.caption, graph.dots_per_inch = trace.model_name, str(trace.engine), dpi
     graph.attr("graph", rankdir=rankdir, dpi=str(dpi))
     if subgraph:
         graph.attr("graph", label=_plain(trace.model_name))

@@ -120,6 +120,10 @@ class ModelSummary:
         print_model_summary(self, None, None, lines.append)
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        # At a prompt the table is what one asked for; the data is in the attributes.
+        return str(self)
+
     def _repr_html_(self) -> str:
         columns, shallowest = self._shown_columns(), self._shallowest()
         entries = []

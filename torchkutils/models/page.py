@@ -27,9 +27,11 @@ class ModelPage:
 
     Attributes:
         html: The whole file.
+        model_name: The model's class name.
     """
 
     html: str
+    model_name: str = ""
 
     def _repr_html_(self) -> str:
         # srcdoc in a sandbox: the page's script reaches nothing of the notebook.
@@ -38,6 +40,9 @@ class ModelPage:
             f'<iframe srcdoc="{text}" sandbox="allow-scripts allow-modals" '
             'style="width:100%;height:640px;border:1px solid #888" title="the model"></iframe>'
         )
+
+    def __repr__(self) -> str:
+        return f"ModelPage({self.model_name!r}, {len(self.html.encode()) / 1000:,.0f} KB of HTML)"
 
 
 def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int) -> ModelPage:
@@ -76,7 +81,7 @@ def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth:
     # The model's name goes in last: nothing is put into what a stranger named.
     for mark in ("@STYLE@", "@SCRIPT@", "@DATA@", "@TITLE@"):
         page = page.replace(mark, parts[mark])
-    return ModelPage(page)
+    return ModelPage(page, trace.model_name)
 
 
 def _asset(name: str) -> str:

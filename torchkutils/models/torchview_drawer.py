@@ -76,7 +76,7 @@ def torchview_graph(
         getattr(graph, kind).update(getattr(drawn.visual_graph, kind))
     graph.body.extend(drawn.visual_graph.body)
     graph.graph_attr["dpi"] = str(dpi)
-    graph.caption, graph.dots_per_inch = "torchview", dpi
+    graph.model_name, graph.caption, graph.dots_per_inch = type(model).__name__, "torchview", dpi
     return graph
 
 
