@@ -219,6 +219,20 @@ def test_it_is_a_graphviz_digraph_that_needs_no_dot(monkeypatch, tmp_path):
     assert "image/svg+xml" in graph._repr_mimebundle_()
 
 
+def test_calls_that_differ_have_multiple_shapes_as_in_keras():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.norm = nn.MaxPool2d(2), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.pool(self.pool(self.norm(self.norm(x))))
+
+    plot = torchkutils.plot_model(Pools(), None, True, input_size=(None, 3, 8, 8))
+    assert "pool: MaxPool2d (2 calls)|{input:|output:}|{{multiple}|{multiple}}" in plot.source
+    assert "norm: BatchNorm2d (2 calls)|{input:|output:}|{{(None, 3, 8, 8)}|{(None, 3, 8, 8)}}" in plot.source
+
+
 def test_it_copies_and_pickles():
     graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
     for other in (graph.copy(), pickle.loads(pickle.dumps(graph))):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchkutils import _lazy
+from torchkutils.models.boxes import Arrow, Box
 from torchkutils.models.dot_labels import Look, escape_label, label_of, title_of
-from torchkutils.models.picture_graph import Arrow, Box, PictureGraph
+from torchkutils.models.picture_graph import PictureGraph
 from torchkutils.models.records import Trace
 from torchkutils.models.trace import EngineName, Mode, trace_model
 

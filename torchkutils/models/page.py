@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from torchkutils.models.boxes import agreed, arguments_text, dtypes_of
 from torchkutils.models.dot import draw
 from torchkutils.models.dot_labels import Look
-from torchkutils.models.picture_graph import PictureGraph, arguments_text, dtypes_of, subtree
+from torchkutils.models.picture_graph import PictureGraph, subtree
 from torchkutils.models.records import Call, Trace, shape_text
 from torchkutils.models.render import render
 
@@ -147,8 +148,8 @@ def _modules(trace: Trace) -> list[dict[str, Any]]:
                 "depth": module.depth,
                 "parent": module.parent,
                 "extra_repr": module.extra_repr,
-                "inputs": arguments_text(own[0].inputs) if own else "",
-                "outputs": shape_text(own[0].output) if own else "",
+                "inputs": agreed(arguments_text(call.inputs) for call in own) if own else "",
+                "outputs": agreed(shape_text(call.output) for call in own) if own else "",
                 "dtype": dtypes_of(own[0].output) if own else "",
                 "calls": len(own),
                 "params": "?" if lazy else f"{params:,}",
