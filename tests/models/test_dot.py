@@ -233,6 +233,15 @@ def test_calls_that_differ_have_multiple_shapes_as_in_keras():
     assert "norm: BatchNorm2d (2 calls)|{input:|output:}|{{(None, 3, 8, 8)}|{(None, 3, 8, 8)}}" in plot.source
 
 
+def test_a_cluster_s_name_stands_at_its_left_where_no_arrow_comes_in():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3)), nn.ReLU())
+    graph = torchkutils.model_to_dot(model, True, expand_nested=True, input_size=(1, 4, 9, 9))
+    svg = graph.pipe("svg", encoding="utf-8")
+    frame, name = re.search(r'class="cluster">.*?<path[^>]* d="([^"]*)".*? x="([\d.]+)"', svg, re.DOTALL).groups()
+    left, *_, right = sorted(float(x) for x in re.findall(r"([\d.]+),-", frame))
+    assert left < float(name) < (left + right) / 2 - 50
+
+
 def test_it_copies_and_pickles():
     graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
     for other in (graph.copy(), pickle.loads(pickle.dumps(graph))):

@@ -166,7 +166,7 @@ def draw(
     name = re.sub(r"[^\w.-]", "_", trace.model_name) or "model"
     graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
     graph.model_name, graph.caption, graph.dots_per_inch = trace.model_name, str(trace.engine), dpi
-    graph.attr("graph", rankdir=rankdir, dpi=str(dpi))
+    graph.attr("graph", rankdir=rankdir, dpi=str(dpi), fontname="Helvetica")
     if subgraph:
         graph.attr("graph", label=_plain(trace.model_name))
     elif trace.engine.ran == "structure":
@@ -212,7 +212,7 @@ def _cluster_head(picture: PictureGraph, module: int, prefix: str) -> Iterable[s
         text += f" FAILED: {picture.trace.failure.error}"
     colour = "red" if failed else "gray"
     yield f'\tsubgraph "cluster_{prefix}{module}" {{\n'
-    yield f'\tgraph [label="{escape_label(text)}" style=rounded color={colour} fontname=Helvetica]\n'
+    yield f'\tgraph [label="{escape_label(text)}" labeljust=l style=rounded color={colour} fontname=Helvetica]\n'
 
 
 def _marks(box: Box, tooltips: bool) -> dict[str, Any]:
