@@ -233,6 +233,20 @@ def test_calls_that_differ_have_multiple_shapes_as_in_keras():
     assert "norm: BatchNorm2d (2 calls)|{input:|output:}|{{(None, 3, 8, 8)}|{(None, 3, 8, 8)}}" in plot.source
 
 
+def test_a_function_of_torch_s_own_has_no_underscores_around_its_name():
+    class Packs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(3, 3, batch_first=True)
+
+        def forward(self, x, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            return self.rnn(packed)[1]
+
+    graph = torchkutils.model_to_dot(Packs(), input_data=(torch.ones(2, 4, 3), torch.tensor([4, 2])))
+    assert "pack_padded_sequence" in titles_of(graph.source)
+
+
 def test_a_cluster_s_name_stands_at_its_left_where_no_arrow_comes_in():
     model = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3)), nn.ReLU())
     graph = torchkutils.model_to_dot(model, True, expand_nested=True, input_size=(1, 4, 9, 9))

@@ -22,8 +22,8 @@ _TABLES = ("embedding", "embedding_bag")
 
 
 def shown_name(name: str) -> str:
-    """A function's name without what Python and torch put around it: "add" for "__radd__"'s like and "add_"."""
-    return name.strip("_") if name.startswith("__") or name.endswith("_") else name
+    """A function's name without what Python and torch put around it: "add" for "__add__", "add_" and "_add"."""
+    return name.strip("_")
 
 
 def written_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
