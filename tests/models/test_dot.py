@@ -219,6 +219,19 @@ def test_it_is_a_graphviz_digraph_that_needs_no_dot(monkeypatch, tmp_path):
     assert "image/svg+xml" in graph._repr_mimebundle_()
 
 
+@pytest.mark.parametrize(
+    ("model", "arrows"),
+    [
+        (nn.Linear(2, 3), {("input", "Linear"): 1}),
+        (nn.Bilinear(2, 2, 3), {("input1", "Bilinear"): 1, ("input2", "Bilinear"): 1}),
+        (nn.Identity(), {("input", "Identity"): 1}),
+        (nn.Flatten(), {("input", "Flatten"): 1}),
+    ],
+)
+def test_a_model_without_children_is_one_box_without_an_input_too(model, arrows):
+    assert edges_of(torchkutils.model_to_dot(model).source) == arrows
+
+
 def test_calls_that_differ_have_multiple_shapes_as_in_keras():
     class Pools(nn.Module):
         def __init__(self):

@@ -81,11 +81,14 @@ class _Flow:
 
     def read(self, graph: Any) -> Flow:
         """All records of one graph."""
-        root = self._call("", None, leaf=False)
+        leaf = len(self.module_at) == 1
+        root = self._call("", None, leaf=leaf)
         for node in graph.nodes:
             if node.op == "output":
+                if leaf:
+                    self._close(node, root)
                 self._outputs(node)
-            else:
+            elif node.op == "placeholder" or not leaf:
                 self._node(node, root)
         edges = sorted((target, source, tensor, count) for (source, target, tensor), count in self.arrows.items())
         arrows = tuple(Edge(source, target, tensor, count) for target, source, tensor, count in edges)
@@ -150,6 +153,15 @@ class _Flow:
                 self.arrows[key] = self.arrows.get(key, 0) + 1
                 computed += self.nodes[index].kind not in ("parameter", "buffer")
         return computed
+
+    def _close(self, output: Any, root: int) -> None:
+        """A model without children is one box, as every module without them: it takes all inputs, gives all outputs."""
+        index = len(self.nodes)
+        self.nodes.append(Node(index, "call", "", root, None))
+        self.arrows |= {(source, index, 0): 1 for source in range(index)}
+        given: list[Any] = []
+        torch.fx.node.map_arg(output.args, given.append)
+        self.origin |= {source: (index, tensor) for tensor, source in enumerate(dict.fromkeys(given))}
 
     def _outputs(self, node: Any) -> None:
         used: list[Any] = []
