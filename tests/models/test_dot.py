@@ -269,6 +269,26 @@ def test_a_cluster_s_name_stands_at_its_left_where_no_arrow_comes_in():
     assert left < float(name) < (left + right) / 2 - 50
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_long_error_of_several_lines_is_one_short_red_line(nested):
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+
+        def forward(self, x):
+            self.a(x)
+            raise ValueError("first\nsecond " + "x" * 1_000)
+
+    model = nn.Sequential(Fails(), nn.ReLU()) if nested else Fails()
+    with pytest.raises(ValueError, match="first") as caught:
+        torchkutils.model_to_dot(model, depth=2, input_size=(1, 2))
+    (line,) = [line for line in caught.value.dot.source.splitlines() if "FAILED" in line]
+    assert "FAILED: ValueError: first second xxx" in line
+    assert "fontcolor=red" in line
+    assert len(line) < 300
+
+
 def test_it_copies_and_pickles():
     graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
     for other in (graph.copy(), pickle.loads(pickle.dumps(graph))):
