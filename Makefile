@@ -9,7 +9,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser check bench docs build clean
+.PHONY: help setup demo test test-slow test-browser test-lowest check bench docs build clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,13 @@ demo: $(READY)  ## Train on real handwritten digits from a download to a saved m
 test: $(READY)  ## Run the tests (under 5 minutes)
 	$(PY) -m pytest -q -m "not slow and not browser" -n $(WORKERS)
 
-test-slow: $(READY)  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
+test-slow: .venv/.vision  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
 	$(PY) -m pytest -q -m "slow and not browser" -n $(WORKERS)
+
+# One release of torchvision fits one release of torch; beside the rest, since transformers imports it where it can.
+.venv/.vision: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vision torchvision==0.28.0 timm==1.0.31
+	touch $@
 
 test-browser: .venv/.browser  ## The interactive page in headless Chromium (installed by apt-get where that is there)
 	$(PY) -m pytest -q -m browser tests/browser
@@ -42,6 +47,17 @@ test-browser: .venv/.browser  ## The interactive page in headless Chromium (inst
 	  || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null \
 	  || echo "chromium could not be installed: the tests of the page will say why they are skipped"
 	touch $@
+
+# The tests' own tools come first, then the package pulls its dependencies down to the floors.
+test-lowest:  ## The fast tests with the oldest dependencies that are claimed, in a venv of their own
+	rm -rf build/lowest
+	$(PYTHON) -m venv build/lowest/venv
+	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)
+	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt '.[http]'
+	build/lowest/venv/bin/python -m pip check
+	mkdir build/lowest/tests && cp -r tests pyproject.toml build/lowest/tests/
+	cd build/lowest/tests && ../venv/bin/python -m pytest -q -m "not slow and not browser" -n $(WORKERS) -p no:cacheprovider
 
 check: $(READY)  ## Lint, format and types
 	$(PY) -m ruff check .
@@ -56,8 +72,9 @@ bench: .venv/.bench  ## Measure against the peers, draw docs/benchmarks.md (unde
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
-docs: .venv/.docs  ## Build the documentation into site/
-	$(PY) -m mkdocs build --strict
+docs: .venv/.docs  ## Build the documentation into site/, and look whether it is complete
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	$(PY) -m pytest -q tests/test_docs_pages.py
 
 .venv/.docs: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
+import subprocess
 import sys
 import time
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,54 +44,111 @@ def chain(length: int) -> nn.Module:
     return nn.Sequential(*[nn.Linear(8, 8) for _ in range(length)])
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    rows = []
-    per_module = {}
-    cases = [
-        ("CNN of 100 modules", convolutions(), torch.rand(1, 3, 48, 48), 1.1, 7),
-        ("encoder of 48 layers", NoFastPath(48), torch.rand(1, 64, 256), 1.2, 5),
-        ("chain of 500 Linear", chain(500), torch.rand(1, 8), None, 7),
-        ("chain of 5,000 Linear", chain(5000), torch.rand(1, 8), 6.0, 3),
-    ]
-    for name, model, x, target, repeats in cases:
-        model.eval()
+# Each with what it is fed: the convolutions take about 40 ms, as a small real network does.
+MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
+    "CNN of 100 modules": lambda: (convolutions(), torch.rand(1, 3, 72, 72)),
+    "encoder of 48 layers": lambda: (NoFastPath(48), torch.rand(1, 64, 256)),
+    "chain of 500 Linear": lambda: (chain(500), torch.rand(1, 8)),
+    "chain of 5,000 Linear": lambda: (chain(5000), torch.rand(1, 8)),
+}
+TARGETS = {"CNN of 100 modules": 1.1, "encoder of 48 layers": 1.2, "chain of 5,000 Linear": 6.0}
 
-        def bare(model: nn.Module = model, x: torch.Tensor = x) -> None:
-            with torch.no_grad():
-                model(x)
 
-        peers = {"bare forward": bare}
-        targets = {} if target is None else {"bare forward": target}
-        if name.startswith("chain") and importlib.util.find_spec("torchinfo"):
-            import torchinfo
+def bare(model: nn.Module, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        model(x)
 
-            peers["torchinfo"] = lambda model=model, x=x: torchinfo.summary(model, input_data=x, verbose=0)
+
+def torchinfo_summary(model: nn.Module, **inputs: Any) -> Any:
+    import torchinfo
+
+    return torchinfo.summary(model, verbose=0, **inputs)
+
+
+def compare_forward(name: str) -> dict[str, Any]:
+    """A summary next to a bare forward and, of chains, to torchinfo's."""
+    model, x = MODELS[name]()
+    model.eval()
+    peers: dict[str, Callable[[], Any]] = {"bare forward": lambda: bare(model, x)}
+    targets = {"bare forward": TARGETS[name]} if name in TARGETS else {}
+    if name.startswith("chain") and importlib.util.find_spec("torchinfo"):
+        peers["torchinfo"] = lambda: torchinfo_summary(model, input_data=x)
+        if name in TARGETS:
             targets["torchinfo"] = 0.35
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        row = compare(
-            name,
-            lambda model=model, x=x: summarize(model, input_data=x),
-            peers,
-            target=targets,
-            repeats=repeats,
-            warmup=1,
-            clock=time.process_time,
-        )
-        torch.backends.mha.set_fastpath_enabled(fast)
-        rows.append(row)
-        per_module[name] = row["seconds"]["ours"]["median"]
-    grown = per_module["chain of 5,000 Linear"] / per_module["chain of 500 Linear"] / 10
-    rows.append(figure("time a module at 5,000 to 500", grown, "×", target=1.3))
+    repeats = 9 if name.startswith("chain of 5,000") else 15
+    ours = lambda: summarize(model, input_data=x)  # noqa: E731
+    return compare(name, ours, peers, target=targets, repeats=repeats, warmup=2, clock=time.process_time)
+
+
+def compare_structure() -> dict[str, Any]:
+    """No input on either side: the modules and their parameters alone."""
+    model = chain(5000).eval()
+    peers = {"torchinfo": lambda: torchinfo_summary(model)} if importlib.util.find_spec("torchinfo") else {}
+    question = "structure alone of 5,000 Linear"
+    return compare(
+        question,
+        lambda: summarize(model),
+        peers,
+        target={"torchinfo": 0.3},
+        repeats=9,
+        warmup=1,
+        clock=time.process_time,
+    )
+
+
+def peak_above_forward(name: str) -> float:
+    """Megabytes of Python's heap that a summary needs at its peak, the summary itself among them.
+
+    Its tensors are the snapshot of the buffers, which the target leaves out, and those of the forward.
+    """
+    model, x = MODELS[name]()
+    model.eval()
+    summarize(model, input_data=x)
+    tracemalloc.start()
+    summarize(model, input_data=x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 1e6
+
+
+def meta_of_70_billion() -> None:
+    """Print parameters, seconds, and the most bytes that the process can have grown by, for a model on meta."""
     with torch.device("meta"):
         layer = nn.TransformerEncoderLayer(8192, 64, 28672, batch_first=True, bias=False)
-        big = nn.TransformerEncoder(layer, 95, enable_nested_tensor=False)
+        model = nn.TransformerEncoder(layer, 95, enable_nested_tensor=False)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
     start = time.perf_counter()
-    summary = summarize(big, input_size=(1, 2048, 8192))
+    summary = summarize(model, input_size=(1, 2048, 8192))
     seconds = time.perf_counter() - start
-    question = f"meta model of {summary.total_params / 1e9:.0f} billion parameters"
-    rows.append(figure(question, seconds, "s", target=10.0))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - pages * resource.getpagesize()
+    print(summary.total_params, seconds, grown)
+
+
+def alone(call: str) -> list[float]:
+    """The numbers that a function of this file prints in a process of its own."""
+    code = f"import torch; torch.set_num_threads(1); from benchmarks import bench_summary as b; b.{call}"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
+    return [float(number) for number in done.stdout.split()]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    rows = [compare_forward(name) for name in MODELS]
+    torch.backends.mha.set_fastpath_enabled(fast)
+    seconds = {row["question"]: row["seconds"]["ours"]["median"] for row in rows}
+    grown = seconds["chain of 5,000 Linear"] / seconds["chain of 500 Linear"] / 10
+    rows.append(figure("time a module at 5,000 to 500", grown, "×", target=1.3))
+    rows.append(compare_structure())
+    for name in TARGETS:
+        question = f"peak memory above a bare forward and a copy of the buffers, {name}"
+        rows.append(figure(question, peak_above_forward(name), "MB", target=10.0))
+    parameters, elapsed, grown_bytes = alone("meta_of_70_billion()")
+    question = f"meta model of {parameters / 1e9:.0f} billion parameters"
+    rows.append(figure(question, elapsed, "s", target=10.0))
+    rows.append(figure(f"{question}, peak memory of the summary", grown_bytes / 1e6, "MB", target=300.0))
     store("summary", rows)
 
 

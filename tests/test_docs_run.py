@@ -63,5 +63,12 @@ def test_a_page_s_examples_run(page: pathlib.Path, tmp_path: pathlib.Path) -> No
     assert done.returncode == 0, f"{page}:\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_that_does_not_run_is_keras_s_own(page: pathlib.Path) -> None:
+    languages = set(re.findall(r"^```(\w+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    keras = {"py"} if page.name.startswith("moving-from-keras") else set()
+    assert languages <= {"python", "text"} | keras
+
+
 def test_an_example_that_fails_is_seen() -> None:
     assert code_blocks("```python\nassert False\n```\n```python\n# not run\n1/0\n```\n") == ["assert False\n"]

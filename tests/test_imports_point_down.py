@@ -11,8 +11,8 @@ import pytest
 import torchkutils
 
 PACKAGE = pathlib.Path(torchkutils.__file__).parent
-FOLDERS = {"objects", "data", "files", "models", "parallel"}
-SHARED = {"errors", "_lazy", "_typing", "_whole_file", "progress", "numerical"}
+FOLDERS = {"objects", "data", "files", "models", "parallel", "numerical"}
+SHARED = {"errors", "_lazy", "_typing", "_whole_file", "progress", "_dtypes"}
 TOP = {"__init__", "__main__", "cli"}
 
 # A method that makes an object of the module above it, imported when it is called; nothing else goes up.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pathlib
 import re
 
 import numpy as np
@@ -120,3 +121,26 @@ def test_standard_output_is_the_default(capsys) -> None:
 def test_impossible_sizes_are_refused(arguments) -> None:
     with pytest.raises(ValueError, match="must be"):
         Progbar(**arguments)
+
+
+def test_a_program_that_uses_a_kernel_s_library_is_no_notebook() -> None:
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("IPython")
+    log = io.StringIO()
+    bar = Progbar(2, file=log)
+    bar.add(2)
+    assert last_line(bar, log).startswith("2/2")
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_a_bar(tmp_path: pathlib.Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    code = "import torchkutils\nbar = torchkutils.Progbar(3)\nfor _ in range(3): bar.add(1, [('loss', 0.5)])"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(
+        notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    shown = [str(output) for output in notebook.cells[0].outputs]
+    assert any("3/3" in text and "loss: 0.5000" in text for text in shown)
+    assert not any("3/3 - " in text for text in shown), "plain lines are for logs"

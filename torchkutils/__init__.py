@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         print_summary,
         summarize,
     )
-    from torchkutils.numerical import normalize, to_categorical
+    from torchkutils.numerical.normalize import normalize
+    from torchkutils.numerical.to_categorical import to_categorical
     from torchkutils.objects.model_file import (
         load_model,
         load_weights,
@@ -72,7 +73,7 @@ else:
         "load_weights": "objects.model_file",
         "model_to_dot": "models.dot",
         "multi_gpu_model": "parallel.multi_gpu_model",
-        "normalize": "numerical",
+        "normalize": "numerical.normalize",
         "plot_model": "models.plot",
         "print_summary": "models.summary",
         "read_metadata": "objects.model_file",
@@ -81,7 +82,7 @@ else:
         "save_weights": "objects.model_file",
         "serialize_keras_object": "objects.serialization",
         "summarize": "models.summary",
-        "to_categorical": "numerical",
+        "to_categorical": "numerical.to_categorical",
         "validate_file": "files.hashing",
     }
 

@@ -126,7 +126,7 @@ class Progbar:
 
     def _show(self, current: int, finished: bool) -> None:
         if self._bar is None and self._lines is None:
-            if getattr(self._file, "isatty", lambda: False)() or "ipykernel" in sys.modules:
+            if getattr(self._file, "isatty", lambda: False)() or _in_notebook():
                 self._bar = self._new_bar()
             else:
                 self._lines = _Lines(self.target, self._started)
@@ -221,6 +221,13 @@ class _Lines:
         self._last = now
         self._count += 1
         return True
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code; a program that only uses the library of one is none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _plain(value: Any) -> Any:

@@ -368,6 +368,31 @@ def test_it_works_inside_a_notebook_s_frame(chromium, files, tmp_path):
     chromium.switch_to.default_content()
 
 
+@pytest.mark.parametrize("hidden", ["display: none", "height: 0"])
+def test_a_frame_that_gets_its_size_later_shows_the_model(chromium, tmp_path, hidden):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    frame = torchkutils.plot_model(ResidualNet(), None, input_size=(2, 3, 9, 9)).page()._repr_html_()
+    outer = tmp_path / "notebook.html"
+    hiding = f"<style id=hiding>iframe {{ {hidden} !important }}</style>"
+    outer.write_text(f"<!doctype html><meta charset=utf-8>{hiding}{frame}", encoding="utf-8")
+    chromium.get(outer.as_uri())
+    element = chromium.find_element("tag name", "iframe")
+    chromium.switch_to.frame(element)
+    WebDriverWait(chromium, 30).until(
+        lambda d: d.execute_script("return document.documentElement.dataset.ready || null")
+    )
+    chromium.switch_to.default_content()
+    chromium.execute_script("document.getElementById('hiding').remove()")
+    chromium.switch_to.frame(element)
+    whole = "const a = document.getElementById('view').getBoundingClientRect(); return [a.width, a.height]"
+    WebDriverWait(chromium, 10).until(lambda d: min(d.execute_script(whole)) > 100)
+    node = chromium.find_element("css selector", "#view .node")
+    assert node.is_displayed()
+    assert node.text
+    chromium.switch_to.default_content()
+
+
 def test_the_page_is_one_file_of_modest_size(files):
     assert (files / "net.html").stat().st_size < 400_000
     json.dumps((files / "net.html").read_text(encoding="utf-8"))

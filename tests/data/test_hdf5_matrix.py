@@ -189,8 +189,12 @@ def test_text_and_compound_data_are_refused_or_given_as_arrays(tmp_path):
         HDF5Matrix(stored(tmp_path, np.array([1, 2], dtype=np.longdouble)), "x")
 
 
-def test_a_file_written_by_somebody_else_is_read(tmp_path):
-    path = pathlib.Path(h5py.__file__).parent / "tests" / "data_files" / "compound-dtype-complex.h5"
+@pytest.mark.parametrize(
+    "path",
+    sorted((pathlib.Path(h5py.__file__).parent / "tests" / "data_files").glob("*.h5")),
+    ids=lambda path: path.stem,
+)
+def test_a_file_written_by_somebody_else_is_read(path):
     with h5py.File(path) as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)

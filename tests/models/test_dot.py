@@ -219,6 +219,76 @@ def test_it_is_a_graphviz_digraph_that_needs_no_dot(monkeypatch, tmp_path):
     assert "image/svg+xml" in graph._repr_mimebundle_()
 
 
+@pytest.mark.parametrize(
+    ("model", "arrows"),
+    [
+        (nn.Linear(2, 3), {("input", "Linear"): 1}),
+        (nn.Bilinear(2, 2, 3), {("input1", "Bilinear"): 1, ("input2", "Bilinear"): 1}),
+        (nn.Identity(), {("input", "Identity"): 1}),
+        (nn.Flatten(), {("input", "Flatten"): 1}),
+    ],
+)
+def test_a_model_without_children_is_one_box_without_an_input_too(model, arrows):
+    assert edges_of(torchkutils.model_to_dot(model).source) == arrows
+
+
+def test_calls_that_differ_have_multiple_shapes_as_in_keras():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.norm = nn.MaxPool2d(2), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.pool(self.pool(self.norm(self.norm(x))))
+
+    plot = torchkutils.plot_model(Pools(), None, True, input_size=(None, 3, 8, 8))
+    assert "pool: MaxPool2d (2 calls)|{input:|output:}|{{multiple}|{multiple}}" in plot.source
+    assert "norm: BatchNorm2d (2 calls)|{input:|output:}|{{(None, 3, 8, 8)}|{(None, 3, 8, 8)}}" in plot.source
+
+
+def test_a_function_of_torch_s_own_has_no_underscores_around_its_name():
+    class Packs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(3, 3, batch_first=True)
+
+        def forward(self, x, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            return self.rnn(packed)[1]
+
+    graph = torchkutils.model_to_dot(Packs(), input_data=(torch.ones(2, 4, 3), torch.tensor([4, 2])))
+    assert "pack_padded_sequence" in titles_of(graph.source)
+
+
+def test_a_cluster_s_name_stands_at_its_left_where_no_arrow_comes_in():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3)), nn.ReLU())
+    graph = torchkutils.model_to_dot(model, True, expand_nested=True, input_size=(1, 4, 9, 9))
+    svg = graph.pipe("svg", encoding="utf-8")
+    frame, name = re.search(r'class="cluster">.*?<path[^>]* d="([^"]*)".*? x="([\d.]+)"', svg, re.DOTALL).groups()
+    left, *_, right = sorted(float(x) for x in re.findall(r"([\d.]+),-", frame))
+    assert left < float(name) < (left + right) / 2 - 50
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_long_error_of_several_lines_is_one_short_red_line(nested):
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+
+        def forward(self, x):
+            self.a(x)
+            raise ValueError("first\nsecond " + "x" * 1_000)
+
+    model = nn.Sequential(Fails(), nn.ReLU()) if nested else Fails()
+    with pytest.raises(ValueError, match="first") as caught:
+        torchkutils.model_to_dot(model, depth=2, input_size=(1, 2))
+    (line,) = [line for line in caught.value.dot.source.splitlines() if "FAILED" in line]
+    assert "FAILED: ValueError: first second xxx" in line
+    assert "fontcolor=red" in line
+    assert len(line) < 300
+
+
 def test_it_copies_and_pickles():
     graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
     for other in (graph.copy(), pickle.loads(pickle.dumps(graph))):

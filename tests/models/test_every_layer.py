@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models.whole_state import whole_state
 from torchkutils import summarize
 
 ARGUMENTS: list[tuple[Any, ...]] = [(), (4,), (4, 4), (2, 4), (4, 4, 3), (4, 2), (4, 4, 4)]
@@ -44,14 +45,11 @@ def test_each_class_is_counted_and_left_as_it_was(name: str) -> None:
     if made is None:
         pytest.skip("needs arguments of its own")
     module, size = made
-    before = {key: value.clone() for key, value in module.state_dict().items() if not nn.parameter.is_lazy(value)}
-    training = [part.training for part in module.modules()]
+    before = whole_state(module)
     summary = summarize(module, input_size=size)
+    assert whole_state(module) == before
     held = [parameter for parameter in module.parameters() if not nn.parameter.is_lazy(parameter)]
     assert summary.total_params == sum(parameter.numel() for parameter in held)
-    assert [part.training for part in module.modules()] == training
-    after = module.state_dict()
-    assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
 @pytest.mark.slow

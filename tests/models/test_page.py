@@ -86,6 +86,21 @@ def test_where_forward_failed_is_in_the_page(tmp_path):
     assert facts["failure"].startswith("RuntimeError: mat1 and mat2")
 
 
+def test_shapes_in_which_calls_differ_are_multiple():
+    class Pools(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.MaxPool1d(2)
+
+        def forward(self, x):
+            return self.pool(self.pool(x))
+
+    facts = facts_in(torchkutils.plot_model(Pools(), None, input_size=(1, 2, 8)).page().html)
+    model, pool = facts["modules"]
+    assert (model["inputs"], model["outputs"]) == ("(1, 2, 8)", "(1, 2, 2)")
+    assert (pool["inputs"], pool["outputs"], pool["calls"]) == ("multiple", "multiple", 2)
+
+
 def test_without_input_the_structure_is_a_page_too():
     facts = facts_in(torchkutils.plot_model(Residual(4), None).page().html)
     assert "structure" in facts["totals"]

@@ -152,7 +152,19 @@ def test_a_mimebundle_has_svg_and_png():
     bundle = torchkutils.plot_model(nn.Linear(2, 2), None, input_size=(1, 2))._repr_mimebundle_()
     assert bundle["image/svg+xml"].lstrip().startswith("<?xml")
     assert bundle["image/png"].startswith(FIRST_BYTES[".png"])
-    assert re.fullmatch(r"ModelPlot\('real', \d+ lines of DOT\)", bundle["text/plain"])
+    assert bundle["text/plain"] == "ModelPlot('Linear', engine='real')"
+
+
+def test_what_a_prompt_shows_is_one_short_line():
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(50)])
+    plot = torchkutils.plot_model(model, None, input_size=(1, 2))
+    graph = torchkutils.model_to_dot(model)
+    assert repr(plot) == "ModelPlot('Sequential', engine='real')"
+    assert repr(graph) == "ModelDigraph('Sequential', engine='structure (torch.fx): no input was given')"
+    assert repr(graph.copy()) == graph._repr_mimebundle_()["text/plain"] == repr(graph)
+    page = plot.page()
+    kilobytes = re.fullmatch(r"ModelPage\('Sequential', (\d+) KB of HTML\)", repr(page)).group(1)
+    assert int(kilobytes) == pytest.approx(len(page.html.encode()) / 1000, abs=0.5)
 
 
 def test_the_picture_of_an_embedding_model_needs_only_its_size(tmp_path):

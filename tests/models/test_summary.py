@@ -115,6 +115,13 @@ def test_the_dict_is_json_and_the_tables_show_every_row():
         assert "ReLU" in text
 
 
+def test_a_prompt_shows_the_table():
+    summary = summarize(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), input_size=(None, 2))
+    lines = []
+    print_summary(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), print_fn=lines.append, input_size=(None, 2))
+    assert repr(summary) == str(summary) == "\n".join(lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import gc
 import random
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from torchkutils import multi_gpu_model
 from torchkutils.models.records import Collection, TensorValue
 from torchkutils.models.trace import trace_model
 
@@ -125,6 +129,28 @@ def test_where_symbols_fail_the_order_of_definition_stands_in():
     assert all(edge.guessed for edge in trace.edges)
 
 
+def test_a_sequential_is_read_off_as_symbols_would_tell_it():
+    class Mine(nn.Sequential):
+        """Of no class that is known, so torch.fx follows it."""
+
+    shared = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    parts = [nn.Linear(3, 3), nn.Sequential(shared, nn.Sequential(nn.Tanh()), shared), nn.Identity()]
+    known, followed = trace_model(nn.Sequential(*parts)), trace_model(Mine(*parts))
+    assert known.engine == followed.engine
+    assert (known.calls, known.nodes, known.edges) == (followed.calls, followed.nodes, followed.edges)
+    assert len(known.calls) == 12
+
+
+def test_a_sequential_with_another_forward_is_not_read_off():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model.forward = lambda x: model[0](x) + x
+    trace = trace_model(model)
+    assert trace.engine.edges == "definition"
+    assert "forward" in trace.engine.reason
+    inner = nn.Sequential(model, nn.Tanh())
+    assert ("0.0", "add", 1) in edges(trace_model(inner))
+
+
 @dataclasses.dataclass
 class Answer:
     logits: torch.Tensor
@@ -221,6 +247,134 @@ def test_a_lazy_model_stays_lazy():
     assert trace.calls[0].output == TensorValue((2, 4), "float32")
     model(torch.ones(2, 3))
     assert model[0].weight.shape == (4, 3)
+
+
+class Doubles(nn.Module):
+    """Two stock leaves with a function between them, called under whatever `around` gives."""
+
+    def __init__(self, around=contextlib.nullcontext):
+        super().__init__()
+        self.a, self.b, self.around = nn.Linear(3, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 3)), around
+
+    def forward(self, x):
+        with self.around():
+            return self.b(self.a(x) * 2)
+
+
+DOUBLES = [("x", "a", 1), ("a", "mul", 1), ("mul", "b.0", 1), ("b.0", "b.1", 1), ("b.1", "output", 1)]
+
+
+class Counts(TorchFunctionMode):
+    """Somebody else's mode: it sees every function that it would see without us."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("around", [lambda: torch.device("cpu"), Counts, torch.no_grad, torch.enable_grad])
+def test_modes_that_forward_enters_do_not_hide_anything(around):
+    trace = trace_model(Doubles(around), input_size=(2, 3))
+    assert edges(trace) == DOUBLES
+    assert [call.flops for call in trace.calls if call.leaf] == [36, 0, 36]
+
+
+def test_a_mode_around_sees_what_it_would_see_without_us():
+    model, x = Doubles().eval(), torch.ones(2, 3)
+    with torch.no_grad(), Counts() as alone:
+        model(x)
+    with Counts() as around:
+        trace = trace_model(model, input_data=x)
+    assert edges(trace) == DOUBLES
+    calls = [name for name in around.names if name in ("linear", "relu", "mul", "__mul__")]
+    assert calls == [name for name in alone.names if name in ("linear", "relu", "mul", "__mul__")]
+
+
+@pytest.mark.parametrize("where", ["leaf", "container", "all"])
+def test_hooks_run_once_and_may_change_the_output(where):
+    model, ran = Doubles(), []
+
+    def hook(module, args, output):
+        ran.append(type(module).__name__)
+        return output[:1]
+
+    if where == "all":
+        handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    else:
+        handle = (model.a if where == "leaf" else model.b).register_forward_hook(hook)
+    try:
+        trace = trace_model(model, input_size=(2, 3))
+    finally:
+        handle.remove()
+    assert trace.calls[0].output == TensorValue((1, 3), "float32")
+    assert ran == {"leaf": ["Linear"], "container": ["Sequential"]}.get(
+        where, ["Linear", "ReLU", "Linear", "Sequential", "Doubles"]
+    )
+
+
+def test_a_direct_call_of_forward_runs_no_hooks_as_in_torch():
+    class Direct(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+            self.a.register_forward_hook(lambda *_: pytest.fail("a hook ran"))
+
+        def forward(self, x):
+            return self.a.forward(x)
+
+    assert edges(trace_model(Direct(), input_size=(2, 3))) == [("x", "a", 1), ("a", "output", 1)]
+
+
+def test_a_copy_that_forward_makes_is_a_module_of_its_own():
+    class Copies(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.Sequential(nn.Linear(3, 3), Residual())
+
+        def forward(self, x):
+            copied = copy.deepcopy(self.parts)
+            with torch.no_grad():
+                copied[0].weight.zero_(), copied[0].bias.fill_(2.0)
+            assert copied[0](x).eq(2).all()
+            assert copied[0].forward(x).eq(2).all()
+            return self.parts(x), copied(x)
+
+    model = Copies()
+    trace = trace_model(model, input_size=(2, 3))
+    assert [trace.modules[call.module].path for call in trace.calls] == [
+        *("", "parts", "parts.0", "parts.1", "parts.1.drop", "parts.1.a")
+    ]
+    assert not model.parts[0].weight.eq(0).any()
+
+
+def test_wrappers_are_looked_through():
+    template = Doubles()
+    parallel = multi_gpu_model(template, devices=["cpu", "cpu"])
+    for wrapped in (parallel, torch.compile(template)):
+        trace = trace_model(wrapped, input_size=(2, 3))
+        assert trace.model_name == "Doubles"
+        assert edges(trace) == DOUBLES
+
+
+def test_a_list_that_holds_itself_is_no_recursion():
+    class Takes(nn.Module):
+        def forward(self, x, more):
+            return {"x": x * 2, "more": more}
+
+    endless = []
+    endless.append(endless)
+    trace = trace_model(Takes(), input_data=(torch.ones(2), endless))
+    assert edges(trace) == [("x", "Takes", 1), ("Takes", "output.x", 1)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", ">f4", "int64"])
+def test_arrays_become_tensors_as_the_model_wants_them(dtype):
+    given = trace_model(nn.Identity(), input_data={"input": np.ones((2, 3), dtype)}).calls[0].output
+    assert given == TensorValue((2, 3), "int64" if dtype == "int64" else "float32")
 
 
 @pytest.mark.parametrize("wrap", [torch.jit.script, torch.compile], ids=["script", "compile"])

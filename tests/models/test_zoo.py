@@ -1,10 +1,12 @@
-"""Models that no one here wrote: totals, executed calls and the weights afterwards."""
+"""Models that no one here wrote: totals, executed calls, and everything afterwards as it was before."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from tests.models.vision import vision_library
+from tests.models.whole_state import whole_state
 from torchkutils.models.summary import summarize
 from torchkutils.models.trace import trace_model
 
@@ -52,20 +54,82 @@ ZOO = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ZOO)
-def test_totals_and_calls_agree_with_independent_counts(name):
+TORCHVISION = {
+    **dict.fromkeys(["resnet18", "mobilenet_v3_small", "densenet121", "googlenet", "swin_t", "convnext_tiny"], 64),
+    **dict.fromkeys(["efficientnet_b0", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5", "vgg11_bn"], 64),
+    "regnet_y_400mf": 64,
+    "inception_v3": 96,
+    "vit_b_16": 224,
+    "maxvit_t": 224,
+}
+TIMM = {
+    **dict.fromkeys(["levit_128s", "mixer_s32_224", "cait_xxs24_224", "xcit_nano_12_p16_224", "coat_lite_tiny"], 224),
+    "efficientnetv2_rw_t": 96,
+    "regnetx_002": 96,
+    "botnet26t_256": 256,
+    "poolformer_s12": 96,
+    "edgenext_xx_small": 96,
+}
+
+
+def transformer(name):
     transformers = pytest.importorskip("transformers")
     config, options, inputs = ZOO[name]
-    model = getattr(transformers, name)(getattr(transformers, config)(**options)).eval()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    ran = []
-    handles = [module.register_forward_hook(lambda *_: ran.append(1)) for module in model.modules()]
+    return getattr(transformers, name)(getattr(transformers, config)(**options)), inputs
+
+
+def vision(name):
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = vision_library("torchvision").models.get_model(name, weights=None, **options)
+    return model, {"x": torch.ones(1, 3, TORCHVISION[name], TORCHVISION[name])}
+
+
+def timm(name):
+    vision_library("torchvision")
+    model = vision_library("timm").create_model(name)
+    return model, torch.ones(1, 3, TIMM[name], TIMM[name])
+
+
+def executed(model, inputs):
+    """The modules that ran, as torch's own hooks count them: all calls, and those that called no other module."""
+    ran, leaves, inner = [], [], [False]
+
+    def begins(module, _):
+        inner.append(False)
+
+    def ends(module, *_):
+        ran.append(module)
+        if not inner.pop():
+            leaves.append(module)
+        inner[-1] = True
+
+    handles = [module.register_forward_pre_hook(begins) for module in model.modules()]
+    handles += [module.register_forward_hook(ends) for module in model.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     with torch.no_grad():
-        model(**inputs)
+        model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    torch.backends.mha.set_fastpath_enabled(fast)
     for handle in handles:
         handle.remove()
+    return ran, leaves
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [*[(transformer, name) for name in ZOO], *[(vision, name) for name in TORCHVISION], *[(timm, n) for n in TIMM]],
+)
+def test_totals_and_calls_agree_with_independent_counts(make, name):
+    model, inputs = make(name)
+    ran, leaves = executed(model.eval(), inputs)
+    model.train()
+    before = whole_state(model)
     summary = summarize(model, input_data=inputs)
+    assert whole_state(model) == before
     assert summary.total_params == sum(p.numel() for p in model.parameters()) == sum(r.params for r in summary.rows)
-    assert len(trace_model(model, input_data=inputs).calls) == len(ran)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    trace = trace_model(model, input_data=inputs)
+    names = {id(module): path for path, module in model.named_modules()}
+    called = [trace.modules[call.module].path for call in trace.calls if call.leaf]
+    assert sorted(called) == sorted(names[id(module)] for module in leaves)
+    assert len(trace.calls) == len(ran)

@@ -21,11 +21,13 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
     """A model's graph: `graphviz.Digraph` with another way to its pictures, and pydot's `create` and `write`.
 
     Attributes:
+        model_name: The model's class name.
         caption: What ran to find the edges.
         dots_per_inch: Of its bitmaps.
         drawing: What it was drawn from; None for torchview's.
     """
 
+    model_name: str = ""
     caption: str = ""
     dots_per_inch: float = 96
     drawing: Drawing | None = None
@@ -113,7 +115,8 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
     def copy(self) -> Any:
         """A copy that can be added to without changing this graph."""
         copied = super().copy()
-        copied.caption, copied.dots_per_inch, copied.drawing = self.caption, self.dots_per_inch, self.drawing
+        for name in ("model_name", "caption", "dots_per_inch", "drawing"):
+            setattr(copied, name, getattr(self, name))
         return copied
 
     def _bytes(self, kind: str) -> bytes:
@@ -121,8 +124,11 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
             return str(self.source).encode()
         return render(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dots_per_inch)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model_name!r}, engine={self.caption!r})"
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
         try:
-            return {"image/svg+xml": self._bytes("svg").decode()}
+            return {"text/plain": repr(self), "image/svg+xml": self._bytes("svg").decode()}
         except RuntimeError as error:
             return {"text/plain": f"{error}\n\n{self.source}"}

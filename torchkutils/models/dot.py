@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchkutils import _lazy
-from torchkutils.models.dot_labels import Look, escape_label, label_of, title_of
-from torchkutils.models.picture_graph import Arrow, Box, PictureGraph
+from torchkutils.models.boxes import Arrow, Box
+from torchkutils.models.dot_labels import Look, escape_label, failed_text, label_of, title_of
+from torchkutils.models.picture_graph import PictureGraph
 from torchkutils.models.records import Trace
 from torchkutils.models.trace import EngineName, Mode, trace_model
 
@@ -108,7 +109,13 @@ def model_to_dot(
 
     try:
         trace = trace_model(
-            model, input_size=input_size, input_data=input_data, dtypes=dtypes, mode=mode, engine=engine
+            model,
+            input_size=input_size,
+            input_data=input_data,
+            dtypes=dtypes,
+            mode=mode,
+            engine=engine,
+            module_arguments=True,
         )
     except Exception as error:
         partial = getattr(error, "trace", None)
@@ -158,14 +165,14 @@ def draw(
     # Graphviz's own default for a file is the graph's name: no slashes, no angle brackets, no quotes.
     name = re.sub(r"[^\w.-]", "_", trace.model_name) or "model"
     graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
-    graph.caption, graph.dots_per_inch = str(trace.engine), dpi
-    graph.attr("graph", rankdir=rankdir, dpi=str(dpi))
+    graph.model_name, graph.caption, graph.dots_per_inch = trace.model_name, str(trace.engine), dpi
+    graph.attr("graph", rankdir=rankdir, dpi=str(dpi), fontname="Helvetica")
     if subgraph:
         graph.attr("graph", label=_plain(trace.model_name))
     elif trace.engine.ran == "structure":
         graph.attr("graph", label=_plain(graph.caption), fontsize="10")
     if trace.failure is not None and picture.failed_cluster == 0:
-        graph.attr("graph", label=_plain(f"FAILED: {trace.failure.error}"), fontcolor="red")
+        graph.attr("graph", label=_plain(failed_text(trace.failure.error)), fontcolor="red")
     graph.attr("node", shape="record", fontname="Helvetica")
     _add_boxes(graph, picture, look, prefix, tooltips)
     for arrow in picture.arrows:
@@ -202,10 +209,10 @@ def _cluster_head(picture: PictureGraph, module: int, prefix: str) -> Iterable[s
     failed = module == picture.failed_cluster and picture.trace.failure is not None
     text = f"{record.path}: {record.class_name}"
     if failed and picture.trace.failure is not None:
-        text += f" FAILED: {picture.trace.failure.error}"
-    colour = "red" if failed else "gray"
+        text += f" {failed_text(picture.trace.failure.error)}"
+    colours = "color=red fontcolor=red" if failed else "color=gray"
     yield f'\tsubgraph "cluster_{prefix}{module}" {{\n'
-    yield f'\tgraph [label="{escape_label(text)}" style=rounded color={colour} fontname=Helvetica]\n'
+    yield f'\tgraph [label="{escape_label(text)}" labeljust=l style=rounded {colours} fontname=Helvetica]\n'
 
 
 def _marks(box: Box, tooltips: bool) -> dict[str, Any]:

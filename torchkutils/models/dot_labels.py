@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchkutils.models.picture_graph import Box, PictureGraph, subtree
+from torchkutils.models.boxes import Box
+from torchkutils.models.picture_graph import PictureGraph, subtree
 
 # A longer name would make one box wider than the rest of the picture; its tooltip has all of it.
 LONGEST_TITLE = 120
+_LONGEST_ERROR = 160
 
 
 def escape_record(text: str) -> str:
@@ -69,14 +71,23 @@ def label_of(box: Box, graph: PictureGraph, look: Look) -> str:
         lines.append(" · ".join(facts))
     if box.failed:
         failure = graph.trace.failure
-        error = failure.error if failure is not None else ""
-        lines.append(f"FAILED: {error[:160]}{'…' if len(error) > 160 else ''}")
+        lines.append(failed_text("" if failure is None else failure.error))
     label = "\\n".join(escape_record(line) for line in lines)
     if look.shapes or box.failed:
         outputs = "none" if box.failed else box.outputs
         label += f"|{{input:|output:}}|{{{{{escape_record(box.inputs)}}}|{{{escape_record(outputs)}}}}}"
         return f"{{{label}}}" if look.across else label
     return label
+
+
+def failed_text(error: str) -> str:
+    """What forward raised, on one line that does not make the picture wider than it is.
+
+    >>> failed_text("ValueError: two\\nlines")
+    'FAILED: ValueError: two lines'
+    """
+    line = " ".join(error.split())
+    return f"FAILED: {line[:_LONGEST_ERROR]}{'…' if len(line) > _LONGEST_ERROR else ''}"
 
 
 def parameter_facts(box: Box, graph: PictureGraph, *, params: bool, trainable: bool) -> list[str]:

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+
+from torchkutils._dtypes import torch_dtype
+from torchkutils.models.values import map_leaves
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 OPEN_SIZE = 2
 
 
 def model_arguments(
     model: torch.nn.Module, input_size: Any, input_data: Any, dtypes: Any, *, open_size: int = OPEN_SIZE
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Positional and keyword arguments for one call of the model; None when neither sizes nor data were given.
+) -> Arguments:
+    """Positional and keyword arguments for one call of the model, from sizes or from data; one of them is given.
+
+    NumPy arrays become tensors on the model's device, floating ones in the model's own floating dtype.
 
     Raises:
         ValueError: Both sizes and data, a negative size, as many dtypes as there are not sizes.
         TypeError: A size that is no int.
     """
     if input_size is None:
-        return None if input_data is None else _from_data(input_data)
+        return _from_data(model, input_data)
     if input_data is not None:
         raise ValueError("input_size and input_data were both given; give one of them")
     if isinstance(input_size, Mapping):
-        names = list(input_size)
-        kinds = dtypes if isinstance(dtypes, Mapping) else dict.fromkeys(names, dtypes)
-        return (), {name: _example(model, input_size[name], kinds.get(name), open_size) for name in names}
-    sizes = _list_of_sizes(input_size)
+        unknown = [name for name in dtypes if name not in input_size] if isinstance(dtypes, Mapping) else []
+        if unknown:
+            raise ValueError(f"dtypes names {unknown[0]!r}, which input_size does not; it has {list(input_size)}")
+        shapes = {name: _shape(size, open_size) for name, size in input_size.items()}
+        kinds = dtypes if isinstance(dtypes, Mapping) else dict.fromkeys(shapes, dtypes)
+        return (), {name: _example(model, shape, kinds.get(name)) for name, shape in shapes.items()}
+    sizes = [_shape(size, open_size) for size in _list_of_sizes(input_size)]
     kinds_list = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes] * len(sizes)
     if len(kinds_list) != len(sizes):
         raise ValueError(f"dtypes has {len(kinds_list)} entries for {len(sizes)} sizes; give one a size")
-    return tuple(_example(model, size, kind, open_size) for size, kind in zip(sizes, kinds_list, strict=True)), {}
+    return tuple(_example(model, shape, kind) for shape, kind in zip(sizes, kinds_list, strict=True)), {}
 
 
 def has_open_dimensions(input_size: Any) -> bool:
@@ -40,12 +52,18 @@ def has_open_dimensions(input_size: Any) -> bool:
     return any(size is None for shape in sizes for size in shape)
 
 
-def _from_data(data: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(data, tuple | list):
-        return tuple(data), {}
-    if isinstance(data, Mapping):
-        return (), dict(data)
-    return (data,), {}
+def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
+    given = map_leaves(data, np.ndarray, lambda array: _tensor(model, array))
+    if isinstance(given, tuple | list):
+        return tuple(given), {}
+    if isinstance(given, Mapping):
+        return (), dict(given)
+    return (given,), {}
+
+
+def _tensor(model: torch.nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
+    tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    return tensor.to(_device(model), _floating_dtype(model) if tensor.is_floating_point() else tensor.dtype)
 
 
 def _list_of_sizes(input_size: Any) -> list[Sequence[int | None]]:
@@ -56,26 +74,39 @@ def _list_of_sizes(input_size: Any) -> list[Sequence[int | None]]:
     return [input_size]
 
 
-def _example(model: torch.nn.Module, size: Sequence[int | None], dtype: Any, open_size: int) -> torch.Tensor:
+def _shape(size: Any, open_size: int) -> list[int]:
+    if not isinstance(size, Sequence) or isinstance(size, str):
+        raise TypeError(f"input_size holds {size!r} where a shape belongs: a tuple of ints, None for an open dimension")
     for length in size:
         if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
             raise TypeError(f"input_size holds {length!r}; sizes are ints, or None for an open dimension")
         if length is not None and length < 0:
             raise ValueError(f"input_size holds {length}; sizes cannot be negative")
-    shape = [open_size if length is None else length for length in size]
-    first = next(iter(model.parameters()), None)
-    device = torch.device("cpu") if first is None else first.device
-    kind = _torch_dtype(dtype) if dtype is not None else None
+    return [open_size if length is None else length for length in size]
+
+
+def _example(model: torch.nn.Module, shape: list[int], dtype: Any) -> torch.Tensor:
+    device = _device(model)
+    kind = torch_dtype(dtype, "dtypes") if dtype is not None else None
     table = _first_embedding(model)
     if kind is None and table is not None:
         return torch.randint(table.num_embeddings, shape, device=device)
     if kind is None:
-        floating = (p.dtype for p in model.parameters() if p.is_floating_point())
-        kind = next(floating, torch.get_default_dtype())
+        kind = _floating_dtype(model)
     if kind.is_floating_point or kind.is_complex:
         return torch.rand(shape, device=device, dtype=torch.float32).to(kind)
     high = table.num_embeddings if table is not None else 2
     return torch.randint(high, shape, device=device).to(kind)
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _floating_dtype(model: torch.nn.Module) -> torch.dtype:
+    floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return next(floating, torch.get_default_dtype())
 
 
 def _first_embedding(model: torch.nn.Module) -> Any:
@@ -86,10 +117,3 @@ def _first_embedding(model: torch.nn.Module) -> Any:
         if next(module.parameters(recurse=False), None) is not None:
             return None
     return None
-
-
-def _torch_dtype(dtype: Any) -> torch.dtype:
-    found = getattr(torch, str(dtype).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype):
-        raise TypeError(f"dtypes holds {dtype!r}, which is no dtype of torch")
-    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchkutils.models.html_table import Entry, html_table
+from torchkutils.models.plain_record import record
 from torchkutils.models.text_table import fitting_positions, print_table
 
 COLUMNS = ("input_shape", "output_shape", "dtype", "params", "trainable", "flops", "bytes", "connected_to")
@@ -25,7 +26,7 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class SummaryRow:
     """One module of a summary.
 
@@ -118,6 +119,10 @@ class ModelSummary:
         lines: list[str] = []
         print_model_summary(self, None, None, lines.append)
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        # At a prompt the table is what one asked for; the data is in the attributes.
+        return str(self)
 
     def _repr_html_(self) -> str:
         columns, shallowest = self._shown_columns(), self._shallowest()

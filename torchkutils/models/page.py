@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from torchkutils.models.boxes import agreed, arguments_text, dtypes_of
 from torchkutils.models.dot import draw
 from torchkutils.models.dot_labels import Look
-from torchkutils.models.picture_graph import PictureGraph, arguments_text, dtypes_of, subtree
+from torchkutils.models.picture_graph import PictureGraph, subtree
 from torchkutils.models.records import Call, Trace, shape_text
 from torchkutils.models.render import render
 
@@ -27,9 +28,11 @@ class ModelPage:
 
     Attributes:
         html: The whole file.
+        model_name: The model's class name.
     """
 
     html: str
+    model_name: str = ""
 
     def _repr_html_(self) -> str:
         # srcdoc in a sandbox: the page's script reaches nothing of the notebook.
@@ -38,6 +41,9 @@ class ModelPage:
             f'<iframe srcdoc="{text}" sandbox="allow-scripts allow-modals" '
             'style="width:100%;height:640px;border:1px solid #888" title="the model"></iframe>'
         )
+
+    def __repr__(self) -> str:
+        return f"ModelPage({self.model_name!r}, {len(self.html.encode()) / 1000:,.0f} KB of HTML)"
 
 
 def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int) -> ModelPage:
@@ -76,7 +82,7 @@ def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth:
     # The model's name goes in last: nothing is put into what a stranger named.
     for mark in ("@STYLE@", "@SCRIPT@", "@DATA@", "@TITLE@"):
         page = page.replace(mark, parts[mark])
-    return ModelPage(page)
+    return ModelPage(page, trace.model_name)
 
 
 def _asset(name: str) -> str:
@@ -142,8 +148,8 @@ def _modules(trace: Trace) -> list[dict[str, Any]]:
                 "depth": module.depth,
                 "parent": module.parent,
                 "extra_repr": module.extra_repr,
-                "inputs": arguments_text(own[0].inputs) if own else "",
-                "outputs": shape_text(own[0].output) if own else "",
+                "inputs": agreed(arguments_text(call.inputs) for call in own) if own else "",
+                "outputs": agreed(shape_text(call.output) for call in own) if own else "",
                 "dtype": dtypes_of(own[0].output) if own else "",
                 "calls": len(own),
                 "params": "?" if lazy else f"{params:,}",

@@ -2,58 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from torchkutils.models.records import Call, Collection, Edge, Module, Node, Trace, Value, shape_text, tensors_in
-
-
-@dataclass
-class Box:
-    """What is drawn as one record: a module, a function, an input, a parameter or an output.
-
-    Attributes:
-        key: Its name in the graph.
-        kind: The node's kind; "module" for calls.
-        title: Path of the module, name of the function or of the argument.
-        class_name: Class of the module; "Input", "Parameter" … for the rest, "" for functions.
-        cluster: Index of the innermost open module around it; None at the top.
-        inputs: Shapes that it took, as text.
-        outputs: Shapes that it gave, as text.
-        dtype: Of its outputs.
-        module: Index of its module in `Trace.modules`; None for what is no module.
-        calls: Numbers of the calls that it stands for.
-        failed: Whether forward raised in it.
-    """
-
-    key: str
-    kind: str
-    title: str
-    class_name: str
-    cluster: int | None
-    inputs: str = "?"
-    outputs: str = "?"
-    dtype: str = ""
-    module: int | None = None
-    calls: set[int] = field(default_factory=set)
-    failed: bool = False
-
-
-@dataclass(frozen=True)
-class Arrow:
-    """Tensors on their way between two boxes.
-
-    Attributes:
-        source: Key of the box that they come from.
-        target: Key of the box that takes them.
-        count: How many of them.
-        guessed: It follows the order of definition; nothing was observed.
-    """
-
-    source: str
-    target: str
-    count: int
-    guessed: bool
-
+from torchkutils.models.boxes import Arrow, Box, arguments_text, dtypes_of, listed
+from torchkutils.models.records import Call, Edge, Module, Node, Trace, shape_text, tensors_in
 
 _CLASS_NAMES = {"input": "Input", "output": "Output", "parameter": "Parameter", "buffer": "Buffer"}
 
@@ -177,10 +127,11 @@ class PictureGraph:
         if box is None:
             title = module.path or module.name
             box = Box(f"m{module.index}", "module", title, module.class_name, cluster, module=module.index)
-            box.inputs, box.outputs = arguments_text(call.inputs), shape_text(call.output)
             box.dtype = dtypes_of(call.output)
             self.boxes[box.key] = box
-        box.calls.add(call.index)
+        if call.index not in box.calls:
+            box.calls.add(call.index)
+            box.saw(arguments_text(call.inputs), shape_text(call.output))
         return box
 
     def _function(self, node: Node) -> None:
@@ -197,9 +148,9 @@ class PictureGraph:
         box = self.boxes.get(key)
         if box is None:
             box = Box(key, "function", node.name, "", self._place(node.call)[1])
-            box.inputs, box.outputs = self._taken(node), shape_text(node.output)
             box.dtype = dtypes_of(node.output)
             self.boxes[key] = box
+        box.saw(self._taken(node), shape_text(node.output))
         if node.call is not None:
             box.calls.add(node.call)
         self._boxed(node, key, -1 if node.call is None else node.call)
@@ -217,7 +168,7 @@ class PictureGraph:
             found = list(tensors_in(self.trace.nodes[edge.source].output))
             if edge.tensor < len(found):
                 shapes += [str(tuple(found[edge.tensor].shape))] * edge.count
-        return _listed(shapes) if shapes else "?"
+        return listed(shapes) if shapes else "?"
 
     def _edges_to(self, node: int) -> list[Edge]:
         return self._incoming.get(node, [])
@@ -272,11 +223,6 @@ class PictureGraph:
             self.failed_cluster = call.module
 
 
-def dtypes_of(value: Value | None) -> str:
-    """The dtypes of a value's tensors, each once."""
-    return ", ".join(dict.fromkeys(tensor.dtype for tensor in tensors_in(value)))
-
-
 def subtree(trace: Trace, module: int) -> list[Module]:
     """A module and everything in it, in order of definition."""
     found, stack = [], [module]
@@ -285,15 +231,3 @@ def subtree(trace: Trace, module: int) -> list[Module]:
         found.append(member)
         stack.extend(reversed(member.children))
     return found
-
-
-def arguments_text(inputs: Collection | None) -> str:
-    """Shapes of a call's arguments; numbers, flags and None among them are left out where there are tensors."""
-    if inputs is None:
-        return "?"
-    shapes = [str(tuple(tensor.shape)) for tensor in tensors_in(inputs)]
-    return _listed(shapes) if shapes else "none"
-
-
-def _listed(shapes: list[str]) -> str:
-    return shapes[0] if len(shapes) == 1 else f"[{', '.join(shapes)}]"

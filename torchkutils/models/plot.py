@@ -22,6 +22,7 @@ class ModelPlot:
     """A drawn model: shows itself in a notebook, gives its DOT text, saves itself; it keeps no tensor, no module.
 
     Attributes:
+        model_name: The model's class name.
         source: The graph in the DOT language.
         caption: What ran to find the edges.
         dpi: Dots per inch of its bitmaps.
@@ -32,6 +33,7 @@ class ModelPlot:
     """
 
     def __init__(self, graph: ModelDigraph) -> None:
+        self.model_name = graph.model_name
         self.source = str(graph.source)
         self.caption = graph.caption
         self.dpi = graph.dots_per_inch
@@ -87,7 +89,7 @@ class ModelPlot:
         return bundle
 
     def __repr__(self) -> str:
-        return f"ModelPlot({self.caption!r}, {self.source.count(chr(10))} lines of DOT)"
+        return f"ModelPlot({self.model_name!r}, engine={self.caption!r})"
 
 
 def plot_model(

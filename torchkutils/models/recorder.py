@@ -1,249 +1,227 @@
-"""What hooks and a function mode see during one forward, turned into calls, nodes and edges."""
+"""What stands before the modules and a function mode see during one forward, turned into calls and a data flow."""
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from torchkutils.models.data_flow import DataFlow
 from torchkutils.models.flops import function_flops, module_flops
-from torchkutils.models.records import Call, Collection, Edge, Failure, Node, NodeKind, OtherValue, TensorValue, Value
-from torchkutils.models.undisturbed import Writes
-
-
-@dataclasses.dataclass
-class _Running:
-    """A call that has begun: what is known of it so far."""
-
-    index: int
-    module: int
-    number: int
-    parent: int | None
-    inputs: Collection
-    sources: list[tuple[int, int]]
-    tensors: list[torch.Tensor]
-    leaf: bool = True
-    output: Value | None = None
-    flops: int = 0
-    flops_known: bool = True
-    node: int | None = None
+from torchkutils.models.functions import QUIET, shown_name, written_tensors
+from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
+from torchkutils.models.running_call import RunningCall
+from torchkutils.models.tensor_states import TensorStates
+from torchkutils.models.values import Descriptions, aliased, storage_of, tensors_of
+from torchkutils.models.watched import Watched, WatchedLeaf, watch
 
 
 class Recorder(TorchFunctionMode):
-    """Watches one forward of a model, in this thread alone.
+    """Watches one forward of a model, in this thread alone. Use it as a context around the call.
 
-    Use it as a context around the call. A tensor is told by its identity (a weak reference guards against reuse of
-    the number) and by the last function that wrote to its storage, so that edges are right through in-place work,
-    views and item assignment. A leaf that hands its own input on unchanged gives an alias, so that the two differ.
+    The mode stands on torch's stack only while code runs that is not known to the letter. A leaf that hands its own
+    input on unchanged gives an alias, so that the two differ.
+
+    Args:
+        tree: The model, walked.
+        states: Told of parameters that are about to change; None where nothing has to be put back.
+
+    Attributes:
+        flow: Where the tensors come from.
+        thread: The one that is watched.
+        on: Whether the mode stands on torch's stack.
     """
 
-    def __init__(self, index_of: Mapping[int, int], modules: list[torch.nn.Module], names: dict[int, str]) -> None:
+    def __init__(self, tree: ModuleTree, states: TensorStates | None) -> None:
         super().__init__()
-        self.index_of, self.modules, self.tensor_names = index_of, modules, names
-        self.calls: list[_Running] = []
-        self.stack: list[_Running] = []
-        self.nodes: list[Node] = []
-        self.arrows: dict[tuple[int, int, int], int] = {}
-        self.made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
-        self.written: dict[int, tuple[int, int, int]] = {}
-        self.known: dict[int, int] = {}
-        self.clock = 0
-        self.writes = Writes(modules[0])
-        self.counts: dict[int, int] = {}
-        self.watched: list[tuple[torch.nn.Module, dict[str, Any]]] = []
-        self.thread = 0
-        self.failed: tuple[_Running, int] | None = None
+        self.tree, self.describe = tree, Descriptions()
+        self.flow = DataFlow(tree, self.describe)
+        self.thread, self.on = 0, False
+        self._calls: list[Call | RunningCall] = []
+        self._stack: list[RunningCall] = []
+        self._counts: dict[int, int] = {}
+        self._states = states
+        self._watched: list[Watched] = []
+        self._failed: tuple[int, Collection, int] | None = None
 
     def __enter__(self) -> Recorder:
-        self.thread = threading.get_ident()
-        for module in self.modules:
-            self._watch(module)
+        self.thread = get_ident()
+        for place in self.tree.index_of.values():
+            self._watched.append(watch(self, self.tree.modules[place], place))
         super().__enter__()  # type: ignore[no-untyped-call]
+        self.on = True
         return self
 
     def __exit__(self, *details: Any) -> None:
+        if not self._stands():
+            # Interrupted just where it had stepped down.
+            torch._C._push_on_torch_function_stack(self)
         super().__exit__(*details)  # type: ignore[no-untyped-call]
-        for module, before in self.watched:
-            for name in _ENTRIES:
-                module.__dict__.pop(name, None)
-            module.__dict__.update(before)
-        self.watched.clear()
-        self.writes.restore()
+        for watched in self._watched:
+            watched.release()
+        self._watched.clear()
 
-    def _watch(self, module: torch.nn.Module) -> None:
-        """Put ourselves before both ways into a module: a call of it, and a direct call of its forward.
+    def _stands(self) -> bool:
+        depth = torch._C._len_torch_function_stack()
+        return any(torch._C._get_function_stack_at(level) is self for level in range(depth))
 
-        `nn.Module.__call__` asks for `_compiled_call_impl` first, so a module compiled in place runs as what it is.
-        """
-        before = {name: module.__dict__[name] for name in _ENTRIES if name in module.__dict__}
-        compiled = module._compiled_call_impl
-        whole: Callable[..., Any] = module._call_impl
-        forward: Callable[..., Any] = module.forward
-        if hasattr(module, "_orig_mod") and isinstance(module._orig_mod, torch.nn.Module):
-            forward = module._orig_mod
-        inside = [0]
+    def step_down(self) -> bool:
+        """Leave torch's stack of modes; False, and nothing done, where another mode lies above."""
+        if not torch._C._len_torch_function_stack():
+            return False
+        top = torch._C._pop_torch_function_stack()
+        if top is not self:
+            torch._C._push_on_torch_function_stack(top)
+            return False
+        self.on = False
+        return True
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != self.thread:
-                return (compiled or whole)(*args, **kwargs)
-            self._begin(module, args, kwargs)
-            hooked = _hooked(module)
-            inside[0] = int(hooked)
-            try:
-                output = whole(*args, **kwargs) if hooked else forward(*args, **kwargs)
-            except BaseException as error:
-                self._abandon(error)
-                raise
-            finally:
-                inside[0] = 0
-            with torch._C.DisableTorchFunction():
-                return self._finish(module, output)
-
-        def direct(*args: Any, **kwargs: Any) -> Any:
-            if inside[0] or threading.get_ident() != self.thread:
-                inside[0] = 0
-                return forward(*args, **kwargs)
-            self._begin(module, args, kwargs)
-            try:
-                output = forward(*args, **kwargs)
-            except BaseException as error:
-                self._abandon(error)
-                raise
-            with torch._C.DisableTorchFunction():
-                return self._finish(module, output)
-
-        self.watched.append((module, before))
-        module.__dict__["_compiled_call_impl"] = call
-        if not isinstance(module, torch.jit.ScriptModule):
-            module.__dict__["forward"] = direct
-
-    # -- nodes and edges -------------------------------------------------------------------------------------------
-
-    def add_node(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> int:
-        """A new point of the data flow."""
-        self.nodes.append(Node(len(self.nodes), kind, name, call, output, joins))
-        return len(self.nodes) - 1
-
-    def add_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> None:
-        """The model's own inputs, a node each."""
-        for position, value in enumerate(args):
-            self._add_input(names[position] if position < len(names) else f"input[{position}]", value)
-        for name, value in kwargs.items():
-            self._add_input(name, value)
-
-    def _add_input(self, name: str, value: Any) -> None:
-        if next(tensors_of(value), None) is not None:
-            self._made_by(value, self.add_node("input", name, None, describe(value)))
-
-    def add_outputs(self, output: Any) -> None:
-        """The model's own outputs, a node for each tensor."""
-        tensors = list(named_tensors(output, "output"))
-        for name, tensor in tensors:
-            node = self.add_node("output", name, None, describe(tensor))
-            self._connect(tensor, node)
-
-    def _made_by(self, value: Any, node: int) -> None:
-        self.clock += 1
-        for position, tensor in enumerate(tensors_of(value)):
-            self.made[id(tensor)] = (weakref.ref(tensor), node, position, self.clock)
-
-    def _source(self, tensor: torch.Tensor) -> tuple[int, int]:
-        """The node that made or last wrote this tensor; a new one for what came from nowhere."""
-        entry = self.made.get(id(tensor))
-        if entry is not None and entry[0]() is not tensor:
-            entry = None
-        wrote = self.written.get(storage_of(tensor))
-        if entry is not None and (wrote is None or wrote[2] <= entry[3]):
-            return entry[1], entry[2]
-        if wrote is not None:
-            return wrote[0], wrote[1]
-        name = self.tensor_names.get(id(tensor))
-        kind: NodeKind = "constant"
-        if name is not None:
-            kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
-        node = self.add_node(kind, name or "constant", None, describe(tensor))
-        self.made[id(tensor)] = (weakref.ref(tensor), node, 0, self.clock)
-        return node, 0
-
-    def _connect(self, value: Any, node: int) -> int:
-        """Edges from what made the tensors of a value; gives how many did not begin at a parameter or buffer."""
-        computed = 0
-        for tensor in tensors_of(value):
-            source, position = self._source(tensor)
-            self.arrow(source, node, position)
-            computed += self.nodes[source].kind not in ("parameter", "buffer", "constant")
-        return computed
-
-    def arrow(self, source: int, target: int, position: int) -> None:
-        """One more tensor on its way."""
-        key = (source, target, position)
-        self.arrows[key] = self.arrows.get(key, 0) + 1
+    def step_up(self) -> None:
+        """Stand on torch's stack of modes again."""
+        torch._C._push_on_torch_function_stack(self)
+        self.on = True
 
     # -- modules ---------------------------------------------------------------------------------------------------
 
-    def _begin(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        index = self.index_of[id(module)]
-        parent = self.stack[-1] if self.stack else None
-        if parent is not None:
-            parent.leaf = False
-        tensors = list(tensors_of((args, kwargs)))
-        running = _Running(
-            index=len(self.calls),
-            module=index,
-            number=self.counts.get(index, 0),
-            parent=None if parent is None else parent.index,
-            inputs=arguments(args, kwargs),
-            sources=[],
-            tensors=tensors,
-        )
-        if next(module.children(), None) is None or isinstance(module, torch.jit.ScriptModule):
-            running.node = self.add_node("call", self.names(index), running.index, None)
-            self._connect(tensors, running.node)
+    def begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
+        """A module is about to run; the mode stands on the stack then, unless all that runs is known."""
+        was_on = self.on
+        if was_on:
+            self.step_down()
+        with _aside(self.on):
+            running = self._begin(watched, args, kwargs)
+        running.was_on = was_on
+        if not self.on and not watched.only_calls:
+            self.step_up()
+        return running
+
+    def finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
+        """It has run; gives what its caller gets."""
+        if self.on:
+            self.step_down()
+        with _aside(self.on):
+            output = self._finish(watched, running, output)
+        self._settle(running)
+        return output
+
+    def abandon(self, running: RunningCall, error: BaseException) -> None:
+        """It raised."""
+        while self._stack and self._stack.pop() is not running:
+            pass
+        running.tensors = []
+        self._note_failure(running.index, running.inputs, error)
+        self._settle(running)
+
+    def _settle(self, running: RunningCall) -> None:
+        """The mode stands, or does not, as before the call."""
+        if running.was_on and not self.on:
+            self.step_up()
+        elif self.on and not running.was_on:
+            self.step_down()
+
+    def _begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
+        place = watched.place
+        number = self._counts.get(place, 0)
+        self._counts[place] = number + 1
+        running = RunningCall(len(self._calls), place, number, self._parent(), self.describe.arguments(args, kwargs))
+        running.tensors = tensors_of(*args, *kwargs.values())
+        if not self.tree.children[place] or isinstance(watched.module, torch.jit.ScriptModule):
+            running.point = self.flow.add("call", self._name(place), running.index, None)
+            self.flow.reach(running.point, [self.flow.source(tensor) for tensor in running.tensors])
         else:
-            running.sources = [self._source(tensor) for tensor in tensors]
-        self.counts[index] = running.number + 1
-        self.calls.append(running)
-        self.stack.append(running)
+            running.sources = [self.flow.source(tensor) for tensor in running.tensors]
+        self._calls.append(running)
+        self._stack.append(running)
+        return running
 
-    def names(self, index: int) -> str:
-        """A module's path; filled in by the trace."""
-        return str(index)
+    def _parent(self) -> int | None:
+        """The call that is running, which is no leaf call then."""
+        if not self._stack:
+            return None
+        self._stack[-1].leaf = False
+        return self._stack[-1].index
 
-    def _abandon(self, error: BaseException) -> None:
-        """A call raised; the innermost one is kept, in case that no one outside catches the exception."""
-        running = self.stack.pop()
-        running.tensors = []
-        if self.failed is None or self.failed[1] != id(error):
-            self.failed = (running, id(error))
+    def _name(self, place: int) -> str:
+        return self.tree.paths[place] or self.tree.names[place]
 
-    def _finish(self, module: torch.nn.Module, output: Any) -> Any:
-        running = self.stack.pop()
-        changed = output
+    def _note_failure(self, index: int, inputs: Collection, error: BaseException) -> None:
+        """The innermost call is kept, in case that no one outside catches the exception."""
+        if self._failed is None or self._failed[2] != id(error):
+            self._failed = (index, inputs, id(error))
+
+    def _finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
+        self._stack.pop()
+        running.output = self.describe.of(output)
         if running.leaf:
-            given = {id(tensor) for tensor in running.tensors}
-            changed = map_tensors(output, lambda t: t.view_as(t) if id(t) in given and not _is_leaf(t) else t)
-            if running.node is None:
-                running.node = self.add_node("call", self.names(running.module), running.index, None)
-                for source, position in running.sources:
-                    self.arrow(source, running.node, position)
-            own = module_flops(module, running.inputs, describe(output))
-            if own is not None:
-                running.flops, running.flops_known = own, True
-        running.output = describe(output)
-        if running.leaf and running.node is not None:
-            self.nodes[running.node] = dataclasses.replace(self.nodes[running.node], output=running.output)
-            self._made_by(changed, running.node)
-            for tensor in running.tensors:
-                entry = self.written.get(storage_of(tensor))
-                if entry is not None and self.nodes[entry[0]].call == running.index:
-                    self.written[storage_of(tensor)] = (running.node, 0, self.clock)
+            output = self._finish_leaf(watched, running, output)
         running.tensors = []
-        return changed
+        self._calls[running.index] = running.finished()
+        return output
+
+    def _finish_leaf(self, watched: Watched, running: RunningCall, output: Any) -> Any:
+        flow = self.flow
+        output = aliased(output, running.tensors)
+        if running.point is None:
+            # It has children and called none: what it did itself is folded into it.
+            running.point = flow.add("call", self._name(running.place), running.index, None)
+            flow.reach(running.point, running.sources)
+            flow.homes.update(dict.fromkeys(running.functions, running.point))
+        assert running.output is not None
+        own = module_flops(watched.module, running.inputs, running.output)
+        if own is not None:
+            running.flops, running.flops_known = own, True
+        flow.give(running.point, running.output)
+        flow.made_by(output, running.point)
+        for tensor in running.tensors if flow.written else ():
+            entry = flow.written.get(storage_of(tensor))
+            if entry is not None and flow.points[entry[0]].call == running.index:
+                flow.written[storage_of(tensor)] = (running.point, 0, flow.clock)
+        return output
+
+    def run_leaf(self, watched: WatchedLeaf, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One call of a leaf that is known to the letter, while the mode is off the stack."""
+        flow, calls, place = self.flow, self._calls, watched.place
+        index, number = len(calls), self._counts.get(place, 0)
+        self._counts[place] = number + 1
+        parent = self._parent()
+        inputs = self.describe.arguments(args, kwargs)
+        # Nearly all of them take one tensor and give one: no list is made of what is known to be one.
+        single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
+        given = args if single else tensors_of(*args, *kwargs.values())
+        sources = [flow.source(tensor) for tensor in given]
+        try:
+            output = watched.plain(watched.module, *args, **kwargs)
+        except BaseException as error:
+            flow.reach(flow.add("call", self._name(place), index, None), sources)
+            calls.append(Call(index, place, number, parent, inputs, None, 0, True, True))
+            self._note_failure(index, inputs, error)
+            raise
+        value = self.describe.of(output)
+        flops = self._leaf_flops(watched, inputs, given, output, value)
+        point = flow.add("call", self._name(place), index, value)
+        flow.reach(point, sources)
+        if single and type(output) is torch.Tensor and output is not given[0]:
+            flow.note(output, point, 0)
+        else:
+            output = aliased(output, given)
+            flow.made_by(output, point)
+        calls.append(Call(index, place, number, parent, inputs, value, flops or 0, flops is not None, True))
+        return output
+
+    def _leaf_flops(
+        self, watched: WatchedLeaf, inputs: Collection, given: Sequence[torch.Tensor], output: Any, value: Value
+    ) -> int | None:
+        """What a stock leaf ran; None where its tensors are such that it cannot be told."""
+        if watched.rule is None:
+            return 0 if len(given) < 2 else module_flops(watched.module, inputs, value) or 0
+        try:
+            return watched.rule(watched.module, given[0], output)
+        except (TypeError, IndexError, AttributeError, RuntimeError):
+            return None
 
     # -- functions -------------------------------------------------------------------------------------------------
 
@@ -251,227 +229,65 @@ class Recorder(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(function, "__name__", str(function))
-        if name in _QUIET or not self.stack:
+        name = getattr(function, "__name__", "")
+        if name == "__set__" and self._states is not None:
+            self._states.rebound(args[0])
+        if name in QUIET or not self._stack:
             return function(*args, **kwargs)
-        target = _written_tensor(name, args, kwargs)
-        if target is not None:
-            self.writes.before(target)
-        running = self.stack[-1]
-        sources = [self._source(t) for t in tensors_of((args, kwargs))] if running.node is None else []
+        targets = written_tensors(name, args, kwargs)
+        if self._states is not None:
+            for target in targets:
+                self._states.written(target)
+        running, flow = self._stack[-1], self.flow
+        sources = [flow.source(t) for t in tensors_of(*args, *kwargs.values())] if running.point is None else []
         result = function(*args, **kwargs)
-        self._count(running, function, args, kwargs, result)
-        if running.node is not None:
-            if target is not None:
-                self.clock += 1
-                self.written[storage_of(target)] = (running.node, 0, self.clock)
-            return result
-        produced = result if target is None else target
-        if next(tensors_of(produced), None) is None:
-            return result
-        computed = sum(self.nodes[source].kind not in ("parameter", "buffer", "constant") for source, _ in sources)
-        shown = name.strip("_") if name.startswith("__") or name.endswith("_") else name
-        node = self.add_node("function", shown, running.index, describe(produced), joins=computed > 1)
-        for source, position in sources:
-            self.arrow(source, node, position)
-        self._made_by(produced, node)
-        if target is not None:
-            self.written[storage_of(target)] = (node, 0, self.clock)
-        return result
-
-    def _count(self, running: _Running, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         flops = function_flops(function, args, kwargs, result)
-        if flops is None:
-            running.flops_known = False
-        else:
-            running.flops += flops
+        running.flops_known &= flops is not None
+        running.flops += flops or 0
+        point = running.point
+        if point is None:
+            produced = targets or result
+            if not tensors_of(produced):
+                return result
+            computed = sum(flow.computed(source) for source, _ in sources)
+            output = self.describe.of(targets[0] if len(targets) == 1 else produced)
+            point = flow.add("function", shown_name(name), running.index, output, joins=computed > 1)
+            running.functions.append(point)
+            flow.reach(point, sources)
+            flow.made_by(produced, point)
+        for target in targets:
+            flow.written_by(target, point)
+        return result
 
     # -- the result ------------------------------------------------------------------------------------------------
 
     def fail(self, error: BaseException) -> Failure | None:
         """Where forward raised: the innermost call that had begun and did not end."""
-        if self.failed is None or self.failed[1] != id(error):
+        if self._failed is None or self._failed[2] != id(error):
             return None
-        running = self.failed[0]
-        return Failure(running.index, running.inputs, f"{type(error).__name__}: {error}")
+        return Failure(self._failed[0], self._failed[1], f"{type(error).__name__}: {error}")
 
     def finished_calls(self) -> tuple[Call, ...]:
         """The calls as plain records."""
-        names = [field.name for field in dataclasses.fields(Call)]
-        return tuple(Call(**{name: getattr(running, name) for name in names}) for running in self.calls)
+        return tuple([call.finished() if isinstance(call, RunningCall) else call for call in self._calls])
 
     def finished_flow(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
-        """Nodes and edges; functions that ran inside a leaf are folded into the leaf's own node."""
-        home = {
-            node.index: leaf.node
-            for node in self.nodes
-            if node.kind == "function" and node.call is not None
-            for leaf in [self.calls[node.call]]
-            if leaf.leaf and leaf.node is not None
-        }
-        arrows: dict[tuple[int, int, int], int] = {}
-        for (source, target, position), count in self.arrows.items():
-            begin, end = home.get(source, source), home.get(target, target)
-            if begin != end and not (end in home.values() and self.nodes[source].kind in _HELD and target in home):
-                arrows[begin, end, position] = max(arrows.get((begin, end, position), 0), count)
-        used = {index for source, target, _ in arrows for index in (source, target)}
-        kept = [n for n in self.nodes if n.index not in home and (n.kind not in _HELD or n.index in used)]
-        rank = {"input": 0, "output": 2}
-        kept.sort(key=lambda node: (rank.get(node.kind, 1), node.index))
-        new = {node.index: position for position, node in enumerate(kept)}
-        nodes = tuple(dataclasses.replace(node, index=new[node.index]) for node in kept)
-        edges = sorted(
-            (new[target], new[source], position, count)
-            for (source, target, position), count in arrows.items()
-            if source in new and target in new
-        )
-        return nodes, tuple(Edge(source, target, position, count) for target, source, position, count in edges)
+        """Nodes and edges as plain records."""
+        return self.flow.finished()
 
 
-_HELD = ("parameter", "buffer", "constant")
+class _aside:  # noqa: N801
+    """No function mode sees what the block does; free where ours is off the stack."""
 
-# Functions that look at a tensor without computing from it.
-_QUIET = frozenset(
-    [
-        "__get__",
-        "__set__",
-        "size",
-        "dim",
-        "stride",
-        "numel",
-        "storage_offset",
-        "is_floating_point",
-        "is_complex",
-        "data_ptr",
-        "__len__",
-        "__hash__",
-        "requires_grad_",
-        "element_size",
-        "untyped_storage",
-        "is_contiguous",
-        "get_device",
-        "has_names",
-        "__repr__",
-        "__format__",
-        "ndimension",
-        "is_cuda",
-        "is_nested",
-    ]
-)
+    __slots__ = ("guard",)
 
+    def __init__(self, needed: bool) -> None:
+        self.guard = torch._C.DisableTorchFunction() if needed else None
 
-_ENTRIES = ("_compiled_call_impl", "forward")
+    def __enter__(self) -> None:
+        if self.guard is not None:
+            self.guard.__enter__()
 
-
-def _hooked(module: torch.nn.Module) -> bool:
-    """Whether a plain call of forward would leave something out that `nn.Module.__call__` does."""
-    hooks = module.__dict__
-    return bool(
-        hooks.get("_forward_hooks")
-        or hooks.get("_forward_pre_hooks")
-        or hooks.get("_backward_hooks")
-        or hooks.get("_backward_pre_hooks")
-        or torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
-        or isinstance(module, torch.jit.ScriptModule)
-    )
-
-
-def _is_leaf(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, torch.nn.Parameter)
-
-
-def _written_tensor(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-    """The tensor that a function writes to; None for one that writes to nothing."""
-    in_place = (
-        name == "__setitem__"
-        or (name.endswith("_") and not name.endswith("__"))
-        or (name.startswith("__i") and name.endswith("__") and name[3:4] in "amsdfpolx" and name not in ("__invert__",))
-        or kwargs.get("inplace") is True
-    )
-    if in_place and args and isinstance(args[0], torch.Tensor):
-        return args[0]
-    out = kwargs.get("out")
-    return out if isinstance(out, torch.Tensor) else None
-
-
-def storage_of(tensor: torch.Tensor) -> int:
-    """A number for the memory behind a tensor; its own identity where there is no such thing."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return id(tensor)
-
-
-def tensors_of(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """The tensors inside tuples, lists, mappings and dataclasses, from left to right; iterators stay untouched."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif depth > 20:
-        return
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from tensors_of(item, depth + 1)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_of(item, depth + 1)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors_of(getattr(value, field.name, None), depth + 1)
-
-
-def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors with the way to each: output, output[0], output.logits."""
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from named_tensors(item, f"{name}.{key}")
-    elif isinstance(value, tuple | list):
-        for position, item in enumerate(value):
-            yield from named_tensors(item, f"{name}[{position}]")
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from named_tensors(getattr(value, field.name, None), f"{name}.{field.name}")
-
-
-def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same value with tensors replaced; the same object when nothing changed or it is no plain collection."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if type(value) in (tuple, list):
-        items = [map_tensors(item, change) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
-    if type(value) is dict:
-        changed = {key: map_tensors(item, change) for key, item in value.items()}
-        return value if all(changed[key] is value[key] for key in value) else changed
-    return value
-
-
-def describe(value: Any) -> Value:
-    """A value as a plain record."""
-    if isinstance(value, torch.Tensor):
-        try:
-            shape = tuple(value.shape)
-        except RuntimeError:
-            shape = ()
-        kind = "nested" if value.is_nested else type(value).__name__
-        return TensorValue(shape, str(value.dtype).removeprefix("torch."), "tensor" if kind in _PLAIN else kind)
-    if isinstance(value, Mapping):
-        return Collection(type(value).__name__, tuple((str(key), describe(item)) for key, item in value.items()))
-    if isinstance(value, tuple | list):
-        names = getattr(value, "_fields", range(len(value)))
-        return Collection(type(value).__name__, tuple(zip(names, map(describe, value), strict=True)))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [(field.name, describe(getattr(value, field.name, None))) for field in dataclasses.fields(value)]
-        return Collection(type(value).__name__, tuple(fields))
-    return OtherValue(type(value).__name__)
-
-
-_PLAIN = ("Tensor", "Parameter")
-
-
-def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
-    """The arguments of a call: positional ones by position, keyword ones by name."""
-    positional: list[tuple[int | str, Value]] = [(position, describe(value)) for position, value in enumerate(args)]
-    named: list[tuple[int | str, Value]] = [(name, describe(value)) for name, value in kwargs.items()]
-    return Collection("arguments", tuple(positional + named))
+    def __exit__(self, *details: Any) -> None:
+        if self.guard is not None:
+            self.guard.__exit__(*details)

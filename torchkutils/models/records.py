@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from torchkutils._typing import Shape
+from torchkutils.models.plain_record import record
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Collection:
 Value: TypeAlias = TensorValue | OtherValue | Collection
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tensor:
     """A parameter or buffer that a module holds itself.
 
@@ -92,7 +93,7 @@ class Tensor:
     kind: str = "tensor"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Module:
     """A place in the module tree.
 
@@ -127,7 +128,7 @@ class Module:
     registered: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """One call of one module.
 
@@ -157,7 +158,7 @@ class Call:
 NodeKind: TypeAlias = Literal["input", "call", "function", "parameter", "buffer", "constant", "output"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Node:
     """A point of the data flow.
 
@@ -180,7 +181,7 @@ class Node:
     joins: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Edge:
     """Tensors that went from one node to another.
 

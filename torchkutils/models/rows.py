@@ -2,189 +2,228 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
+import collections
 
+from torchkutils.models.connections import inbound_names
 from torchkutils.models.model_summary import ModelSummary, SummaryRow
-from torchkutils.models.records import Call, Module, Trace, shape_text, tensors_in
+from torchkutils.models.plain_record import record
+from torchkutils.models.records import Call, Module, Tensor, Trace, Value, shape_text, tensors_in
+
+
+@record
+class _Held:
+    """What a module's own parameters come to; a tensor that stands elsewhere too counts at its first place.
+
+    Attributes:
+        elements: Of all of them.
+        trainable: Of those that require a gradient.
+        bytes: That they take.
+        lazy: Whether one of them is not made yet.
+        kinds: What they are other than plain tensors.
+        first_holder: Full name of a tensor that stands elsewhere first.
+    """
+
+    elements: int
+    trainable: int
+    bytes: int
+    lazy: bool
+    kinds: tuple[str, ...]
+    first_holder: str | None
 
 
 def summary_of(trace: Trace, depth: int | None, columns: tuple[str, ...] | None) -> ModelSummary:
     """The rows and totals of one trace; `depth` limits the levels that have rows of their own."""
-    return _with_sizes(_summary(trace, depth, columns), trace)
+    held = _held_by_each(trace)
+    elements, trainable = sum(own.elements for own in held), sum(own.trainable for own in held)
+    by_dtype, buffer_bytes = _sizes(trace)
+    return ModelSummary(
+        model_name=trace.model_name,
+        rows=_rows(trace, depth, held),
+        total_params=elements,
+        trainable_params=trainable,
+        non_trainable_params=elements - trainable,
+        param_bytes=sum(own.bytes for own in held),
+        flops=sum(call.flops for call in trace.calls),
+        engine=str(trace.engine),
+        columns=columns,
+        buffer_bytes=buffer_bytes,
+        bytes_by_dtype=by_dtype,
+    )
 
 
-def _with_sizes(summary: ModelSummary, trace: Trace) -> ModelSummary:
-    """The summary with what its tensors take, and rows that name parameters of another kind."""
-    by_dtype: dict[str, int] = {}
-    buffer_bytes = 0
-    kinds: dict[str, tuple[str, ...]] = {}
-    for module in trace.modules:
-        for tensor in itertools.chain(module.parameters, module.buffers):
-            if tensor.same_as is None:
-                by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.bytes
-        buffer_bytes += sum(tensor.bytes for tensor in module.buffers if tensor.same_as is None)
-        special = dict.fromkeys(tensor.kind for tensor in module.parameters if tensor.kind != "tensor")
-        if special:
-            kinds[module.path] = tuple(special)
-    rows = summary.rows
-    if kinds:
-        rows = tuple(dataclasses.replace(row, parameter_kinds=kinds.get(row.path, ())) for row in rows)
-    return dataclasses.replace(summary, rows=rows, buffer_bytes=buffer_bytes, bytes_by_dtype=by_dtype)
-
-
-def _summary(trace: Trace, depth: int | None, columns: tuple[str, ...] | None) -> ModelSummary:
-    seen: set[str] = set()
-    counted = [_own(module, seen) for module in trace.modules]
-    calls_of: dict[int, list[Call]] = {}
-    for call in trace.calls:
-        calls_of.setdefault(call.module, []).append(call)
-    flops, known = _flops_below(trace)
+def _rows(trace: Trace, depth: int | None, held: list[_Held]) -> tuple[SummaryRow, ...]:
     shown = _shown_modules(trace, depth)
-    inbound = _inbound(trace, {module.index for module in shown})
+    calls_of = _Calls(trace)
+    below = _Operations(trace)
+    inbound = inbound_names(trace, {module.index for module in shown})
+    text = _Texts()
+    executed = trace.engine.ran != "structure"
+    failed = None if trace.failure is None else trace.calls[trace.failure.call].module
     rows = []
     for module in shown:
-        below = _family(trace, module) if not _has_shown_children(trace, module, depth) else [module]
-        params = sum(counted[member.index][0] for member in below)
-        lazy = any(tensor.shape is None for member in below for tensor in member.parameters)
-        calls = calls_of.get(module.index if module.same_as is None else module.same_as, [])
-        repeated = module.same_as is not None
+        own = held[module.index]
+        if module.children and depth is not None and module.depth >= depth:
+            own = _together([held[member] for member in _family(trace, module)], own)
+        first = module.index if module.same_as is None else module.same_as
+        calls = calls_of.get(first)
+        ran = calls if module.same_as is None else []
+        flops, exact = below.of(ran)
         rows.append(
             SummaryRow(
                 path=module.path,
                 name=module.name,
                 class_name=module.class_name,
                 depth=module.depth,
-                calls=0 if repeated else len(calls),
-                input_shapes=_shapes(calls, "inputs"),
-                output_shapes=_shapes(calls, "output"),
-                dtypes=", ".join(dict.fromkeys(t.dtype for c in calls[:1] for t in tensors_in(c.output))),
-                params=None if lazy else params,
-                trainable_params=sum(counted[member.index][1] for member in below),
-                flops=0 if repeated else sum(flops[call.index] for call in calls),
+                calls=len(ran),
+                input_shapes=text.shapes([call.inputs for call in calls]),
+                output_shapes=text.shapes([call.output for call in calls]),
+                dtypes=text.dtypes(calls[0].output) if calls else "",
+                params=None if own.lazy else own.elements,
+                trainable_params=own.trainable,
+                flops=flops,
                 inbound=inbound.get(module.index, ()),
-                shared_with=_shared_with(trace, module),
-                param_bytes=sum(counted[member.index][2] for member in below),
-                flops_known=all(known[call.index] for call in calls) and trace.engine.ran != "structure",
-                failed=trace.failure is not None and trace.calls[trace.failure.call].module == module.index,
+                shared_with=_shared_with(trace, module, own),
+                param_bytes=own.bytes,
+                flops_known=exact and executed,
+                failed=failed == module.index,
+                parameter_kinds=own.kinds,
             )
         )
-    total = sum(own[0] for own in counted)
-    trainable = sum(own[1] for own in counted)
-    return ModelSummary(
-        model_name=trace.model_name,
-        rows=tuple(rows),
-        total_params=total,
-        trainable_params=trainable,
-        non_trainable_params=total - trainable,
-        param_bytes=sum(own[2] for own in counted),
-        flops=sum(call.flops for call in trace.calls),
-        engine=str(trace.engine),
-        columns=columns,
-    )
+    return tuple(rows)
 
 
-def _own(module: Module, seen: set[str]) -> tuple[int, int, int]:
-    """Parameters, trainable ones and bytes that a module holds first."""
-    own = [tensor for tensor in module.parameters if tensor.same_as is None]
-    return (
+class _Calls:
+    """The calls of each module, in their order; most have one, which needs no list."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._first: dict[int, Call] = {}
+        self._more: dict[int, list[Call]] = {}
+        for call in trace.calls:
+            if self._first.setdefault(call.module, call) is not call:
+                self._more.setdefault(call.module, []).append(call)
+
+    def get(self, module: int) -> list[Call]:
+        first = self._first.get(module)
+        return [] if first is None else [first, *self._more.get(module, ())]
+
+
+class _Texts:
+    """Values as text; the trace shares equal ones, so each is written once."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[int, str] = {}
+        self._dtypes: dict[int, str] = {}
+
+    def shapes(self, values: list[Value | None]) -> str:
+        """The shape that all of them have, "multiple" where they differ, "?" where there are none."""
+        if len(values) == 1:
+            return self._shapes.get(id(values[0])) or self._write(values[0])
+        texts = {self._shapes.get(id(value)) or self._write(value) for value in values}
+        return "multiple" if len(texts) > 1 else texts.pop() if texts else "?"
+
+    def _write(self, value: Value | None) -> str:
+        text = self._shapes[id(value)] = shape_text(value)
+        return text
+
+    def dtypes(self, value: Value | None) -> str:
+        """The dtypes of a value's tensors, each once."""
+        found = self._dtypes.get(id(value))
+        if found is None:
+            found = ", ".join(dict.fromkeys([tensor.dtype for tensor in tensors_in(value)]))
+            self._dtypes[id(value)] = found
+        return found
+
+
+def _held_by_each(trace: Trace) -> list[_Held]:
+    """For each module; equal parameters share one record in a trace, and so they do here."""
+    known: dict[int, _Held] = {}
+    held = []
+    for module in trace.modules:
+        found = known.get(id(module.parameters))
+        if found is None:
+            found = known[id(module.parameters)] = _held(module.parameters)
+        held.append(found)
+    return held
+
+
+def _held(parameters: tuple[Tensor, ...]) -> _Held:
+    own = [tensor for tensor in parameters if tensor.same_as is None]
+    return _Held(
         sum(tensor.elements for tensor in own),
         sum(tensor.elements for tensor in own if tensor.requires_grad),
         sum(tensor.bytes for tensor in own),
+        any(tensor.shape is None for tensor in parameters),
+        tuple(dict.fromkeys(tensor.kind for tensor in parameters if tensor.kind != "tensor")),
+        next((tensor.same_as for tensor in parameters if tensor.same_as is not None), None),
     )
 
 
-def _flops_below(trace: Trace) -> tuple[list[int], list[bool]]:
-    """FLOPs of each call with all calls within, and whether they are exact."""
-    flops = [call.flops for call in trace.calls]
-    known = [call.flops_known for call in trace.calls]
-    for call in reversed(trace.calls):
-        if call.parent is not None:
-            flops[call.parent] += flops[call.index]
-            known[call.parent] &= known[call.index]
-    return flops, known
+def _together(members: list[_Held], own: _Held) -> _Held:
+    """What a module and all below it hold, where those have no rows of their own."""
+    return _Held(
+        sum(member.elements for member in members),
+        sum(member.trainable for member in members),
+        sum(member.bytes for member in members),
+        any(member.lazy for member in members),
+        own.kinds,
+        own.first_holder,
+    )
+
+
+def _sizes(trace: Trace) -> tuple[dict[str, int], int]:
+    """Bytes of parameters and buffers by dtype, and of the buffers."""
+    by_dtype: dict[str, int] = {}
+    buffer_bytes = 0
+    # Modules that hold equal tensors share one tuple of records.
+    parameters = collections.Counter(id(module.parameters) for module in trace.modules)
+    buffers = collections.Counter(id(module.buffers) for module in trace.modules)
+    groups = {id(group): group for module in trace.modules for group in (module.parameters, module.buffers)}
+    for group, held in groups.items():
+        for tensor in held:
+            if tensor.same_as is None:
+                count = parameters[group] + buffers[group]
+                by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.bytes * count
+                buffer_bytes += tensor.bytes * buffers[group]
+    return by_dtype, buffer_bytes
+
+
+class _Operations:
+    """FLOPs of calls with all calls within them."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._flops = [call.flops for call in trace.calls]
+        self._exact = [call.flops_known for call in trace.calls]
+        for call in reversed(trace.calls):
+            if call.parent is not None:
+                self._flops[call.parent] += self._flops[call.index]
+                self._exact[call.parent] &= self._exact[call.index]
+
+    def of(self, calls: list[Call]) -> tuple[int, bool]:
+        """Their sum, and whether it is exact."""
+        if len(calls) == 1:
+            return self._flops[calls[0].index], self._exact[calls[0].index]
+        return sum(self._flops[call.index] for call in calls), all(self._exact[call.index] for call in calls)
 
 
 def _shown_modules(trace: Trace, depth: int | None) -> list[Module]:
     root = trace.modules[0]
-    limit = depth if depth is not None else max(module.depth for module in trace.modules)
-    shown = [module for module in trace.modules[1:] if module.depth <= limit]
+    shown = list(trace.modules[1:])
+    if depth is not None:
+        shown = [module for module in shown if module.depth <= depth]
     if not shown or root.parameters:
         shown.insert(0, root)
     return shown
 
 
-def _has_shown_children(trace: Trace, module: Module, depth: int | None) -> bool:
-    return bool(module.children) and (depth is None or module.depth < depth)
-
-
-def _family(trace: Trace, module: Module) -> list[Module]:
+def _family(trace: Trace, module: Module) -> list[int]:
     members, stack = [], [module.index]
     while stack:
-        member = trace.modules[stack.pop()]
-        members.append(member)
-        stack.extend(member.children)
+        members.append(stack.pop())
+        stack.extend(trace.modules[members[-1]].children)
     return members
 
 
-def _shapes(calls: list[Call], which: str) -> str:
-    if not calls:
-        return "?"
-    texts = list(dict.fromkeys(shape_text(getattr(call, which)) for call in calls))
-    return texts[0] if len(texts) == 1 else "multiple"
-
-
-def _shared_with(trace: Trace, module: Module) -> str | None:
+def _shared_with(trace: Trace, module: Module, own: _Held) -> str | None:
     if module.same_as is not None:
         return trace.modules[module.same_as].path
-    for tensor in module.parameters:
-        if tensor.same_as is not None:
-            return tensor.same_as.rpartition(".")[0]
-    return None
-
-
-def _inbound(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
-    """For each shown module what its calls took from other shown calls; functions between them are looked through."""
-    if trace.engine.edges == "definition":
-        return {}
-    box = _boxes(trace, shown)
-    before: dict[int, list[tuple[int, int]]] = {}
-    for edge in trace.edges:
-        before.setdefault(edge.target, []).append((edge.source, edge.tensor))
-    # What reaches a function that is looked through, as (call, tensor); sources stand before their targets.
-    reaching: dict[int, dict[tuple[int, int], None]] = {}
-    inbound: dict[int, dict[str, None]] = {}
-    for node in trace.nodes:
-        found: dict[tuple[int, int], None] = {}
-        for source, tensor in before.get(node.index, ()):
-            call = box[source]
-            found.update(reaching.get(source, {}) if call is None else {(call, tensor): None})
-        here = box[node.index]
-        if here is None:
-            reaching[node.index] = found
-            continue
-        for call, tensor in found:
-            if call != here:
-                taken = trace.calls[call]
-                name = f"{trace.modules[taken.module].path}[{taken.number}][{tensor}]"
-                inbound.setdefault(trace.calls[here].module, {})[name] = None
-    return {module: tuple(names) for module, names in inbound.items()}
-
-
-def _boxes(trace: Trace, shown: set[int]) -> list[int | None]:
-    """For each node the innermost shown call around it; None for what lies outside, or between shown calls."""
-    innermost: list[int | None] = []
-    between = set()
-    for call in trace.calls:
-        around = None if call.parent is None else innermost[call.parent]
-        if call.module in shown and call.module != 0:
-            innermost.append(call.index)
-            if around is not None:
-                between.add(around)
-        else:
-            innermost.append(around)
-    boxes: list[int | None] = []
-    for node in trace.nodes:
-        found = None if node.call is None else innermost[node.call]
-        boxes.append(None if node.kind != "call" and found in between else found)
-    return boxes
+    return None if own.first_holder is None else own.first_holder.rpartition(".")[0]

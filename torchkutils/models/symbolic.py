@@ -9,11 +9,43 @@ from typing import Any
 import torch
 
 from torchkutils.models.records import Call, Edge, Module, Node
+from torchkutils.models.stock_leaves import only_calls_children
 
 # torch.fx patches nn.Module for as long as it follows a forward: one model at a time.
 _ONE_AT_A_TIME = threading.Lock()
 
 Flow = tuple[tuple[Call, ...], tuple[Node, ...], tuple[Edge, ...]]
+
+
+def sequential_flow(modules: tuple[Module, ...], held: list[torch.nn.Module]) -> Flow | None:
+    """What `symbolic_flow` would give, where it can be read off: the model is `nn.Sequential` down to its leaves.
+
+    Args:
+        modules: The records of the tree.
+        held: The modules themselves, in the same order.
+    """
+    if not modules[0].children or not all(
+        only_calls_children(module) for module, record in zip(held, modules, strict=True) if record.children
+    ):
+        return None
+    calls: list[Call] = []
+    nodes = [Node(0, "input", "input", None, None)]
+    numbers: dict[int, int] = {}
+    stack: list[tuple[int, int | None]] = [(0, None)]
+    while stack:
+        place, parent = stack.pop()
+        record = modules[place]
+        first = place if record.same_as is None else record.same_as
+        children = modules[first].children
+        number = numbers.get(first, 0)
+        numbers[first] = number + 1
+        calls.append(Call(len(calls), first, number, parent, None, None, 0, False, not children))
+        if children:
+            stack.extend((child, calls[-1].index) for child in reversed(children))
+        else:
+            nodes.append(Node(len(nodes), "call", modules[first].path, calls[-1].index, None))
+    nodes.append(Node(len(nodes), "output", "output", None, None))
+    return tuple(calls), tuple(nodes), tuple([Edge(source, source + 1) for source in range(len(nodes) - 1)])
 
 
 def symbolic_flow(model: torch.nn.Module, modules: tuple[Module, ...]) -> Flow:
@@ -49,11 +81,14 @@ class _Flow:
 
     def read(self, graph: Any) -> Flow:
         """All records of one graph."""
-        root = self._call("", None, leaf=False)
+        leaf = len(self.module_at) == 1
+        root = self._call("", None, leaf=leaf)
         for node in graph.nodes:
             if node.op == "output":
+                if leaf:
+                    self._close(node, root)
                 self._outputs(node)
-            else:
+            elif node.op == "placeholder" or not leaf:
                 self._node(node, root)
         edges = sorted((target, source, tensor, count) for (source, target, tensor), count in self.arrows.items())
         arrows = tuple(Edge(source, target, tensor, count) for target, source, tensor, count in edges)
@@ -118,6 +153,15 @@ class _Flow:
                 self.arrows[key] = self.arrows.get(key, 0) + 1
                 computed += self.nodes[index].kind not in ("parameter", "buffer")
         return computed
+
+    def _close(self, output: Any, root: int) -> None:
+        """A model without children is one box, as every module without them: it takes all inputs, gives all outputs."""
+        index = len(self.nodes)
+        self.nodes.append(Node(index, "call", "", root, None))
+        self.arrows |= {(source, index, 0): 1 for source in range(index)}
+        given: list[Any] = []
+        torch.fx.node.map_arg(output.args, given.append)
+        self.origin |= {source: (index, tensor) for tensor, source in enumerate(dict.fromkeys(given))}
 
     def _outputs(self, node: Any) -> None:
         used: list[Any] = []

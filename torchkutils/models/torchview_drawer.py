@@ -10,6 +10,7 @@ import torch
 
 from torchkutils import _lazy
 from torchkutils.models.inputs import model_arguments
+from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.trace import EngineName, Mode
 from torchkutils.models.undisturbed import undisturbed
 
@@ -49,11 +50,10 @@ def torchview_graph(
         raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
     if engine not in ("auto", "real") or mode not in ("eval", "train"):
         raise ValueError(f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {engine!r}, {mode!r}")
-    with undisturbed(model), _PATCHING:
-        arguments = model_arguments(model, input_size, input_data, dtypes)
-        if arguments is None:
-            raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
-        args, kwargs = copy.deepcopy(arguments)
+    if input_size is None and input_data is None:
+        raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
+    with undisturbed(ModuleTree(model)), _PATCHING:
+        args, kwargs = copy.deepcopy(model_arguments(model, input_size, input_data, dtypes))
         if args and kwargs:
             raise ValueError("drawer='torchview' takes positional or keyword arguments, not both")
         try:
@@ -76,7 +76,7 @@ def torchview_graph(
         getattr(graph, kind).update(getattr(drawn.visual_graph, kind))
     graph.body.extend(drawn.visual_graph.body)
     graph.graph_attr["dpi"] = str(dpi)
-    graph.caption, graph.dots_per_inch = "torchview", dpi
+    graph.model_name, graph.caption, graph.dots_per_inch = type(model).__name__, "torchview", dpi
     return graph
 
 

@@ -2,144 +2,103 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
+from torchkutils.models.container_states import ContainerStates, hold, refill_changed
+from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.tensor_states import TensorStates
+
+Mode: TypeAlias = Literal["eval", "train", "same"]
+
 
 @contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Put the model, and the random state of the process, back as they were, however the block ends.
+def undisturbed(tree: ModuleTree) -> Iterator[TensorStates]:
+    """Put the model, and the state of the process, back as they were, however the block ends.
 
     Restored are every module's attributes (training flag and hooks among them), the contents of buffers, gradients,
-    `requires_grad`, and the random generators of Python, NumPy, the CPU and the accelerator. A parameter that the
-    block writes to is the business of `Writes`, which sees the write coming.
+    `requires_grad`, the random generators of Python, NumPy, the CPU and the accelerator, and this thread's grad mode
+    and autocast.
+
+    Args:
+        tree: The model, walked just before.
+
+    Yields:
+        The states of parameters and buffers: whoever sees a parameter about to be written says so to it.
     """
-    everything = all_modules(model)
-    modules = [_ModuleState(module) for module in everything]
-    tensors = [_TensorState(tensor) for tensor in _tensors(everything) if not is_lazy(tensor)]
-    generators = _RandomState()
+    modules = _ModuleStates(tree)
+    tensors = TensorStates(tree)
+    modules.give_stand_ins()
+    process = _ProcessState()
+    try:
+        yield tensors
+    finally:
+        modules.restore()
+        tensors.restore()
+        process.restore()
+
+
+@contextmanager
+def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
+    """Every module has the training flag that forward is to see."""
+    flag = mode == "train"
+    others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
+    for module in others:
+        module.training = flag
     try:
         yield
     finally:
-        for module in modules:
-            module.restore()
-        for tensor in tensors:
-            tensor.restore()
-        generators.restore()
+        for module in others:
+            if module.__dict__.get("training") is flag:
+                module.__dict__["training"] = not flag
 
 
-def all_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Each module once, those in plain lists and dicts included; no recursion, however deep they nest."""
-    found: dict[int, torch.nn.Module] = {}
-    stack = [model]
-    while stack:
-        module = stack.pop()
-        if id(module) not in found:
-            found[id(module)] = module
-            stack.extend(child for child in module._modules.values() if child is not None)
-            if not isinstance(module, torch.jit.ScriptModule):
-                stack.extend(child for _, child in in_plain_containers(module))
-    return list(found.values())
+class _ModuleStates:
+    """The classes and attributes of all modules, and what plain containers among the attributes hold.
 
+    All of them are compared at once, since seldom is one changed; only then is each looked at.
+    """
 
-def _tensors(modules: list[torch.nn.Module]) -> list[torch.Tensor]:
-    held = (t for m in modules for t in itertools.chain(m._parameters.values(), m._buffers.values()) if t is not None)
-    return list({id(tensor): tensor for tensor in held}.values())
+    def __init__(self, tree: ModuleTree) -> None:
+        self.modules = tree.distinct()
+        self.classes = list(map(type, self.modules))
+        self.layouts, self.values = tree.layouts, tree.values
+        # A scripted module keeps its flag where no attribute is.
+        self.elsewhere = [(module, module.training) for module in self.modules if "training" not in module.__dict__]
+        self.containers = ContainerStates(tree.own, tree.loose)
 
-
-def in_plain_containers(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-    """Modules that a module keeps where torch does not look: in its lists, tuples and dicts."""
-    found: list[tuple[str, torch.nn.Module]] = []
-    for name, value in module.__dict__.items():
-        if name in _OWN_DICTIONARIES or not isinstance(value, list | tuple | dict):
-            continue
-        stack: list[tuple[str, Any, int]] = [(name, value, 0)]
-        while stack:
-            where, top, level = stack.pop()
-            if isinstance(top, torch.nn.Module):
-                found.append((where, top))
-            elif isinstance(top, list | tuple | dict) and level < 4:
-                items = top.items() if isinstance(top, dict) else enumerate(top)
-                stack.extend(reversed([(f"{where}[{key!r}]", item, level + 1) for key, item in items]))
-    return found
-
-
-_OWN_DICTIONARIES = frozenset(torch.nn.Module().__dict__)
-
-
-class _TensorState:
-    """A parameter or buffer: its memory, its gradient and, for a buffer, what it contains."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-        self.memory = tensor.data
-        self.requires_grad = tensor.requires_grad
-        self.version = tensor._version
-        buffer = not isinstance(tensor, torch.nn.Parameter) and not tensor.is_meta
-        self.content = tensor.detach().clone() if buffer else None
-        # Taken away for the moment, so that a backward inside forward does not add to it.
-        self.gradient = tensor.grad if tensor.is_leaf else None
-        if self.gradient is not None:
-            tensor.grad = None
+    def give_stand_ins(self) -> None:
+        """Forward gives a lazy tensor its shape in place: let it do so to another one."""
+        lazy = {kind for kind in set(self.classes) if hasattr(kind, "_infer_parameters")}
+        for module in self.modules if lazy else ():
+            if type(module) in lazy:
+                _stand_in(module)
 
     def restore(self) -> None:
-        """Memory first, then what lies in it, then the flags."""
-        tensor = self.tensor
-        # A sparse or nested tensor has no one address or shape to compare: it takes its memory back in any case.
-        rebound = tensor.is_nested or tensor.layout is not torch.strided
-        rebound = rebound or tensor.data_ptr() != self.memory.data_ptr() or tensor.shape != self.memory.shape
-        if rebound or tensor.dtype != self.memory.dtype or tensor.device != self.memory.device:
-            tensor.data = self.memory
-        if self.content is not None:
-            # Always: batch normalisation writes its running statistics without counting a version.
-            with torch.no_grad():
-                tensor.copy_(self.content)
-            torch._C._autograd._unsafe_set_version_counter((tensor,), (self.version,))
-        if tensor.is_leaf:
-            if tensor.requires_grad != self.requires_grad:
-                tensor.requires_grad_(self.requires_grad)
-            tensor.grad = self.gradient
-
-
-class _ModuleState:
-    """One module's class and attributes, with what plain containers among them hold, at any depth."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.module = module
-        self.kind = type(module)
-        self.training = module.training
-        self.attributes = dict(module.__dict__)
-        self.inner: dict[int, tuple[Any, Any]] = {}
-        for value in self.attributes.values():
-            if type(value) in _HOLDING or isinstance(value, _CONTAINERS):
-                _remember(value, self.inner)
-        if hasattr(module, "_infer_parameters"):
-            _stand_in(module)
-
-    def restore(self) -> None:
-        """Rebind what was rebound, refill what was refilled; objects keep their identity and order."""
-        if type(self.module) is not self.kind:
-            self.module.__class__ = self.kind
-        for container, before in self.inner.values():
-            _refill(container, before)
-        current = self.module.__dict__
-        if list(current) != list(self.attributes) or any(current[k] is not v for k, v in self.attributes.items()):
-            current.clear()
-            current.update(self.attributes)
-        if self.module.training != self.training:
-            self.module.training = self.training
+        """Refill what was refilled, rebind what was rebound; objects keep their identity and order."""
+        self.containers.restore()
+        if list(map(type, self.modules)) != self.classes:
+            for module, kind in zip(self.modules, self.classes, strict=True):
+                if type(module) is not kind:
+                    module.__class__ = kind
+        attributes = [module.__dict__ for module in self.modules]
+        lengths = [len(layout.names) for layout in self.layouts]
+        names = list(itertools.chain.from_iterable(layout.names for layout in self.layouts))
+        if not hold(attributes, lengths, names, self.values):
+            refill_changed(attributes, lengths, names, self.values)
+        for module, training in self.elsewhere:
+            if module.training != training:
+                module.training = training
 
 
 def _stand_in(module: torch.nn.Module) -> None:
-    """Forward gives a lazy tensor its shape in place: let it do so to another one."""
     parameter_class: Any = UninitializedParameter
     buffer_class: Any = UninitializedBuffer
     dictionaries: list[dict[str, Any]] = [module._parameters, module._buffers]
@@ -151,41 +110,8 @@ def _stand_in(module: torch.nn.Module) -> None:
                 held[name] = buffer_class(False, tensor.device, tensor.dtype)
 
 
-_CONTAINERS = (dict, list, set, collections.deque)
-_HOLDING = frozenset([tuple, *_CONTAINERS, collections.OrderedDict])
-
-
-def _remember(value: Any, found: dict[int, tuple[Any, Any]]) -> None:
-    stack = [value]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, _CONTAINERS) and id(top) not in found:
-            found[id(top)] = (top, top.copy())
-            if top:
-                stack.extend(top.values() if isinstance(top, dict) else top)
-        elif isinstance(top, tuple):
-            stack.extend(item for item in top if isinstance(item, tuple | dict | list | set | collections.deque))
-
-
-def _refill(container: Any, before: Any) -> None:
-    if isinstance(container, dict):
-        if not container and not before:
-            return
-        same = list(container) == list(before) and all(container[key] is before[key] for key in before)
-    elif isinstance(container, set):
-        same = container == before
-    else:
-        same = len(container) == len(before) and all(a is b for a, b in zip(container, before, strict=True))
-    if not same:
-        container.clear()
-        if isinstance(container, dict | set):
-            container.update(before)
-        else:
-            container.extend(before)
-
-
-class _RandomState:
-    """The generators that a forward may draw from."""
+class _ProcessState:
+    """The generators that a forward may draw from, and what it may switch for this thread."""
 
     def __init__(self) -> None:
         self.python = random.getstate()
@@ -195,9 +121,14 @@ class _RandomState:
         if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             self.accelerators = [(i, torch.cuda.get_rng_state(i)) for i in range(torch.cuda.device_count())]
         self.mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+        self.grad = torch.is_grad_enabled()
+        self.autocast = {
+            kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST_DEVICES
+        }
+        self.autocast_cache = torch.is_autocast_cache_enabled()
 
     def restore(self) -> None:
-        """Set each generator back."""
+        """Set each of them back."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
@@ -205,38 +136,11 @@ class _RandomState:
             torch.cuda.set_rng_state(state, index)
         if self.mps is not None:
             torch.mps.set_rng_state(self.mps)
+        torch.set_grad_enabled(self.grad)
+        for kind, (enabled, dtype) in self.autocast.items():
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, dtype)
+        torch.set_autocast_cache_enabled(self.autocast_cache)
 
 
-class Writes:
-    """Copies of parameters, made just before forward writes to them; `restore` puts the values back."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model
-        self.guarded: dict[int, torch.Tensor] | None = None
-        self.copies: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
-
-    def before(self, tensor: torch.Tensor) -> None:
-        """A function is about to write to this tensor."""
-        if self.guarded is None:
-            # Most models write to nothing: look their parameters up at the first write only.
-            held = _tensors(all_modules(self.model))
-            self.guarded = {_storage(t): t for t in held if isinstance(t, torch.nn.Parameter) and _has_storage(t)}
-        key = _storage(tensor)
-        parameter = self.guarded.get(key)
-        if parameter is not None and key not in self.copies:
-            self.copies[key] = (parameter, parameter.detach().clone(), parameter._version)
-
-    def restore(self) -> None:
-        """Put the values back that were there before the first write."""
-        with torch.no_grad():
-            for parameter, value, version in self.copies.values():
-                parameter.copy_(value)
-                torch._C._autograd._unsafe_set_version_counter((parameter,), (version,))
-
-
-def _has_storage(tensor: torch.Tensor) -> bool:
-    return not is_lazy(tensor) and tensor.layout == torch.strided
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")

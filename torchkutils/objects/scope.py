@@ -94,6 +94,9 @@ def get_custom_objects() -> MutableMapping[str, Any]:
     Raises:
         TypeError: (when a name is set) The name is no string.
 
+    Differs from Keras 2.3.1: a thread or task inside a scope sees its own names and not those of others, and a name
+    must be a string.
+
     >>> get_custom_objects() is get_custom_objects()
     True
     >>> with custom_object_scope({"twice": lambda x: 2 * x}):
@@ -170,6 +173,8 @@ def custom_object_scope(*custom_objects: Mapping[str, Any]) -> CustomObjectScope
 
     Raises:
         TypeError: An argument is no mapping, or one of its names is no string.
+
+    Differs from Keras 2.3.1: as `CustomObjectScope` does.
 
     >>> with custom_object_scope({"Net": dict}):
     ...     get_custom_objects()["Net"]

@@ -30,6 +30,9 @@ def serialize_keras_object(obj: Any) -> Any:
     Raises:
         ValueError: The object has no such form.
 
+    Differs from Keras 2.3.1: torch.nn's classes need no `get_config`, a registered class is named with its package, and
+    a lambda is refused instead of becoming `'<lambda>'`.
+
     >>> serialize_keras_object(torch.nn.Linear(2, 3))
     {'class_name': 'Linear', 'config': {'in_features': 2, 'out_features': 3, 'bias': True}}
     >>> serialize_keras_object(torch.nn.functional.relu)

@@ -371,6 +371,11 @@
   $("depth").max = model.levels.length - 1;
   show(model.depth);
   begin();
+  // A frame below the fold, or in a hidden tab, has no size yet when this runs.
+  if (!view_of.scale) {
+    const sized = new ResizeObserver(() => { begin(); if (view_of.scale) sized.disconnect(); });
+    sized.observe(stage);
+  }
   document.documentElement.dataset.ready = performance.now().toFixed(1);
 })().catch((error) => {
   const note = document.getElementById("failure");

@@ -1,0 +1,50 @@
+"""Everything that a look at a model must leave as it was, as values that can be compared."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """Attributes, hooks, flags, gradients and contents of a model, and the state of the process."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {
+        "classes": [type(module) for module in model.modules()],
+        "attributes": [_attributes(module) for module in model.modules()],
+        "training": [module.training for module in model.modules()],
+        "tensors": {name: _tensor(tensor) for name, tensor in named if not is_lazy(tensor)},
+        "lazy": {name: id(tensor) for name, tensor in named if is_lazy(tensor)},
+        "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
+        "switches": (
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.get_default_dtype(),
+            torch.backends.mha.get_fastpath_enabled(),
+            torch._C._len_torch_function_stack(),
+        ),
+    }
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {name: (id(value), _inside(value)) for name, value in module.__dict__.items()}
+
+
+def _inside(value: Any) -> Any:
+    if isinstance(value, dict):
+        return [(repr(key), id(item)) for key, item in value.items()]
+    return [id(item) for item in value] if isinstance(value, list | set | tuple) else None
+
+
+def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
+    gradient = None if not tensor.is_leaf or tensor.grad is None else (id(tensor.grad), tensor.grad.tolist())
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    where = (tensor.data_ptr(), tensor._version, tuple(tensor.shape), tensor.stride()) if strided else ()
+    content = tensor.detach().clone().numpy().tobytes() if strided and tensor.dtype != torch.bfloat16 else b""
+    return id(tensor), type(tensor), tensor.requires_grad, gradient, where, content

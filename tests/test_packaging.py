@@ -1,0 +1,96 @@
+"""What the distribution says of itself is true, and nothing is missing from it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import torchkutils
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "torchkutils"
+
+beside_the_sources = pytest.mark.skipif(not PACKAGE.exists(), reason="the sources are not beside the wheel's tests")
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def claimed() -> dict[str, Requirement]:
+    """The run-time dependencies and those of the extra `http`, by name."""
+    stated = [*project()["dependencies"], *project()["optional-dependencies"]["http"]]
+    return {requirement.name: requirement for requirement in map(Requirement, stated)}
+
+
+def pinned(name: str) -> dict[str, Version]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {package: Version(version) for package, version in pairs}
+
+
+@beside_the_sources
+def test_the_lowest_constraints_are_the_floors() -> None:
+    floors = {
+        name: Version(next(iter(requirement.specifier)).version)
+        for name, requirement in claimed().items()
+        if name != "torch"  # chosen by make's TORCH, the same everywhere
+    }
+    assert pinned("constraints-lowest.txt") == floors
+
+
+@beside_the_sources
+def test_the_constraints_are_within_what_is_claimed() -> None:
+    versions = pinned("constraints.txt")
+    assert [name for name, one in claimed().items() if name != "torch" and versions[name] not in one.specifier] == []
+
+
+def test_type_checkers_find_the_marker() -> None:
+    assert importlib.resources.files("torchkutils").joinpath("py.typed").is_file()
+
+
+def test_the_metadata_is_that_of_the_project() -> None:
+    metadata = importlib.metadata.metadata("torchkutils")
+    assert metadata["Version"] == torchkutils.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert Version(".".join(map(str, sys.version_info[:2]))) in Requirement(f"x{metadata['Requires-Python']}").specifier
+    assert metadata.get_payload().startswith("# torchkutils")
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="torchkutils")
+    assert callable(script.load())
+
+
+@beside_the_sources
+def test_the_classifiers_exist() -> None:
+    trove = pytest.importorskip("trove_classifiers")
+    assert [one for one in project()["classifiers"] if one not in trove.classifiers] == []
+
+
+@beside_the_sources
+def test_wheel_and_sdist_hold_what_they_should(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("hatchling")
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    inside = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    inside = {name for name in inside if "__pycache__" not in name}
+    with zipfile.ZipFile(wheel) as file:
+        names = {name for name in file.namelist() if ".dist-info/" not in name}
+    assert names == inside
+
+    with tarfile.open(sdist) as archive:
+        source = {name.split("/", 1)[1] for name in archive.getnames()}
+    wanted = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "mkdocs.yml", "pyproject.toml"}
+    assert inside | wanted | {"constraints.txt", "constraints-lowest.txt"} <= source
+    assert {"tests/conftest.py", "docs/index.md", "examples/train_digits.py"} <= source

@@ -1,0 +1,101 @@
+"""What many dicts, lists and sets hold, remembered and compared all at once."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from torchkutils.models.module_tree import CONTAINERS, HOLDING
+
+
+def hold(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: list[Any], values: list[Any]) -> bool:
+    """Whether the dicts have these lengths and, one behind the other, the same objects as keys and values."""
+    return (
+        list(map(len, dicts)) == lengths
+        and all(map(operator.is_, itertools.chain.from_iterable(map(dict.values, dicts)), values))
+        and all(map(operator.is_, itertools.chain.from_iterable(dicts), keys))
+    )
+
+
+def refill_changed(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: list[Any], values: list[Any]) -> None:
+    """Give each dict that changed its keys and values back, in their order."""
+    begin = 0
+    for held, length in zip(dicts, lengths, strict=True):
+        end = begin + length
+        if not hold([held], [length], keys[begin:end], values[begin:end]):
+            held.clear()
+            held.update(zip(keys[begin:end], values[begin:end], strict=True))
+        begin = end
+
+
+class ContainerStates:
+    """What containers hold, at any depth.
+
+    One list for each fact: a copy of each container would keep the garbage collector busy.
+
+    Args:
+        flat: Dicts and sets that hold no containers.
+        nested: Dicts, lists, sets, deques, and tuples that may hold such.
+    """
+
+    def __init__(self, flat: list[Any], nested: list[Any]) -> None:
+        # Most of a module's own dictionaries are empty: no copy is needed to empty them again.
+        self._empty: list[Any] = list(itertools.filterfalse(None, flat))
+        self._dicts: dict[int, dict[Any, Any]] = {}
+        self._others: dict[int, tuple[Any, Any]] = {}
+        for container in filter(None, flat):
+            if isinstance(container, dict):
+                self._dicts[id(container)] = container
+            else:
+                self._remember(container)
+        for container in nested:
+            self._remember(container)
+        dicts = self._dicts.values()
+        self._lengths = list(map(len, dicts))
+        self._keys = list(itertools.chain.from_iterable(dicts))
+        self._values = list(itertools.chain.from_iterable(map(dict.values, dicts)))
+
+    def _remember(self, container: Any) -> None:
+        stack = [container]
+        while stack:
+            top = stack.pop()
+            if not top:
+                if not isinstance(top, tuple):
+                    self._empty.append(top)
+                continue
+            if isinstance(top, dict):
+                if id(top) in self._dicts:
+                    continue
+                self._dicts[id(top)] = top
+                inside: Any = top.values()
+            else:
+                if id(top) in self._others:
+                    continue
+                if isinstance(top, CONTAINERS):
+                    self._others[id(top)] = (top, top.copy())
+                inside = top
+            for item in inside:
+                if isinstance(item, HOLDING):
+                    stack.append(item)
+
+    def restore(self) -> None:
+        """Refill what was refilled."""
+        dicts = list(self._dicts.values())
+        if not hold(dicts, self._lengths, self._keys, self._values):
+            refill_changed(dicts, self._lengths, self._keys, self._values)
+        for container, before in self._others.values():
+            if not _holds_the_same(container, before):
+                container.clear()
+                (container.update if isinstance(container, set) else container.extend)(before)
+        if any(self._empty):
+            for container in self._empty:
+                if container:
+                    container.clear()
+
+
+def _holds_the_same(container: Any, before: Any) -> bool:
+    if isinstance(container, set):
+        return bool(container == before)
+    return len(container) == len(before) and all(map(operator.is_, container, before))

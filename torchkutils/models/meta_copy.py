@@ -1,0 +1,30 @@
+"""A model that holds shapes only."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import torch
+
+from torchkutils.models.inputs import Arguments
+from torchkutils.models.values import map_tensors
+
+
+def on_meta(model: torch.nn.Module, arguments: Arguments) -> tuple[torch.nn.Module, Arguments]:
+    """A copy of the model and its arguments that holds shapes only; no weight is copied on the way."""
+    stand_ins: dict[int, Any] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        meta: torch.Tensor = tensor.detach().to("meta")
+        if isinstance(tensor, torch.nn.Parameter):
+            meta = torch.nn.Parameter(meta, requires_grad=tensor.requires_grad)
+        stand_ins[id(tensor)] = meta
+    try:
+        copied = copy.deepcopy(model, stand_ins)
+    except Exception as error:
+        raise ValueError(
+            f"engine='meta' works on a copy, and the model cannot be copied ({error}); use 'real'"
+        ) from error
+    args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().to("meta"))
+    return copied, (args, kwargs)

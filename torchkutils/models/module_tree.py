@@ -1,0 +1,182 @@
+"""Every module of a model, found in one walk, with its attributes as they are at that moment."""
+
+from __future__ import annotations
+
+import collections
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+_OWN_CONTAINERS = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict | set))
+CONTAINERS = (dict, list, set, collections.deque)
+HOLDING = (tuple, *CONTAINERS)
+# What can neither hold a module nor change: looked at first, since most attributes are such.
+_ATOMS = frozenset([bool, int, float, str, type(None), torch.dtype, torch.device])
+ORDINARY = frozenset([torch.Tensor, torch.nn.Parameter, torch.nn.Buffer])
+_DEEPEST_CONTAINER = 4
+# Most modules are leaves, and a list for each would keep the garbage collector busy. No one adds to it.
+_NO_PLACES: list[int] = []
+
+
+class Layout:
+    """The names of a module's attributes: one for all modules of a class that have the same in the same order."""
+
+    def __init__(self, kind: type[torch.nn.Module], names: tuple[str, ...]) -> None:
+        self.scripted = issubclass(kind, torch.jit.ScriptModule)
+        self.names = list(names)
+        self.others = [(position, name) for position, name in enumerate(names) if name not in _OWN_CONTAINERS]
+        own = [position for position, name in enumerate(names) if name in _OWN_CONTAINERS]
+        self.own: Callable[[tuple[Any, ...]], tuple[Any, ...]] = operator.itemgetter(*own) if own[1:] else _nothing
+
+
+def _nothing(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return ()
+
+
+class ModuleTree:
+    """The places of a model's modules in order of definition: a parent before its children, the model at 0.
+
+    Modules in plain lists, tuples and dicts are there too. The lists run in parallel, one entry a place.
+
+    Attributes:
+        modules: The module at each place.
+        paths: "" for the model, else "encoder.layers.0".
+        names: The last part of the path; the class's name for the model.
+        depths: 0 for the model.
+        parents: Place of the holder; None for the model.
+        same_as: The first place of a module that has several; None at the first.
+        children: Places of what a module holds; empty where `same_as` says more.
+        index_of: The first place of each module by identity.
+        tensors: Each parameter and buffer once.
+        buffers: Those of them that are no parameters.
+        unusual: Identities of those that are no strided tensors of torch's own classes.
+        holders: The place of its first holder, by identity.
+        keys: Its name there.
+        layouts: Names of the attributes of each distinct module, in the order of `index_of`.
+        values: Their values, one module's behind the other's.
+        own: The dicts and sets that torch made among them.
+        loose: Other lists, tuples, dicts and sets among them.
+        mixed: Places with a tensor that stands elsewhere first, or is unusual.
+        unregistered: Places that `model.modules()` does not reach.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.modules: list[torch.nn.Module] = []
+        self.paths: list[str] = []
+        self.names: list[str] = []
+        self.depths: list[int] = []
+        self.parents: list[int | None] = []
+        self.same_as: list[int | None] = []
+        self.children: list[list[int]] = []
+        self.index_of: dict[int, int] = {}
+        self.tensors: list[torch.Tensor] = []
+        self.buffers: list[torch.Tensor] = []
+        self.unusual: set[int] = set()
+        self.mixed: set[int] = set()
+        self.holders: dict[int, int] = {}
+        self.keys: dict[int, str] = {}
+        self.layouts: list[Layout] = []
+        self.values: list[Any] = []
+        self.own: list[Any] = []
+        self.loose: list[Any] = []
+        self.unregistered: frozenset[int] = frozenset()
+        self._known_layouts: dict[tuple[type[torch.nn.Module], tuple[str, ...]], Layout] = {}
+        self._any_hidden = False
+        self._walk(model)
+
+    def distinct(self) -> list[torch.nn.Module]:
+        """Each module once, in the order of its first place."""
+        return [self.modules[place] for place in self.index_of.values()]
+
+    def tensor_name(self, tensor: torch.Tensor) -> str | None:
+        """The name of a parameter or buffer at its first holder, as `state_dict()` has it; None for other tensors."""
+        place = self.holders.get(id(tensor))
+        if place is None:
+            return None
+        path, key = self.paths[place], self.keys[id(tensor)]
+        return f"{path}.{key}" if path else key
+
+    def _walk(self, model: torch.nn.Module) -> None:
+        stack: list[tuple[torch.nn.Module, str, str, int, int | None]] = [(model, "", type(model).__name__, 0, None)]
+        while stack:
+            module, path, name, depth, parent = stack.pop()
+            place = len(self.modules)
+            first = self.index_of.setdefault(id(module), place)
+            self.modules.append(module)
+            self.paths.append(path)
+            self.names.append(name)
+            self.depths.append(depth)
+            self.parents.append(parent)
+            self.same_as.append(None if first == place else first)
+            below = self._look_into(module, place) if first == place else None
+            self.children.append([] if below else _NO_PLACES)
+            if parent is not None:
+                self.children[parent].append(place)
+            for key, child in reversed(below or ()):
+                stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, place))
+        if self._any_hidden:
+            registered = {id(module) for module in model.modules()}
+            self.unregistered = frozenset(
+                place for place, module in enumerate(self.modules) if id(module) not in registered
+            )
+
+    def _look_into(self, module: torch.nn.Module, place: int) -> list[tuple[str, torch.nn.Module]]:
+        """Note a module's attributes and tensors; gives the modules that it holds, with their keys."""
+        attributes = module.__dict__
+        key = type(module), tuple(attributes)
+        layout = self._known_layouts.get(key)
+        if layout is None:
+            layout = self._known_layouts[key] = Layout(*key)
+        values = tuple(attributes.values())
+        self.layouts.append(layout)
+        self.values += values
+        if module._parameters:
+            self._note_tensors(module._parameters, place)
+        if module._buffers:
+            self.buffers += self._note_tensors(module._buffers, place)
+        children: Any = module._modules
+        below = [(key, child) for key, child in children.items() if child is not None] if children else []
+        if not layout.scripted:
+            self.own += layout.own(values)
+            for position, name in layout.others:
+                value = values[position]
+                if type(value) not in _ATOMS and isinstance(value, HOLDING):
+                    self.loose.append(value)
+                    hidden = _modules_inside(name, value) if value else []
+                    self._any_hidden = self._any_hidden or bool(hidden)
+                    below += hidden
+        return below
+
+    def _note_tensors(self, held: Mapping[str, torch.Tensor | None], place: int) -> list[torch.Tensor]:
+        """Note what a module holds; gives what no module before it held."""
+        new = []
+        for key, tensor in held.items():
+            if tensor is None:
+                continue
+            if id(tensor) in self.holders:
+                self.mixed.add(place)
+                continue
+            self.holders[id(tensor)], self.keys[id(tensor)] = place, key
+            new.append(tensor)
+            if type(tensor) not in ORDINARY or tensor.layout is not torch.strided or tensor.is_nested:
+                self.unusual.add(id(tensor))
+                self.mixed.add(place)
+        self.tensors += new
+        return new
+
+
+def _modules_inside(name: str, container: Any) -> list[tuple[str, torch.nn.Module]]:
+    """Modules that lie where torch does not look: in lists, tuples and dicts."""
+    found: list[tuple[str, torch.nn.Module]] = []
+    stack: list[tuple[str, Any, int]] = [(name, container, 0)]
+    while stack:
+        where, top, level = stack.pop()
+        if isinstance(top, torch.nn.Module):
+            found.append((where, top))
+        elif isinstance(top, list | tuple | dict) and level < _DEEPEST_CONTAINER:
+            items = top.items() if isinstance(top, dict) else enumerate(top)
+            below = [(f"{where}[{key!r}]", item, level + 1) for key, item in items if type(item) not in _ATOMS]
+            stack.extend(reversed(below))
+    return found

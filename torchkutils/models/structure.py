@@ -1,0 +1,63 @@
+"""What can be told of a model that is not run."""
+
+from __future__ import annotations
+
+import torch
+
+from torchkutils.models.module_records import module_records
+from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.records import Call, Edge, Engine, Module, Node, Trace
+from torchkutils.models.symbolic import sequential_flow, symbolic_flow
+from torchkutils.models.undisturbed import Mode, in_mode, undisturbed
+
+
+def structure_trace(tree: ModuleTree, mode: Mode, why: str, module_arguments: bool) -> Trace:
+    """No forward: torch.fx follows it with symbols; where it cannot, the order of definition stands in.
+
+    Args:
+        tree: The model, walked.
+        mode: The training flag that torch.fx sees.
+        why: Nothing runs: "no input was given".
+        module_arguments: Fill `Module.extra_repr` too.
+    """
+    model, records = tree.modules[0], module_records(tree, arguments=module_arguments)
+    flow = sequential_flow(records, tree.modules)
+    if flow is None:
+        try:
+            with undisturbed(tree), in_mode(tree, mode):
+                if "forward" in model.__dict__:
+                    raise TypeError("the model's own forward is no method of its class")
+                flow = symbolic_flow(model, records)
+        except Exception as error:
+            told = (str(error).strip().splitlines() or [""])[0]
+            reason = f"{why}, and torch.fx cannot follow it ({type(error).__name__}: {told[:120]})"
+            return _in_order(model, mode, records, reason)
+    return Trace(type(model).__name__, records, *flow, Engine("structure", "symbolic", why), mode)
+
+
+def _in_order(model: torch.nn.Module, mode: Mode, records: tuple[Module, ...], reason: str) -> Trace:
+    """Each module has one call, leaves are joined in order of definition."""
+    first = [record for record in records if record.same_as is None]
+    call_of = {record.index: number for number, record in enumerate(first)}
+    calls = tuple(
+        Call(
+            index=call_of[record.index],
+            module=record.index,
+            number=0,
+            parent=None if record.parent is None else call_of[record.parent],
+            inputs=None,
+            output=None,
+            flops=0,
+            flops_known=False,
+            leaf=not record.children,
+        )
+        for record in first
+    )
+    leaves = [call for call in calls if call.leaf]
+    nodes = [Node(0, "input", "input", None, None)]
+    for call in leaves:
+        nodes.append(Node(len(nodes), "call", records[call.module].path or records[0].name, call.index, None))
+    nodes.append(Node(len(nodes), "output", "output", None, None))
+    edges = tuple(Edge(target - 1, target, guessed=True) for target in range(1, len(nodes)))
+    engine = Engine("structure", "definition", reason)
+    return Trace(type(model).__name__, records, calls, tuple(nodes), edges, engine, mode)

@@ -1,0 +1,128 @@
+"""What parameters and buffers are before a forward, put back after it."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from torchkutils.models.module_tree import ModuleTree
+
+_requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
+_gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
+
+
+class TensorStates:
+    """The memory, the gradient and the flags of tensors; of buffers also what they contain.
+
+    A parameter is copied, and its memory held, when `written` or `rebound` says that forward is about to change it.
+
+    Args:
+        tree: The model's modules; lazy tensors among theirs are left out.
+    """
+
+    def __init__(self, tree: ModuleTree) -> None:
+        tensors = [t for t in tree.tensors if not is_lazy(t)] if tree.unusual else tree.tensors
+        # One list for each fact: an object for each tensor would keep the garbage collector busy.
+        self.tensors = tensors
+        self.requires_grad = list(map(_requires_grad, tensors))
+        self.leaves = [t for t in tensors if type(t) is torch.nn.Parameter or t.is_leaf]
+        self.gradients = list(map(_gradient, self.leaves))
+        if any(gradient is not None for gradient in self.gradients):
+            # Taken away for the moment, so that a backward inside forward does not add to them.
+            for tensor in self.leaves:
+                tensor.grad = None
+        self.contents: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
+        self.memories: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        # Whether something was seen that may have moved a tensor, or whether that cannot be told.
+        self._moved = bool(tree.unusual)
+        for tensor in tree.buffers:
+            if not is_lazy(tensor):
+                self._hold(tensor)
+                self._keep(tensor)
+        # A sparse or nested tensor has no one address to compare: it takes its memory back in any case.
+        self.addressed = [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
+        for tensor in tensors if tree.unusual else ():
+            if id(tensor) in tree.unusual:
+                self._hold(tensor)
+        self.addresses = _addresses(self.addressed)
+        self._by_storage: dict[int, torch.Tensor] | None = None
+
+    def written(self, tensor: torch.Tensor) -> None:
+        """A function is about to write to this tensor, which may be a parameter or a view of one."""
+        if self._by_storage is None:
+            # Most models write to nothing: look their parameters up at the first write only.
+            held = [t for t in self.tensors if isinstance(t, torch.nn.Parameter) and _has_storage(t)]
+            self._by_storage = {_storage(parameter): parameter for parameter in held}
+        parameter = self._by_storage.get(_storage(tensor)) if _has_storage(tensor) else None
+        if parameter is not None:
+            # In-place functions may change a shape too.
+            self._moved = True
+            self._hold(parameter)
+            self._keep(parameter)
+
+    def rebound(self, tensor: Any) -> None:
+        """This tensor, if it is one of those, is about to be given other memory."""
+        if any(tensor is held for held in self.tensors):
+            self._moved = True
+            self._hold(tensor)
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        if id(tensor) not in self.memories:
+            self.memories[id(tensor)] = (tensor, tensor.detach())
+
+    def _keep(self, tensor: torch.Tensor) -> None:
+        if id(tensor) not in self.contents and not tensor.is_meta:
+            self.contents[id(tensor)] = (tensor, tensor.detach().clone(), tensor._version)
+
+    def restore(self) -> None:
+        """Memory first, then what lies in it, then the flags."""
+        if self._moved or _addresses(self.addressed) != self.addresses:
+            self._give_memories_back()
+        if self.contents:
+            # Always: batch normalisation writes its running statistics without counting a version.
+            held, contents, versions = zip(*self.contents.values(), strict=True)
+            with torch.no_grad():
+                for tensor, content in zip(held, contents, strict=True):
+                    tensor.copy_(content)
+            torch._C._autograd._unsafe_set_version_counter(held, versions)
+        if list(map(_requires_grad, self.tensors)) != self.requires_grad:
+            for tensor, requires_grad in zip(self.tensors, self.requires_grad, strict=True):
+                if tensor.is_leaf and tensor.requires_grad != requires_grad:
+                    tensor.requires_grad_(requires_grad)
+        for tensor, now, gradient in zip(self.leaves, map(_gradient, self.leaves), self.gradients, strict=True):
+            if now is not gradient:
+                tensor.grad = gradient
+
+    def _give_memories_back(self) -> None:
+        addressed = set(map(id, self.addressed))
+        for tensor, memory in self.memories.values():
+            if id(tensor) not in addressed or _place(tensor) != _place(memory):
+                tensor.data = memory
+        if _addresses(self.addressed) != self.addresses:
+            warnings.warn(
+                "forward gave a parameter other memory in a way that could not be seen: that parameter stays changed",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _addresses(tensors: list[torch.Tensor]) -> list[int]:
+    kind: Any = torch.Tensor
+    return list(map(kind.data_ptr, tensors))
+
+
+def _has_storage(tensor: torch.Tensor) -> bool:
+    return not is_lazy(tensor) and tensor.layout == torch.strided
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

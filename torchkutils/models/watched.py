@@ -1,0 +1,159 @@
+"""What stands before a module's `__call__` and `forward` while a recorder watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from threading import get_ident
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.modules.module import _has_any_global_hook
+
+from torchkutils.models.stock_leaves import Rule, only_calls_children, runs_plainly, stock_forward, stock_rule
+
+if TYPE_CHECKING:
+    from torchkutils.models.recorder import Recorder
+
+_ENTRIES = ("_compiled_call_impl", "forward")
+
+
+class _Nobody:
+    """Stands for a recorder that has ended: no thread is the one that it watches."""
+
+    thread = 0
+
+
+_NOBODY: Any = _Nobody()
+
+
+class Watched:
+    """One module under watch: both ways into it lead here, a call of it and a direct call of its forward.
+
+    `nn.Module.__call__` asks for `_compiled_call_impl` first, so that is where we stand; a module compiled in place
+    runs as what it is. Other threads pass through.
+
+    Attributes:
+        place: Of the module in the tree.
+        only_calls: Its forward does nothing but call its children.
+    """
+
+    __slots__ = ("before", "forward", "inside", "module", "only_calls", "place", "recorder", "straight")
+
+    def __init__(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
+        self.recorder, self.module, self.place = recorder, module, place
+        own = module.__dict__
+        self.before: dict[str, Any] | None = None
+        if "forward" in own or "_compiled_call_impl" in own:
+            self.before = {name: own[name] for name in _ENTRIES if name in own}
+        self.forward = self._own_forward(own)
+        self.only_calls = only_calls_children(module)
+        # `inside`: torch's own way of calling runs, and forward comes next; `straight`: no hooks are wanted.
+        self.inside, self.straight = False, False
+        own["_compiled_call_impl"] = self.call
+        if not isinstance(module, torch.jit.ScriptModule):
+            own["forward"] = self.direct
+
+    def release(self) -> None:
+        """Give the module its own ways back."""
+        own = self.module.__dict__
+        for name in _ENTRIES:
+            own.pop(name, None)
+        if self.before is not None:
+            own.update(self.before)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watched:
+        """A copy of the module that forward makes has its own forward, and nobody watches it."""
+        copied = Watched.__new__(Watched)
+        copied.recorder, copied.place, copied.before, copied.only_calls = _NOBODY, self.place, None, False
+        copied.module = memo.get(id(self.module), self.module)
+        own = None if self.before is None else self.before.get("forward")
+        copied.forward = MethodType(type(copied.module).forward, copied.module) if own is None else deepcopy(own, memo)
+        copied.inside, copied.straight = False, False
+        return copied
+
+    def _own_forward(self, own: dict[str, Any]) -> Callable[..., Any]:
+        """The module's forward; of a compiled module, the module that it wraps."""
+        wrapped = getattr(self.module, "_orig_mod", None) if "forward" in own else None
+        forward: Callable[..., Any] = self.module.forward
+        return wrapped if isinstance(wrapped, torch.nn.Module) else forward
+
+    def _elsewhere(self) -> Callable[..., Any]:
+        """What a call in another thread runs."""
+        compiled = None if self.before is None else self.before.get("_compiled_call_impl")
+        return compiled or self.module._call_impl
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Instead of `module(...)`; one frame, as in torch, so that models run as deep as they do there."""
+        recorder = self.recorder
+        if get_ident() != recorder.thread:
+            return self._elsewhere()(*args, **kwargs)
+        # Hooks are run by torch's own way of calling, which comes back through `direct`.
+        self.inside = not self.straight and _hooked(self.module)
+        function: Callable[..., Any] = self.module._call_impl if self.inside else self.forward
+        self.straight = False
+        state = recorder.begin(self, args, kwargs)
+        try:
+            output = function(*args, **kwargs)
+        except BaseException as error:
+            recorder.abandon(state, error)
+            raise
+        finally:
+            self.inside = False
+        return recorder.finish(self, state, output)
+
+    def direct(self, *args: Any, **kwargs: Any) -> Any:
+        """Instead of `module.forward(...)`."""
+        if self.inside or get_ident() != self.recorder.thread:
+            self.inside = False
+            return self.forward(*args, **kwargs)
+        self.straight = True
+        return self.call(*args, **kwargs)
+
+
+class WatchedLeaf(Watched):
+    """A leaf whose forward is known to the letter: nobody looks on while it runs."""
+
+    __slots__ = ("plain", "rule")
+
+    def __init__(
+        self, recorder: Recorder, module: torch.nn.Module, place: int, plain: Callable[..., Any], rule: Rule | None
+    ) -> None:
+        super().__init__(recorder, module, place)
+        self.plain, self.rule = plain, rule
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Instead of `module(...)`."""
+        recorder = self.recorder
+        if get_ident() != recorder.thread or not runs_plainly(self.module.__dict__):
+            return Watched.call(self, *args, **kwargs)
+        if not recorder.on:
+            return recorder.run_leaf(self, args, kwargs)
+        if not recorder.step_down():
+            return Watched.call(self, *args, **kwargs)
+        try:
+            return recorder.run_leaf(self, args, kwargs)
+        finally:
+            recorder.step_up()
+
+
+def watch(recorder: Recorder, module: torch.nn.Module, place: int) -> Watched:
+    """Stand before a module until `release` is called."""
+    plain = stock_forward(module)
+    if plain is None or type(module)._call_impl is not torch.nn.Module._call_impl:
+        return Watched(recorder, module, place)
+    return WatchedLeaf(recorder, module, place, plain, stock_rule(module))
+
+
+def _hooked(module: torch.nn.Module) -> bool:
+    """Whether a plain call of forward would leave something out that `nn.Module.__call__` does."""
+    hooks = module.__dict__
+    return bool(
+        hooks.get("_forward_hooks")
+        or hooks.get("_forward_pre_hooks")
+        or hooks.get("_backward_hooks")
+        or hooks.get("_backward_pre_hooks")
+        or _has_any_global_hook()  # type: ignore[no-untyped-call]
+        or isinstance(module, torch.jit.ScriptModule)
+    )

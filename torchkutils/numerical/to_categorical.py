@@ -1,0 +1,185 @@
+"""Class labels to one-hot rows."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torchkutils._dtypes import numpy_dtype, torch_dtype
+from torchkutils._typing import ArrayLike, DTypeLike
+
+__all__ = ["to_categorical"]
+
+# Labels are read in pieces of this many, so that checking them costs no second copy of them.
+_BLOCK = 1 << 16
+_INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def to_categorical(y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32") -> Any:
+    """Turn class numbers into one-hot rows.
+
+    Args:
+        y: Labels, shape S: integers, booleans, or floats that are whole numbers, in [0, num_classes). A last axis of
+            length 1 is dropped when there is another one: (n, 1) counts as (n,), and (2, 1, 1) as (2, 1).
+        num_classes: Length C of each row. None or 0 means max(y) + 1.
+        dtype: Of the result: a string, a `numpy.dtype` or a `torch.dtype`.
+
+    Returns:
+        Shape S + (C,), one 1 in each row. A tensor on `y`'s device for a tensor, a NumPy array for everything else.
+        At its peak the call holds the result and 8 bytes a label.
+
+    Raises:
+        ValueError: A label is negative, not below `num_classes`, NaN or no whole number (the first such label and its
+            index are named); `y` is empty and `num_classes` is not given; `num_classes` is negative.
+        TypeError: `y` does not hold numbers, `num_classes` is no integer, or `dtype` cannot hold numbers: bfloat16
+            does for tensors only.
+
+    Differs from Keras 2.3.1: negative labels raise instead of counting from the end, 1.9 raises instead of becoming
+    1, an empty `y` with `num_classes` works, and tensors are taken as they are.
+
+    >>> to_categorical([0, 2, 1])
+    array([[1., 0., 0.],
+           [0., 0., 1.],
+           [0., 1., 0.]], dtype=float32)
+    >>> to_categorical(torch.tensor([[1], [0]]), num_classes=2, dtype="int64").tolist()
+    [[0, 1], [1, 0]]
+    """
+    classes = _checked_classes(num_classes)
+    if isinstance(y, torch.Tensor):
+        return _one_hot_tensor(y.detach(), classes, torch_dtype(dtype))
+    labels = _label_array(y)
+    array_dtype = numpy_dtype(dtype)
+    shape = _label_shape(labels.shape)
+    classes = _check_labels(labels.reshape(-1), shape, classes)
+    rows = np.zeros((*shape, classes), dtype=array_dtype)
+    _set_ones(rows.reshape(-1), labels.reshape(-1), classes, 1)
+    return rows
+
+
+def _checked_classes(num_classes: int | None) -> int:
+    """How many classes were asked for; 0 where the labels are to say."""
+    if num_classes is None:
+        return 0
+    try:
+        classes = operator.index(num_classes)
+    except TypeError:
+        raise TypeError(f"num_classes must be an integer or None, got {num_classes!r}") from None
+    if classes < 0:
+        raise ValueError(f"num_classes must not be negative, got {classes}; None means max(y) + 1")
+    return classes
+
+
+def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
+    """The labels as an array of whole numbers, floats or booleans; text is read."""
+    labels = np.asarray(y)
+    if labels.dtype.kind == "O":
+        labels = np.asarray(labels.tolist())
+    if labels.dtype.kind == "O":
+        for index, value in np.ndenumerate(labels):
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                where = index[0] if len(index) == 1 else index
+                raise ValueError(f"labels in y must fit into 64 bits, got {value} at index {where}")
+    if labels.dtype.kind in "US":
+        try:
+            labels = labels.astype(np.int64)
+        except ValueError as err:
+            raise ValueError(f"y must hold whole numbers, got text ({err})") from None
+    if labels.dtype.kind not in "biuf":
+        raise TypeError(f"y must hold whole numbers, got an array of dtype {labels.dtype}")
+    return labels
+
+
+def _label_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the labels that rows are made for."""
+    # Keras 2.3.1 drops a last axis of length 1: (n, 1) labels give (n, C), not (n, 1, C).
+    return tuple(shape[:-1]) if len(shape) > 1 and shape[-1] == 1 else tuple(shape)
+
+
+def _check_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], classes: int) -> int:
+    """Give the number of classes, or raise for the first label that has no place among them."""
+    if labels.size == 0:
+        if classes == 0:
+            raise ValueError("y is empty, so num_classes cannot be read from it; give num_classes")
+        return classes
+    highest = 0
+    for start in range(0, labels.size, _BLOCK):
+        block = labels[start : start + _BLOCK]
+        if block.dtype.kind == "b":
+            highest = max(highest, int(block.any()))
+            continue
+        # Infinity is whole by the first test and out of range by the second; NaN fails the first.
+        wrong = np.trunc(block) != block if block.dtype.kind == "f" else np.zeros(0, bool)
+        if wrong.any() or block.min() < 0 or not np.isfinite(block.max()):
+            _refuse_label(block, start, shape, classes)
+        highest = max(highest, int(block.max()))
+        if classes and highest >= classes:
+            _refuse_label(block, start, shape, classes)
+    return classes or highest + 1
+
+
+def _refuse_label(block: npt.NDArray[Any], start: int, shape: tuple[int, ...], classes: int) -> None:
+    for offset, value in enumerate(block.tolist()):
+        if value != value or value in (math.inf, -math.inf) or value != int(value):
+            rule = "whole numbers"
+        elif value < 0 or (classes and value >= classes):
+            rule = f"lie in [0, {classes})" if classes else "not be negative"
+        else:
+            continue
+        index = tuple(int(i) for i in np.unravel_index(start + offset, shape)) if shape else ()
+        where = index[0] if len(index) == 1 else index
+        verb = "must be" if rule == "whole numbers" else "must"
+        raise ValueError(f"labels in y {verb} {rule}, got {value} at index {where}")
+
+
+def _set_ones(flat: npt.NDArray[Any], labels: npt.NDArray[Any], classes: int, one: int) -> None:
+    """Write `one` at row * classes + label of each row."""
+    steps = np.arange(min(_BLOCK, labels.size), dtype=np.int64) * classes
+    for start in range(0, labels.size, _BLOCK):
+        block = labels[start : start + _BLOCK]
+        places = block.astype(np.int64)
+        places += steps[: len(block)]
+        flat[start * classes : (start + len(block)) * classes][places] = one
+
+
+def _one_hot_tensor(y: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
+    """The rows of a tensor of labels, on its device."""
+    if y.dtype.is_complex:
+        raise TypeError(f"y must hold whole numbers, got a tensor of dtype {y.dtype}")
+    shape = _label_shape(tuple(y.shape))
+    on_cpu = y.device.type == "cpu"
+    flat = y.reshape(-1)
+    if flat.dtype in (torch.bfloat16,) or (y.is_floating_point() and flat.element_size() < 2):
+        flat = flat.float()
+    if not on_cpu:
+        return _one_hot_on_device(flat, shape, classes, dtype)
+    labels = flat.numpy()
+    classes = _check_labels(labels, shape, classes)
+    # NumPy takes zeroed pages from the system, torch.zeros writes every zero: five times slower for wide rows.
+    # A dtype that NumPy lacks is written as the integer with the bits of its one.
+    view = _INTEGER_VIEWS.get(dtype.itemsize)
+    if view is None:
+        rows = np.zeros(flat.numel() * classes, dtype=numpy_dtype(dtype))
+        _set_ones(rows, labels, classes, 1)
+        return torch.from_numpy(rows).reshape(*shape, classes)
+    one = int(torch.ones((), dtype=dtype).view(view).item())
+    bits = np.zeros(flat.numel() * classes, dtype=torch.empty(0, dtype=view).numpy().dtype)
+    _set_ones(bits, labels, classes, one)
+    return torch.from_numpy(bits).view(dtype).reshape(*shape, classes)
+
+
+def _one_hot_on_device(flat: torch.Tensor, shape: tuple[int, ...], classes: int, dtype: torch.dtype) -> torch.Tensor:
+    summary = torch.stack([flat.amin(), flat.amax()]).cpu() if flat.numel() else None
+    whole = not flat.is_floating_point() or bool((flat.trunc() == flat).all())
+    if summary is None or not whole or summary[0] < 0 or not 0 <= summary[1] < (classes or math.inf):
+        classes = _check_labels(flat.cpu().numpy(), shape, classes)
+    else:
+        classes = classes or int(summary[1]) + 1
+    rows = torch.zeros(flat.numel(), classes, dtype=dtype, device=flat.device)
+    if flat.numel():
+        rows.scatter_(1, flat.long().unsqueeze(1), 1)
+    return rows.reshape(*shape, classes)
