@@ -349,3 +349,31 @@ def test_tensors_leave_workers_with_memory_of_their_own(tmp_path):
 def test_keras_attributes_are_there(tmp_path):
     rows = torchkutils.HDF5Matrix(stored(tmp_path, np.arange(9)), "x", 2)
     assert (rows.start, rows.end, rows.normalizer) == (2, 9, None)
+
+
+@pytest.mark.parametrize("storage", files.STORAGES)
+@pytest.mark.parametrize(
+    "indices", [[2, 3, 4], [0], [9], [3, 2], [3, 3], [8, 9, -10], [-2, -1], range(2, 5), [*range(10)]], ids=str
+)
+def test_a_batch_of_rows_comes_in_its_order(storage, indices, tmp_path):
+    array = np.arange(24, dtype="f4").reshape(12, 2)
+    rows = HDF5Matrix(stored(tmp_path, array, storage), "x", start=1, end=11)
+    batch = rows.__getitems__(indices)
+    assert [row.tolist() for row in batch] == array[1:11][list(indices)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("indices", "error", "says"),
+    [
+        ([8, 9, 10], IndexError, "index 10 is out of range for 10 rows"),
+        ([-11, -10], IndexError, "index -11 is out of range"),
+        ([2, 3.0, 4], TypeError, "not by float64 values"),
+        ([0, True, 2.0], TypeError, "not by float64 values"),
+        ([0, "1"], TypeError, "rows are chosen by"),
+    ],
+    ids=str,
+)
+def test_a_batch_of_what_are_no_rows_is_refused(indices, error, says, tmp_path):
+    rows = HDF5Matrix(stored(tmp_path, np.arange(10.0)), "x")
+    with pytest.raises(error, match=says):
+        rows.__getitems__(indices)

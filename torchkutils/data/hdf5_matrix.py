@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from torchkutils.data.hdf5_file import FileStamp, Location, find_dataset
-from torchkutils.data.row_keys import RowKey, rows_of
+from torchkutils.data.row_keys import RowKey, rows_of, run_or_rows
 from torchkutils.data.row_reader import Rows, open_rows
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ class HDF5Matrix(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Read a whole batch of rows at once: order and repeats are kept. `torch.utils.data` calls this."""
-        rows = rows_of(list(indices), len(self))
-        batch = self._finish(self._read(rows))
+        batch = self._finish(self._read(run_or_rows(list(indices), len(self))))
         if len(batch) != len(indices):
             raise ValueError(f"normalizer must keep the rows apart: it made {len(batch)} rows of {len(indices)}")
         return list(batch.unbind(0)) if isinstance(batch, torch.Tensor) else list(batch)

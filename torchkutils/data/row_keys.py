@@ -41,6 +41,16 @@ def rows_of(key: object, length: int) -> RowKey:
     return index % length
 
 
+def run_or_rows(indices: list[Any], length: int) -> RowKey:
+    """The same for a batch of single rows, with a shorter way for those that follow each other: the usual batch."""
+    if indices and type(indices[0]) is int and 0 <= indices[0] <= length - len(indices):
+        run = range(indices[0], indices[0] + len(indices))
+        # Equal floats or bools are no rows, so that the types count too.
+        if indices == list(run) and set(map(type, indices)) == {int}:
+            return run
+    return rows_of(indices, length)
+
+
 def _as_array(key: list[Any] | np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[Any, Any]:
     if isinstance(key, torch.Tensor):
         return np.asarray(key.detach().cpu().numpy())
