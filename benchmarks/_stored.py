@@ -13,7 +13,7 @@ FOLDER = pathlib.Path(__file__).parent
 ORDER = (
     *("import", "to_categorical", "normalize", "scopes", "model_file"),
     *("hdf5", "chunk_shuffle", "sequence", "epoch", "pydataset", "get_file", "archive"),
-    *("summary", "plot", "page", "parallel", "distributed"),
+    *("summary", "plot", "page", "parallel", "distributed", "cost_model"),
 )
 """Subjects in the order of the README; others follow, by name."""
 
@@ -77,19 +77,20 @@ class Subject:
 
     @property
     def figures(self) -> list[Figure]:
+        return [figure for row in self.document["results"] if "ratios" not in row for figure in figures_of(row)]
+
+
+def figures_of(row: Mapping[str, Any]) -> list[Figure]:
+    """One stored number, or the times of each contestant where nobody was compared."""
+    note = row.get("note", "")
+    if "value" not in row:
         return [
-            Figure(
-                row["question"],
-                row["value"],
-                row.get("unit", ""),
-                row.get("target"),
-                row.get("at_least", False),
-                row.get("spread"),
-                row.get("note", ""),
-            )
-            for row in self.document["results"]
-            if "value" in row
+            Figure(f"{row['question']}: {name}", times["median"], "s", None, False, times, note)
+            for name, times in row.get("seconds", {}).items()
         ]
+    target, at_least = row.get("target"), row.get("at_least", False)
+    spread = row.get("spread") or row.get("paired")
+    return [Figure(row["question"], row["value"], row.get("unit", ""), target, at_least, spread, note)]
 
 
 def comparisons_of(row: Mapping[str, Any]) -> list[Comparison]:
@@ -124,9 +125,9 @@ def place(name: str) -> int:
 
 
 def question(name: str) -> str:
-    """The first paragraph of the benchmark's docstring."""
-    program = FOLDER / f"bench_{name}.py"
-    if not program.exists():
+    """The first paragraph of the docstring of the program that stored these results."""
+    programs = [path for path in (FOLDER / f"bench_{name}.py", FOLDER / f"{name}.py") if path.exists()]
+    if not programs:
         return ""
-    described = ast.get_docstring(ast.parse(program.read_text(encoding="utf-8"))) or ""
+    described = ast.get_docstring(ast.parse(programs[0].read_text(encoding="utf-8"))) or ""
     return " ".join(described.split("\n\n")[0].split())

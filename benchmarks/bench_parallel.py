@@ -32,7 +32,7 @@ def tiny_layers() -> list[dict[str, Any]]:
         alternating = compare(
             "forward, 60 × Linear 64, two replicas",
             lambda: parallel(x),
-            {"one replica on its shard": lambda: model(half)},
+            floor={"one replica on its shard": lambda: model(half)},
             target={"one replica on its shard": 2.2},
             repeats=201,
         )
