@@ -25,7 +25,7 @@ def template_of(model: nn.Module) -> nn.Module:
     while True:
         inner = model.__dict__.get("__template__", getattr(model, "__template__", None))
         if not isinstance(inner, nn.Module):
-            inner = model._modules.get("_orig_mod")
+            inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, tuple(wrappers)):
             inner = model.module
         if not isinstance(inner, nn.Module) or inner is model:
