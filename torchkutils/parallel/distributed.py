@@ -1,20 +1,30 @@
-"""multi_gpu_model on torch.distributed: one process a device, gradients averaged by DistributedDataParallel."""
+"""multi_gpu_model on torch.distributed: one process a device, gradients averaged by DDP or FSDP."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from torchkutils.parallel.arguments import Arguments
+from torchkutils.parallel.collectives import (
+    agree,
+    check_alike,
+    fingerprint,
+    from_everyone,
+    merge_leaf,
+    merge_scalar,
+)
 from torchkutils.parallel.distributed_buffers import RankBuffers
+from torchkutils.parallel.losses import check_mergeable, loss_on
 from torchkutils.parallel.parallel_model import TemplateView
-from torchkutils.parallel.scatter_gather import batch_length, plan_shards, scatter, shard_weights
+from torchkutils.parallel.scatter_gather import Plan, Shard, plan_shards, scatter, shard_weights
+from torchkutils.parallel.sharding import is_sharded, shard, take_values_of_first
 from torchkutils.parallel.structure import Structure
 
 
@@ -23,7 +33,7 @@ def in_group() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def rank_device() -> torch.device:
+def rank_device(strategy: str) -> torch.device:
     """The device of this rank: a GPU by LOCAL_RANK under NCCL, else the CPU.
 
     Raises:
@@ -31,7 +41,7 @@ def rank_device() -> torch.device:
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         raise ValueError(
-            "strategy='ddp' needs a process group, got none; start under torchrun and call "
+            f"strategy={strategy!r} needs a process group, got none; start under torchrun and call "
             "torch.distributed.init_process_group() first"
         )
     if "nccl" not in str(distributed.get_backend()):
@@ -42,103 +52,203 @@ def rank_device() -> torch.device:
     return torch.device("cuda", int(local))
 
 
-class DistributedModel(TemplateView):
-    """One rank's part of a model under DistributedDataParallel; made by `multi_gpu_model`."""
+@dataclass(frozen=True)
+class RankOptions:
+    """How the ranks work together; the same on all of them, but for the device.
 
-    def __init__(
-        self, template: nn.Module, device: torch.device, *, outputs: str, split: str, buffers: str, cpu_merge: bool
-    ) -> None:
+    Attributes:
+        strategy: 'ddp' or 'fsdp'.
+        outputs: 'merged' or 'local'.
+        split: 'even' or 'keras'.
+        buffers: 'merged' or 'first'.
+        cpu_merge: Whether merged outputs lie on the CPU.
+        shared: Names of arguments that are not cut.
+    """
+
+    strategy: str
+    outputs: str
+    split: str
+    buffers: str
+    cpu_merge: bool
+    shared: tuple[str, ...]
+
+
+class DistributedModel(TemplateView):
+    """One rank's part of a model under DistributedDataParallel or `fully_shard`; made by `multi_gpu_model`."""
+
+    def __init__(self, template: nn.Module, device: torch.device, options: RankOptions) -> None:
         super().__init__(template)
-        template.to(device)
-        ids = [device.index] if device.type == "cuda" else None
-        object.__setattr__(self, "_settings", (device, outputs, split, torch.device("cpu") if cpu_merge else device))
-        # The buffers are brought together after each forward, not before the next one.
-        engine: nn.Module = template
-        if any(parameter.requires_grad for parameter in template.parameters()):
-            engine = nn.parallel.DistributedDataParallel(template, device_ids=ids, broadcast_buffers=False)
-        object.__setattr__(self, "_engine", engine)
-        object.__setattr__(self, "_rank_buffers", RankBuffers(template, buffers))
+        _check_templates(template, device, options)
+        engine = _sharded(template, device) if options.strategy == "fsdp" else _replicated(template, device)
+        # Where forwards talk to each other, one that failed cannot be waited for.
+        coupled = options.strategy == "fsdp" or any(isinstance(m, nn.SyncBatchNorm) for m in template.modules())
+        for name, value in {
+            "_engine": engine,
+            "_options": options,
+            "_device": device,
+            "_merge_on": torch.device("cpu") if options.cpu_merge else device,
+            "_coupled": coupled,
+            "_rank_buffers": RankBuffers(template, options.buffers),
+        }.items():
+            object.__setattr__(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """This rank's outputs (`local`), or the whole batch's on every rank (`merged`)."""
-        device, outputs, split, merge_on = self._settings
-        if outputs == "local":
+        if self._options.outputs == "local":
             with self._rank_buffers.recorded():
                 result = self._engine(*args, **kwargs)
-            if self.training and torch.is_grad_enabled():
-                self._rank_buffers.settle(device)
+            self._settle()
             return result
-        whole = Structure((args, kwargs), "arguments")
-        rank, world = distributed.get_rank(), distributed.get_world_size()
+        arguments = Arguments(self.__dict__["__template__"], self._options.shared, args, kwargs)
+        plan = self._agreed_plan(arguments, [])
+        mine = plan[distributed.get_rank()]
+        [(places, names)] = arguments.calls([mine])
+
+        output = self._agreed(
+            lambda: Structure(self._engine(*places, **names), "output"), lambda found: _check_rows(found, mine.length)
+        )
+        weights, lengths = shard_weights(plan), [one.length for one in plan]
+        return output.filled([merge_leaf(leaf, weights, lengths, self._merge_on) for leaf in output.leaves])
+
+    def sharded_loss(
+        self, fn: Callable[[Any, Any], Tensor], inputs: Any, targets: Any, *, reduction: str = "mean"
+    ) -> Tensor:
+        """The loss of all ranks' samples together, each computed where its outputs are: one number travels.
+
+        Args:
+            fn: Called as `fn(output, target)` on each rank; a 0-d tensor, reduced over samples by `reduction`.
+            inputs: A tensor, a tuple of positional arguments or a dict of keyword arguments: the same batch on every
+                rank with `outputs='merged'`, each rank's own with `outputs='local'`.
+            targets: Of the inputs' length along axis 0, however nested.
+            reduction: What `fn` does over samples: 'mean' or 'sum'.
+
+        Returns:
+            A 0-d tensor, the same on every rank. Value and gradients are those of `fn` on all samples at once, also
+            where the ranks hold different numbers of them. What cannot be merged is refused as with one process.
+
+        Raises:
+            TypeError: `fn` returned no 0-d tensor.
+            ValueError: An unknown reduction, a loss that cannot be merged, tensors that cannot be cut, or different
+                batches with 'merged'.
+            RuntimeError: It failed on another rank.
+        """
+        arguments = Arguments.of_inputs(self.__dict__["__template__"], self._options.shared, inputs)
+        goals = Structure(targets, "targets")
+        plan = self._agreed_plan(arguments, [goals], lambda: check_mergeable(fn, targets, reduction))
+        mine = plan[distributed.get_rank()]
+        [call], [goal] = arguments.calls([mine]), scatter(goals, [mine])
+        loss = self._agreed(lambda: loss_on(fn, self._engine, call, goal, self._device), lambda _: None)
+        weights = shard_weights(plan) if reduction == "mean" else [1.0] * len(plan)
+        return merge_scalar(loss, weights, self._merge_on)
+
+    def _agreed_plan(
+        self, arguments: Arguments, others: list[Structure], check: Callable[[], None] | None = None
+    ) -> Plan:
+        """Which rank computes which rows; raises on every rank unless all have what they need."""
+        world, merged = distributed.get_world_size(), self._options.outputs == "merged"
         problem: Exception | None = None
         length = 0
         try:
-            length = batch_length([whole])
-            if length < world:
-                problem = ValueError(f"a merged batch must hold a sample for each of the {world} ranks, got {length}")
+            if check is not None:
+                check()
+            length = arguments.length(*others)
+            if merged and length < world:
+                raise ValueError(f"a merged batch must hold a sample for each of the {world} ranks, got {length}")
         except (TypeError, ValueError) as err:
             problem = err
-        _check_same(whole, device, problem)
-        plan = plan_shards(length, [device] * world, split)
-        mine, named = scatter(whole, plan)[rank]
+        if merged:
+            content = b"" if problem is not None else fingerprint([*arguments.structures, *others])
+            check_alike(content, self._device, problem, _ANOTHER_BATCH)
+            return plan_shards(length, [self._device] * world, self._options.split)
+        agree(problem, self._device, "reading the arguments")
+        lengths = [int(one) for one in from_everyone(torch.tensor(length, device=self._device))]
+        # Each rank's batch is whole: its shard begins at its own first row.
+        return [Shard(rank, self._device, 0, length) for rank, length in enumerate(lengths)]
+
+    def _agreed(self, work: Callable[[], Any], check: Callable[[Any], None]) -> Any:
+        """What this rank's work gives, once it is sure that no rank failed."""
+        problem: Exception | None = None
+        result: Any = None
         try:
-            with self._rank_buffers.recorded(), _own_random_numbers(device):
-                output = Structure(self._engine(*mine, **named), "output")
-            _check_rows(output, plan[rank].length)
+            with self._rank_buffers.recorded(), self._random_numbers():
+                result = work()
+        except Exception as err:
+            if self._coupled:
+                raise
+            problem = err
+        try:
+            if problem is None:
+                check(result)
         except Exception as err:
             problem = err
-        _agree(problem, device)
-        if self.training:
-            self._rank_buffers.settle(device)
-        weights, lengths = shard_weights(plan), [shard.length for shard in plan]
-        return output.filled([_merge(leaf, weights, lengths, merge_on) for leaf in output.leaves])
+        agree(problem, self._device)
+        self._settle()
+        return result
 
-    def sharded_loss(self, *_: Any, **__: Any) -> Tensor:
-        """Not built for several processes.
+    def _settle(self) -> None:
+        if self.training and (self._options.outputs == "merged" or torch.is_grad_enabled()):
+            self._rank_buffers.settle(self._device)
 
-        Raises:
-            NotImplementedError: Always; with `outputs='local'` each rank computes its own loss.
-        """
-        raise NotImplementedError(
-            "sharded_loss is built for strategy='replicate' only; use outputs='local' under 'ddp'"
-        )
+    def _random_numbers(self) -> contextlib.AbstractContextManager[None]:
+        # With 'local' the generators are each rank's own already.
+        return _own_random_numbers(self._device) if self._options.outputs == "merged" else contextlib.nullcontext()
 
+    def extra_repr(self) -> str:
+        """The strategy and this rank's place, for printing."""
+        return f"strategy={self._options.strategy!r}, world_size={distributed.get_world_size()}"
 
-def _check_same(batch: Structure, device: torch.device, problem: Exception | None) -> None:
-    """Raise on every rank unless all ranks hold the same usable batch."""
-    digest = hashlib.sha256(repr(batch.paths).encode())
-    for leaf in batch.leaves:
-        if isinstance(leaf, Tensor):
-            plain = leaf.detach().cpu().contiguous()
-            digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
-            digest.update(plain.view(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-        else:
-            digest.update(_content(leaf))
-    content = list(digest.digest()) if problem is None else [0] * 32
-    own = torch.tensor([*content, 0 if problem is None else 1], dtype=torch.int64, device=device)
-    everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(everyone, own)
-    if problem is not None:
-        raise problem
-    unequal = [rank for rank, other in enumerate(everyone) if not torch.equal(other, everyone[0])]
-    if unequal:
-        raise ValueError(
-            "outputs='merged' takes the same batch on every rank, got another one than rank 0's on rank "
-            f"{', '.join(map(str, unequal))}; use outputs='local' for each rank's own"
-        )
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        self._refuse_copying()
+        return super().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        self._refuse_copying()
+        return super().__deepcopy__(memo)
+
+    def _refuse_copying(self) -> None:
+        if self._options.strategy == "fsdp":
+            raise TypeError(
+                "a model under 'fsdp' holds only this rank's part and cannot be pickled or copied; save_model, called "
+                "on every rank, writes it whole"
+            )
 
 
-def _content(value: Any) -> bytes:
-    """What tells a plain argument from another one, alike in all processes."""
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return repr(value).encode()
-    if isinstance(value, (set, frozenset)):
-        # Sets of strings have another order in each process.
-        return repr(sorted(map(repr, value))).encode()
-    try:
-        return pickle.dumps(value)
-    except Exception:
-        return type(value).__name__.encode()
+_ANOTHER_BATCH = (
+    "outputs='merged' takes the same batch on every rank, got another one than rank 0's on rank {ranks}; use "
+    "outputs='local' for each rank's own"
+)
+
+
+def _check_templates(template: nn.Module, device: torch.device, options: RankOptions) -> None:
+    """Raise on every rank unless the ranks want the same of models of the same make."""
+    tensors = [*template.named_parameters(), *template.named_buffers()]
+    make = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors]
+    check_alike(
+        repr((options, make)).encode(),
+        device,
+        None,
+        "model and options must be the same on every rank, got others than rank 0's on rank {ranks}",
+    )
+
+
+def _replicated(template: nn.Module, device: torch.device) -> nn.Module:
+    if is_sharded(template):
+        raise ValueError("model is spread over ranks already, which strategy='fsdp' goes on with, got strategy='ddp'")
+    template.to(device)
+    if not any(parameter.requires_grad for parameter in template.parameters()):
+        take_values_of_first(template, device)
+        return template
+    ids = [device.index] if device.type == "cuda" else None
+    # The buffers are brought together after each forward, not before the next one.
+    return nn.parallel.DistributedDataParallel(template, device_ids=ids, forward_sync_buffers=False)
+
+
+def _sharded(template: nn.Module, device: torch.device) -> nn.Module:
+    if any(True for _ in template.parameters()):
+        shard(template, device)
+    else:
+        template.to(device)
+    return template
 
 
 @contextlib.contextmanager
@@ -161,46 +271,3 @@ def _check_rows(output: Structure, length: int) -> None:
                 f"{path} must have one row a sample to be merged over ranks, got shape {tuple(leaf.shape)} for "
                 f"{length} samples; use outputs='local'"
             )
-
-
-def _agree(problem: Exception | None, device: torch.device) -> None:
-    """Raise on every rank if the forward failed on one: none waits for outputs that never come."""
-    own = torch.tensor([problem is not None], dtype=torch.int64, device=device)
-    everyone = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(everyone, own)
-    if problem is not None:
-        raise problem
-    failed = [str(rank) for rank, other in enumerate(everyone) if int(other)]
-    if failed:
-        raise RuntimeError(f"the forward must succeed on every rank, got an exception on rank {', '.join(failed)}")
-
-
-def _merge(leaf: Any, weights: list[float], lengths: list[int], target: torch.device) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf
-    if leaf.ndim == 0:
-        plain = leaf if leaf.is_floating_point() or leaf.is_complex() else leaf.to(torch.get_default_dtype())
-        weighted = (plain * weights[distributed.get_rank()]).reshape(1)
-        joined: Tensor = _AllGather.apply(weighted, [1] * len(lengths))  # type: ignore[no-untyped-call]
-        return joined.sum().to(target)
-    rows: Tensor = _AllGather.apply(leaf, lengths)  # type: ignore[no-untyped-call]
-    return rows.to(target)
-
-
-class _AllGather(torch.autograd.Function):
-    """Every rank's rows on every rank. Each rank computes the same loss and DDP averages: hence the factor."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, lengths: list[int]) -> Tensor:
-        rank, longest = distributed.get_rank(), max(lengths)
-        ctx.part = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
-        # Collectives want one size on all ranks.
-        own = rows.new_zeros((longest, *rows.shape[1:]))
-        own[: rows.shape[0]] = rows
-        parts = [torch.empty_like(own) for _ in lengths]
-        distributed.all_gather(parts, own)
-        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0][ctx.part] * distributed.get_world_size(), None

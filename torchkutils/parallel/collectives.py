@@ -1,0 +1,123 @@
+"""What the ranks of a process group say to each other: batches compared, failures agreed on, outputs gathered."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from torchkutils.parallel.structure import Structure
+
+
+def from_everyone(own: Tensor) -> list[Tensor]:
+    """Every rank's tensor, in the order of the ranks; all have one shape and dtype."""
+    # As bytes: gloo knows neither int16 nor float8.
+    plain = own.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+    parts = [torch.empty_like(plain) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, plain)
+    return [part.view(own.dtype).view(own.shape) for part in parts]
+
+
+def from_first(own: Tensor, device: torch.device) -> Tensor:
+    """Rank 0's tensor, on `device`."""
+    first = own.detach().resolve_conj().resolve_neg().to(device, copy=True).contiguous()
+    distributed.broadcast(first.view(-1).view(torch.uint8), src=0)
+    return first
+
+
+def agree(problem: Exception | None, device: torch.device, what: str = "the forward") -> None:
+    """Raise on every rank if something failed on one: none waits for what never comes."""
+    flags = from_everyone(torch.tensor([problem is not None], device=device))
+    if problem is not None:
+        raise problem
+    failed = [str(rank) for rank, flag in enumerate(flags) if bool(flag)]
+    if failed:
+        raise RuntimeError(f"{what} must succeed on every rank, got an exception on rank {', '.join(failed)}")
+
+
+def check_alike(content: bytes, device: torch.device, problem: Exception | None, message: str) -> None:
+    """Raise on every rank unless the content is the same on all; a rank may bring a problem of its own instead.
+
+    Raises:
+        ValueError: `message`, with the ranks that differ from rank 0 in place of `{ranks}`.
+    """
+    own = [*(hashlib.sha256(content).digest() if problem is None else bytes(32)), problem is not None]
+    everyone = from_everyone(torch.tensor(own, dtype=torch.uint8, device=device))
+    if problem is not None:
+        raise problem
+    failed = [str(rank) for rank, other in enumerate(everyone) if bool(other[-1])]
+    if failed:
+        raise ValueError(f"the arguments must be usable on every rank, got an exception on rank {', '.join(failed)}")
+    unequal = [str(rank) for rank, other in enumerate(everyone) if not torch.equal(other, everyone[0])]
+    if unequal:
+        raise ValueError(message.format(ranks=", ".join(unequal)))
+
+
+def fingerprint(structures: Sequence[Structure]) -> bytes:
+    """A digest of arguments: paths, dtypes, shapes and values, alike in all processes."""
+    digest = hashlib.sha256()
+    for structure in structures:
+        digest.update(repr(structure.paths).encode())
+        for leaf in structure.leaves:
+            if isinstance(leaf, Tensor):
+                plain = leaf.detach().cpu().resolve_conj().resolve_neg().contiguous()
+                digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
+                digest.update(plain.view(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+            else:
+                digest.update(_content(leaf))
+    return digest.digest()
+
+
+def _content(value: Any) -> bytes:
+    """What tells a plain argument from another one, alike in all processes."""
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return repr(value).encode()
+    if isinstance(value, (set, frozenset)):
+        # Sets of strings have another order in each process.
+        return repr(sorted(map(repr, value))).encode()
+    try:
+        return pickle.dumps(value)
+    except Exception:
+        return type(value).__name__.encode()
+
+
+def merge_leaf(leaf: Any, weights: Sequence[float], lengths: Sequence[int], target: torch.device) -> Any:
+    """One leaf of the outputs of all ranks: rows joined, 0-d tensors added by weight, anything else this rank's."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if leaf.ndim == 0:
+        return merge_scalar(leaf, weights, target)
+    rows: Tensor = _AllGather.apply(leaf, list(lengths))  # type: ignore[no-untyped-call]
+    return rows.to(target)
+
+
+def merge_scalar(scalar: Tensor, weights: Sequence[float], target: torch.device) -> Tensor:
+    """The weighted sum of all ranks' 0-d tensors, on every rank."""
+    plain = scalar if scalar.is_floating_point() or scalar.is_complex() else scalar.to(torch.get_default_dtype())
+    weighted = (plain * weights[distributed.get_rank()]).reshape(1)
+    joined: Tensor = _AllGather.apply(weighted, [1] * len(weights))  # type: ignore[no-untyped-call]
+    return joined.sum().to(target)
+
+
+class _AllGather(torch.autograd.Function):
+    """Every rank's rows on every rank. Each rank computes the same loss, and gradients are averaged over ranks:
+
+    hence the factor in backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, lengths: list[int]) -> Tensor:
+        rank, longest = distributed.get_rank(), max(lengths)
+        ctx.part = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
+        # Collectives want one size on all ranks.
+        own = rows.new_zeros((longest, *rows.shape[1:]))
+        own[: rows.shape[0]] = rows
+        return torch.cat([part[:length] for part, length in zip(from_everyone(own), lengths, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0][ctx.part] * distributed.get_world_size(), None
