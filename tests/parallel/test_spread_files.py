@@ -106,9 +106,9 @@ def _faults_reach_every_rank(rank, folder):
 
     model = multi_gpu_model(Unknown(4, 3), strategy="fsdp")
     path = folder / "model.h5"
-    with pytest.raises(ValueError, match="neither a torch.nn class nor registered"):
+    with pytest.raises(ValueError, match=r"neither a torch\.nn class nor registered"):
         save_model(model, path)
-    with pytest.raises(OSError, match="Is a directory|directory"):
+    with pytest.raises(OSError, match="must name a file"):
         save_weights(model, folder)
     assert not path.exists()
     save_weights(model, path)

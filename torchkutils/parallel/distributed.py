@@ -235,12 +235,16 @@ def _replicated(template: nn.Module, device: torch.device) -> nn.Module:
     if is_sharded(template):
         raise ValueError("model is spread over ranks already, which strategy='fsdp' goes on with, got strategy='ddp'")
     template.to(device)
+    take_values_of_first(template, device)
     if not any(parameter.requires_grad for parameter in template.parameters()):
-        take_values_of_first(template, device)
         return template
-    ids = [device.index] if device.type == "cuda" else None
     # The buffers are brought together after each forward, not before the next one.
-    return nn.parallel.DistributedDataParallel(template, device_ids=ids, forward_sync_buffers=False)
+    return nn.parallel.DistributedDataParallel(
+        template,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        forward_sync_buffers=False,
+        init_sync=False,
+    )
 
 
 def _sharded(template: nn.Module, device: torch.device) -> nn.Module:
