@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
-
-from torchkutils.parallel.structure import Structure
 
 
 def from_everyone(own: Tensor) -> list[Tensor]:
@@ -55,34 +52,6 @@ def check_alike(content: bytes, device: torch.device, problem: Exception | None,
     unequal = [str(rank) for rank, other in enumerate(everyone) if not torch.equal(other, everyone[0])]
     if unequal:
         raise ValueError(message.format(ranks=", ".join(unequal)))
-
-
-def fingerprint(structures: Sequence[Structure]) -> bytes:
-    """A digest of arguments: paths, dtypes, shapes and values, alike in all processes."""
-    digest = hashlib.sha256()
-    for structure in structures:
-        digest.update(repr(structure.paths).encode())
-        for leaf in structure.leaves:
-            if isinstance(leaf, Tensor):
-                plain = leaf.detach().cpu().resolve_conj().resolve_neg().contiguous()
-                digest.update(repr((plain.dtype, tuple(plain.shape))).encode())
-                digest.update(plain.view(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
-            else:
-                digest.update(_content(leaf))
-    return digest.digest()
-
-
-def _content(value: Any) -> bytes:
-    """What tells a plain argument from another one, alike in all processes."""
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return repr(value).encode()
-    if isinstance(value, (set, frozenset)):
-        # Sets of strings have another order in each process.
-        return repr(sorted(map(repr, value))).encode()
-    try:
-        return pickle.dumps(value)
-    except Exception:
-        return type(value).__name__.encode()
 
 
 def merge_leaf(leaf: Any, weights: Sequence[float], lengths: Sequence[int], target: torch.device) -> Any:

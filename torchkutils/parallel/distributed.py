@@ -15,12 +15,12 @@ from torchkutils.parallel.arguments import Arguments
 from torchkutils.parallel.collectives import (
     agree,
     check_alike,
-    fingerprint,
     from_everyone,
     merge_leaf,
     merge_scalar,
 )
 from torchkutils.parallel.distributed_buffers import RankBuffers
+from torchkutils.parallel.fingerprints import fingerprint
 from torchkutils.parallel.losses import check_mergeable, loss_on
 from torchkutils.parallel.parallel_model import TemplateView
 from torchkutils.parallel.scatter_gather import Plan, Shard, plan_shards, scatter, shard_weights
