@@ -3,9 +3,9 @@
     python -m benchmarks.cost_model            # prints the tables of docs/cost-model.md
     python -m benchmarks.cost_model --write    # writes them there, and results/cost_model.json
 
-Counted: which tensors multi_gpu_model copies between which devices in one step, on simulated devices. Measured: two
-gloo ranks (results/distributed.json, against which the model is checked) and the digest of merged batches. Everything else
-is assumed: it stands in `MACHINES` and `JOBS`, and on the page.
+Counted: which tensors multi_gpu_model copies between which devices in one step, on simulated devices. Measured: the
+digest of merged batches, and two gloo ranks (results/distributed.json), against which the model is checked. Everything
+else is assumed: it stands in `MACHINES` and `JOBS`, and on the page.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import torch
-from torch import nn
 
 from benchmarks._harness import RESULTS, figure, store
-from tests.parallel.simulated_devices import SimulatedDevices
-from torchkutils import multi_gpu_model
+from benchmarks.bench_distributed import BATCH, network
+from benchmarks.counted_copies import counted
 from torchkutils.parallel.fingerprints import fingerprint
 from torchkutils.parallel.structure import Structure
 
@@ -36,6 +37,7 @@ MARKS = ("<!-- the program's tables begin -->", "<!-- the program's tables end -
 GPUS = (1, 2, 4, 8)
 COPY = 10e-6
 """Seconds to launch one copy (assumed)."""
+NO_ROOM = "does not fit"
 BUCKET = 25e6
 """Bytes that DDP reduces at a time: the last bucket has no backward left to hide behind."""
 
@@ -45,12 +47,11 @@ class Machine:
     """GPUs and what lies between them; bytes a second and direction, FLOP a second that a training sustains."""
 
     name: str
+    memory: float
     flops: float
     peer: float
     host: float
     network: float = 0.0
-    shared_port: bool = False
-    """Whether peers are reached through the port that leads to the host."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Job:
     flops: float
     input_bytes: float
     output_bytes: float
+    target_bytes: float
 
     @property
     def weight_bytes(self) -> float:
@@ -71,67 +73,23 @@ class Job:
 
 
 MACHINES = (
-    Machine("8 × P100, PCIe 3", 5e12, 10e9, 10e9, shared_port=True),
-    Machine("8 × A100, PCIe 4", 60e12, 20e9, 20e9, 10e9, shared_port=True),
-    Machine("8 × A100, NVLink", 60e12, 230e9, 20e9, 10e9),
+    Machine("8 × P100, PCIe 3", 16e9, 5e12, 10e9, 10e9),
+    Machine("8 × A100, PCIe 4", 80e9, 60e12, 20e9, 20e9, 10e9),
+    Machine("8 × A100, NVLink", 80e9, 60e12, 230e9, 20e9, 10e9),
 )
 JOBS = (
-    Job("ResNet-50, 64 images a GPU", 25.6e6, 161, 16, 64 * 24.6e9, 64 * 3 * 224 * 224 * 4, 64 * 1000 * 4),
-    Job("GPT-2 small, 8 × 1,024 tokens a GPU", 124e6, 148, 12, 6 * 124e6 * 8192, 8192 * 8, 8192 * 50257 * 4.0),
-    Job("1.3 G parameters, 8 × 1,024 tokens a GPU", 1.3e9, 292, 24, 6 * 1.3e9 * 8192, 8192 * 8, 8192 * 50257 * 4.0),
+    Job("ResNet-50, 64 images a GPU", 25.6e6, 161, 16, 64 * 24.6e9, 64 * 3 * 224 * 224 * 4, 64 * 1000 * 4, 64 * 8),
+    Job("GPT-2 small, 8 × 1,024 tokens a GPU", 124e6, 148, 12, 6 * 124e6 * 8192, 8192 * 8, 8192 * 50257 * 4, 8192 * 8),
+    Job("7 G parameters, 2 × 2,048 tokens a GPU", 7e9, 291, 32, 6 * 7e9 * 4096, 4096 * 8, 4096 * 32000 * 4, 4096 * 8),
 )
-
-Traffic = Counter[tuple[str, str, str, str]]
-"""Parts of all weights, of the whole inputs and of the whole outputs, by phase, kind, source and target."""
-
-
-class Counting(SimulatedDevices):
-    """Notes for each copy what it carries: known by its shape."""
-
-    def __init__(self, kinds: dict[tuple[int, ...], str]) -> None:
-        super().__init__()
-        self.kinds, self.phase = kinds, ""
-        self.bytes_of: Counter[tuple[str, str, str, str]] = Counter()
-        self.number_of: Counter[tuple[str, str]] = Counter()
-
-    def count(self, source: torch.device, target: torch.device, tensor: torch.Tensor) -> None:
-        kind = self.kinds.get(tuple(tensor.shape), "numbers")
-        self.bytes_of[self.phase, kind, str(source), str(target)] += tensor.numel() * tensor.element_size()
-        self.number_of[self.phase, kind] += 1
-
-
-def counted(devices: int, *, sharded_loss: bool = False) -> tuple[Traffic, Counter[tuple[str, str]]]:
-    """Run one training step on simulated devices, the weights on the first; what was copied, as parts of the whole."""
-    batch, inputs, outputs = 8 * devices, 24, 12
-    kinds = {(8, inputs): "inputs", (batch, inputs): "inputs", (8, outputs): "outputs"}
-    kinds |= {(40, inputs): "weights", (40,): "weights", (outputs, 40): "weights", (outputs,): "weights"}
-    with Counting(kinds) as counting:
-        model = nn.Sequential(nn.Linear(inputs, 40), nn.ReLU(), nn.Linear(40, outputs)).to("meta:0")
-        parallel: Any = multi_gpu_model(model, devices=[f"meta:{place}" for place in range(devices)])
-        images, targets = torch.randn(batch, inputs), torch.randn(batch, outputs)
-        counting.phase = "forward"
-        counting.bytes_of.clear(), counting.number_of.clear()
-        if sharded_loss:
-            loss = parallel.sharded_loss(nn.MSELoss(), images, targets)
-        else:
-            loss = nn.functional.mse_loss(parallel(images), targets)
-        counting.phase = "backward"
-        loss.backward()
-    whole = {"weights": 4 * sum(p.numel() for p in model.parameters()), "numbers": 1}
-    whole |= {"inputs": 4 * images.numel(), "outputs": 4 * targets.numel()}
-    parts = {key: size / whole[key[1]] for key, size in counting.bytes_of.items()}
-    tensors = sum(1 for _ in model.parameters())
-    return Counter(parts), Counter(
-        {key: n / (tensors if key[1] == "weights" else 1) for key, n in counting.number_of.items()}
-    )
 
 
 def replicate_seconds(job: Job, machine: Machine, devices: int, *, sharded_loss: bool = False) -> float:
     """One process: nothing overlaps, for the weights' copies are one node of the graph, before and after all else."""
     traffic, copies = counted(devices, sharded_loss=sharded_loss)
     sizes = {"weights": job.weight_bytes, "inputs": devices * job.input_bytes, "numbers": 4.0}
-    # With the loss on each replica the targets travel in the outputs' place: one number for a row of them.
-    sizes["outputs"] = devices * (job.output_bytes if not sharded_loss else job.output_bytes / 50257)
+    # With the loss on each replica the targets travel in the outputs' place.
+    sizes["outputs"] = devices * (job.target_bytes if sharded_loss else job.output_bytes)
     seconds = job.flops / machine.flops
     for phase, kind in sorted({key[:2] for key in traffic}):
         ports: Counter[tuple[str, str]] = Counter()
@@ -148,17 +106,19 @@ def replicate_seconds(job: Job, machine: Machine, devices: int, *, sharded_loss:
     return seconds
 
 
-def ddp_seconds(job: Job, machine: Machine, devices: int, machines: int = 1, *, merged: bool = False) -> float:
+def ddp_seconds(job: Job, machine: Machine, devices: int, machines: int = 1, *, outputs: str = "local") -> float:
     """Gradients by a ring, hidden behind backward but for the last bucket."""
     ranks, slowest = devices * machines, machine.network if machines > 1 else machine.peer
     forward = job.flops / machine.flops / 3
     ring = 2 * (ranks - 1) / ranks * job.weight_bytes / slowest
     exposed = max(ring - 2 * forward, ring * min(1.0, BUCKET / job.weight_bytes))
     seconds = 3 * forward + exposed
-    if merged and ranks > 1:
-        # Each rank digests the whole batch, and gets the whole outputs, on its GPU and then on the CPU.
-        whole_in, whole_out = ranks * job.input_bytes, ranks * job.output_bytes
-        seconds += whole_in / fingerprint_rate() + whole_out / slowest + 2 * whole_out / machine.host
+    if outputs != "local" and ranks > 1:
+        # Each rank digests the whole batch ...
+        seconds += ranks * (job.input_bytes + job.target_bytes) / fingerprint_rate()
+    if outputs == "merged" and ranks > 1:
+        # ... and gets the whole outputs on its GPU, then on the CPU; their gradients come back.
+        seconds += ranks * job.output_bytes * (1 / slowest + 2 / machine.host)
     return seconds
 
 
@@ -199,23 +159,37 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def speedups() -> str:
-    """Samples a second against one GPU, each GPU with its own batch."""
+def cell(job: Job, machine: Machine, seconds: float, gpus: int, *, spread_weights: bool) -> str:
+    """The step's time, and samples a second against one GPU, each GPU with its own batch."""
+    # Weights, gradients and Adam's two moments in float32; activations come on top.
+    if 4 * job.weight_bytes / (gpus if spread_weights else 1) > machine.memory:
+        return NO_ROOM
+    speedup = gpus * job.flops / machine.flops / seconds
+    return f"{seconds * 1e3:,.0f} ms, {speedup:.1f} ×"
+
+
+def one_machine() -> str:
+    ways: dict[str, Callable[[Job, Machine, int], float]] = {
+        "replicate": replicate_seconds,
+        "replicate, `sharded_loss`": partial(replicate_seconds, sharded_loss=True),
+        "ddp, merged": partial(ddp_seconds, outputs="merged"),
+        "ddp, merged, `sharded_loss`": partial(ddp_seconds, outputs="loss"),
+        "ddp, local": ddp_seconds,
+        "fsdp, local": fsdp_seconds,
+    }
     parts = []
     for job in JOBS:
-        rows = []
-        for machine in MACHINES:
-            alone = job.flops / machine.flops
-            ways: dict[str, Any] = {
-                "replicate": replicate_seconds,
-                "replicate, `sharded_loss`": lambda *a: replicate_seconds(*a, sharded_loss=True),
-                "ddp, merged": lambda *a: ddp_seconds(*a, merged=True),
-                "ddp, local": ddp_seconds,
-                "fsdp, local": fsdp_seconds,
-            }
-            for way, seconds in ways.items():
-                rows.append([machine.name, way, *(f"{n * alone / seconds(job, machine, n):.1f}" for n in GPUS[1:])])
-        parts.append(f"**{job.name}**\n\n" + table(["Machine", "Strategy", *(f"{n} GPUs" for n in GPUS[1:])], rows))
+        rows = [
+            [
+                machine.name,
+                way,
+                *(cell(job, machine, f(job, machine, n), n, spread_weights="fsdp" in way) for n in GPUS),
+            ]
+            for machine in MACHINES
+            for way, f in ways.items()
+        ]
+        head = ["Machine", "Strategy", "1 GPU", "2 GPUs", "4 GPUs", "8 GPUs"]
+        parts.append(f"**{job.name}**\n\n" + table(head, rows))
     return "\n\n".join(parts)
 
 
@@ -223,9 +197,11 @@ def several_machines() -> str:
     rows = []
     machine = MACHINES[-1]
     for job in JOBS:
-        alone = job.flops / machine.flops
-        for way, seconds in (("ddp", ddp_seconds), ("fsdp", fsdp_seconds)):
-            rows.append([job.name, way, *(f"{8 * m * alone / seconds(job, machine, 8, m):.1f}" for m in (1, 2, 4, 8))])
+        for way, seconds in (("ddp, local", ddp_seconds), ("fsdp, local", fsdp_seconds)):
+            times = {8 * count: seconds(job, machine, 8, count) for count in (1, 2, 4, 8)}
+            cells = [cell(job, machine, time, n, spread_weights="fsdp" in way) for n, time in times.items()]
+            if set(cells) != {NO_ROOM}:
+                rows.append([job.name, way, *cells])
     return table(["Job, 8 × A100 with NVLink each", "Strategy", *(f"{8 * m} GPUs" for m in (1, 2, 4, 8))], rows)
 
 
@@ -253,7 +229,7 @@ def counts() -> str:
     )
 
 
-def check() -> tuple[str, list[dict[str, Any]]]:
+def check() -> tuple[str, dict[str, float]]:
     """The model against the two gloo ranks of results/distributed.json."""
     document = json.loads((RESULTS / "distributed.json").read_text(encoding="utf-8"))
     seconds = {name: row["median"] for name, row in document["results"][0]["seconds"].items()}
@@ -262,37 +238,44 @@ def check() -> tuple[str, list[dict[str, Any]]]:
     }
     times = {int(question.split()[2].replace(",", "")): value for question, value in wire.items()}
     small, large = times[400_000], times[4_000_000]
-    # Parameters of bench_distributed.network(): 0.45 MB; what gloo takes for them lies between two measured sizes.
-    size = 450_000
+    # What gloo takes for the gradients lies between two measured sizes.
+    size = 4 * sum(parameter.numel() for parameter in network().parameters())
     ring = small + (large - small) * (size - 400_000) / 3_600_000
     predicted = {"ours": seconds["two ranks that share nothing"] + ring}
-    predicted["merged"] = predicted["ours"] + 3 * times[4] + 2 * 16 * 3 * 32 * 32 * 4 / fingerprint_rate()
-    rows, stored = [], []
+    predicted["merged"] = predicted["ours"] + 3 * times[4] + 2 * BATCH * 3 * 32 * 32 * 4 / fingerprint_rate()
+    rows, ratios = [], {}
     for name, label in (("ours", "ddp, local"), ("merged", "ddp, merged")):
-        error = predicted[name] / seconds[name] - 1
-        rows.append([label, f"{predicted[name] * 1e3:.1f} ms", f"{seconds[name] * 1e3:.1f} ms", f"{error:+.1%}"])
-        stored.append(
-            figure(f"predicted / measured step of two gloo ranks, {label}", predicted[name] / seconds[name], "×")
-        )
-    return table(["Two gloo ranks", "predicted", "measured", "off by"], rows), stored
+        ratios[label] = predicted[name] / seconds[name]
+        times_of = [f"{one * 1e3:.1f} ms" for one in (predicted[name], seconds[name])]
+        rows.append([label, *times_of, f"{ratios[label] - 1:+.1%}"])
+    return table(["Two gloo ranks", "predicted", "measured", "off by"], rows), ratios
 
 
 def page() -> str:
-    parts = ["### Copies counted in one step", counts(), "### Speed-up in one machine", speedups()]
-    parts += ["### Speed-up over several machines", several_machines(), "### Checked", check()[0]]
+    parts = ["### Copies counted in one step", counts(), "### One machine", one_machine()]
+    parts += ["### Several machines", several_machines(), "### Checked", check()[0]]
     return "\n\n".join(parts)
+
+
+def write() -> None:
+    """Bring the page up to date with what was measured."""
+    _rate[:] = [measured_rate()]
+    rows = [figure("the digest that compares merged batches, one thread", _rate[0], "bytes/s")]
+    for label, ratio in check()[1].items():
+        rows.append(figure(f"predicted / measured step of two gloo ranks, {label}", ratio, "×"))
+    store("cost_model", rows)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+    PAGE.write_text(f"{before}{MARKS[0]}\n\n{page()}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
-    if not parser.parse_args().write:
+    torch.set_num_threads(1)
+    if parser.parse_args().write:
+        write()
+    else:
         print(page())
-        return
-    _rate.append(measured_rate())
-    store("cost_model", [figure("the digest that compares merged batches, one thread", _rate[0], "bytes/s"), *check()[1]])
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-    PAGE.write_text(f"{before}{MARKS[0]}\n\n{page()}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

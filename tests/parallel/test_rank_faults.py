@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from tests.parallel.ranks import batch
+from tests.ranks import batch
 from torchkutils import multi_gpu_model
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from tests.parallel.ranks import batch, on_ranks, same_on_all_ranks
+from tests.ranks import batch, on_ranks, same_on_all_ranks
 from torchkutils import (
     load_model,
     load_optimizer,

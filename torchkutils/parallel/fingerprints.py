@@ -15,7 +15,7 @@ from torchkutils.parallel.structure import Structure
 
 _WORDS = 2**13
 """8-byte words that are summed into one."""
-_ROWS = {"cpu": 64}
+_ROWS = {"cpu": 16}
 """How many such blocks at a time: what a processor's cache holds; an accelerator takes more."""
 
 
@@ -44,10 +44,13 @@ def _of_tensor(tensor: Tensor) -> bytes:
     whole = data.numel() // (8 * _WORDS)
     blocks = data[: whole * 8 * _WORDS].view(torch.int64).view(whole, _WORDS)
     weights, rows = _weights(str(data.device)), _ROWS.get(data.device.type, 4096)
-    sums = [(blocks[start : start + rows] * weights).sum(1) for start in range(0, whole, rows)]
+    products = torch.empty((min(rows, whole), _WORDS), dtype=torch.int64, device=data.device)
+    sums = torch.empty(whole, dtype=torch.int64, device=data.device)
+    for start in range(0, whole, rows):
+        part = blocks[start : start + rows]
+        torch.sum(torch.mul(part, weights, out=products[: len(part)]), 1, out=sums[start : start + rows])
     rest = data[whole * 8 * _WORDS :]
-    parts = [torch.cat(sums).view(torch.uint8)] if sums else []
-    return head + b"".join(part.cpu().numpy().tobytes() for part in [*parts, rest])
+    return head + b"".join(part.cpu().numpy().tobytes() for part in (sums, rest))
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Real ranks: each check runs in gloo processes of its own."""
 
 import datetime
+import tempfile
 
 import torch
 from torch import distributed, multiprocessing
@@ -8,7 +9,8 @@ from torch import distributed, multiprocessing
 
 def on_ranks(check, folder, *arguments, world=2):
     """Run `check(rank, *arguments)` on every rank; what fails on one fails here."""
-    multiprocessing.spawn(_on_rank, args=(world, str(folder / "store"), check, arguments), nprocs=world)
+    store = tempfile.mktemp(prefix="store", dir=folder)
+    multiprocessing.spawn(_on_rank, args=(world, store, check, arguments), nprocs=world)
 
 
 def _on_rank(rank, world, store, check, arguments):
