@@ -20,14 +20,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import torch
 
 from benchmarks._harness import RESULTS, figure, store
-from benchmarks.bench_distributed import BATCH, network
+from benchmarks.bench_distributed import BATCH, CONTROL, network
 from benchmarks.counted_copies import counted
 from torchkutils.parallel.fingerprints import fingerprint
 from torchkutils.parallel.structure import Structure
@@ -241,10 +240,10 @@ def check() -> tuple[str, dict[str, float]]:
     # What gloo takes for the gradients lies between two measured sizes.
     size = 4 * sum(parameter.numel() for parameter in network().parameters())
     ring = small + (large - small) * (size - 400_000) / 3_600_000
-    predicted = {"ours": seconds["two ranks that share nothing"] + ring}
-    predicted["merged"] = predicted["ours"] + 3 * times[4] + 2 * BATCH * 3 * 32 * 32 * 4 / fingerprint_rate()
+    predicted = {"local": seconds[CONTROL] + ring}
+    predicted["merged"] = predicted["local"] + 3 * times[4] + 2 * BATCH * 3 * 32 * 32 * 4 / fingerprint_rate()
     rows, ratios = [], {}
-    for name, label in (("ours", "ddp, local"), ("merged", "ddp, merged")):
+    for name, label in (("local", "ddp, local"), ("merged", "ddp, merged")):
         ratios[label] = predicted[name] / seconds[name]
         times_of = [f"{one * 1e3:.1f} ms" for one in (predicted[name], seconds[name])]
         rows.append([label, *times_of, f"{ratios[label] - 1:+.1%}"])
