@@ -211,6 +211,52 @@ class Blocks(nn.Module):
         return self.table(x) + self.tied(x) * self.frozen
 
 
+class Odd(nn.Module):
+    """Gives a float, a scalar, an int16 tensor; other things where it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 3).double()
+        self.extra = False
+
+    def forward(self, x):
+        y = self.linear(x)
+        odd = {"rows": y, "mean": y.mean(), "number": float(y.detach().mean()), "kinds": x[:, 0].to(torch.int16)}
+        return {**odd, "more": y} if self.extra else odd
+
+
+def _odd_outputs_are_merged_or_refused(rank, strategy):
+    model = Odd()
+    parallel = multi_gpu_model(model, strategy=strategy)
+    ours, theirs = parallel(batch(7)), Odd()(batch(7))
+    assert ours["number"] == pytest.approx(theirs["number"], rel=1e-12)
+    for name in ("rows", "mean", "kinds"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-12)
+    model.extra = rank == 1
+    with pytest.raises(ValueError, match="one structure on every rank to be merged, got another one than rank 0's on"):
+        parallel(batch(7))
+    model.extra = False
+    unpacked = batch(7)
+    packed = nn.utils.rnn.pack_sequence([unpacked])
+    expected = (TypeError, "is a PackedSequence") if rank else (RuntimeError, "reading the arguments must")
+    with pytest.raises(expected[0], match=expected[1]):
+        parallel(packed if rank else unpacked)
+
+
+def _a_failed_forward_may_be_followed_by_another(rank, strategy):
+    for outputs in ("merged", "local"):
+        model, single = _model(), _model()
+        parallel = multi_gpu_model(model, strategy=strategy, outputs=outputs)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+                parallel(batch(6, width=5))
+            torch.testing.assert_close(parallel(batch(6)), single(batch(6)), rtol=0, atol=1e-12)
+        parallel(batch(6)).sum().backward()
+        single(batch(6)).sum().backward()
+        _same_gradients(model, single)
+
+
 def _fsdp_equals_single(rank):
     model = Blocks()
     single = copy.deepcopy(model)
@@ -317,7 +363,13 @@ CHECKS = [
     _running_statistics_under_fsdp,
     _ranks_must_want_the_same,
 ]
-BOTH_CHECKS = [_shared_arguments_are_not_cut, _losses_are_those_of_all_samples, _bad_losses_raise_on_all_ranks]
+BOTH_CHECKS = [
+    _shared_arguments_are_not_cut,
+    _losses_are_those_of_all_samples,
+    _bad_losses_raise_on_all_ranks,
+    _odd_outputs_are_merged_or_refused,
+    _a_failed_forward_may_be_followed_by_another,
+]
 
 
 @pytest.mark.slow

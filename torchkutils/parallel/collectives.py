@@ -26,21 +26,15 @@ def from_first(own: Tensor, device: torch.device) -> Tensor:
     return first
 
 
-def agree(problem: Exception | None, device: torch.device, what: str = "the forward") -> None:
-    """Raise on every rank if something failed on one: none waits for what never comes."""
-    flags = from_everyone(torch.tensor([problem is not None], device=device))
-    if problem is not None:
-        raise problem
-    failed = [str(rank) for rank, flag in enumerate(flags) if bool(flag)]
-    if failed:
-        raise RuntimeError(f"{what} must succeed on every rank, got an exception on rank {', '.join(failed)}")
-
-
-def check_alike(content: bytes, device: torch.device, problem: Exception | None, message: str) -> None:
-    """Raise on every rank unless the content is the same on all; a rank may bring a problem of its own instead.
+def agree(
+    problem: Exception | None, device: torch.device, what: str, *, content: bytes = b"", unequal: str = ""
+) -> None:
+    """Go on only if every rank does, and has the same content: none waits for what never comes.
 
     Raises:
-        ValueError: `message`, with the ranks that differ from rank 0 in place of `{ranks}`.
+        Exception: This rank's `problem`.
+        RuntimeError: Another rank has one; `what` failed there.
+        ValueError: Contents differ: `unequal`, with the ranks that differ from rank 0 in place of `{ranks}`.
     """
     own = [*(hashlib.sha256(content).digest() if problem is None else bytes(32)), problem is not None]
     everyone = from_everyone(torch.tensor(own, dtype=torch.uint8, device=device))
@@ -48,28 +42,30 @@ def check_alike(content: bytes, device: torch.device, problem: Exception | None,
         raise problem
     failed = [str(rank) for rank, other in enumerate(everyone) if bool(other[-1])]
     if failed:
-        raise ValueError(f"the arguments must be usable on every rank, got an exception on rank {', '.join(failed)}")
-    unequal = [str(rank) for rank, other in enumerate(everyone) if not torch.equal(other, everyone[0])]
-    if unequal:
-        raise ValueError(message.format(ranks=", ".join(unequal)))
+        raise RuntimeError(f"{what} must succeed on every rank, got an exception on rank {', '.join(failed)}")
+    others = [str(rank) for rank, other in enumerate(everyone) if not torch.equal(other, everyone[0])]
+    if others:
+        raise ValueError(unequal.format(ranks=", ".join(others)))
 
 
-def merge_leaf(leaf: Any, weights: Sequence[float], lengths: Sequence[int], target: torch.device) -> Any:
-    """One leaf of the outputs of all ranks: rows joined, 0-d tensors added by weight, anything else this rank's."""
+def merge_leaf(leaf: Any, weights: Sequence[float], lengths: Sequence[int], device: torch.device) -> Any:
+    """One leaf of the outputs of all ranks: rows joined, 0-d tensors and floats averaged, anything else this rank's."""
+    if type(leaf) is float:
+        return float(merge_scalar(torch.tensor(leaf, dtype=torch.float64, device=device), weights))
     if not isinstance(leaf, Tensor):
         return leaf
     if leaf.ndim == 0:
-        return merge_scalar(leaf, weights, target)
+        return merge_scalar(leaf, weights)
     rows: Tensor = _AllGather.apply(leaf, list(lengths))  # type: ignore[no-untyped-call]
-    return rows.to(target)
+    return rows
 
 
-def merge_scalar(scalar: Tensor, weights: Sequence[float], target: torch.device) -> Tensor:
+def merge_scalar(scalar: Tensor, weights: Sequence[float]) -> Tensor:
     """The weighted sum of all ranks' 0-d tensors, on every rank."""
     plain = scalar if scalar.is_floating_point() or scalar.is_complex() else scalar.to(torch.get_default_dtype())
     weighted = (plain * weights[distributed.get_rank()]).reshape(1)
     joined: Tensor = _AllGather.apply(weighted, [1] * len(weights))  # type: ignore[no-untyped-call]
-    return joined.sum().to(target)
+    return joined.sum()
 
 
 class _AllGather(torch.autograd.Function):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor, distributed, nn
 from torchkutils.parallel.arguments import Arguments
 from torchkutils.parallel.collectives import (
     agree,
-    check_alike,
     from_everyone,
     merge_leaf,
     merge_scalar,
@@ -23,33 +21,10 @@ from torchkutils.parallel.distributed_buffers import RankBuffers
 from torchkutils.parallel.fingerprints import fingerprint
 from torchkutils.parallel.losses import check_mergeable, loss_on
 from torchkutils.parallel.parallel_model import TemplateView
+from torchkutils.parallel.ranks import own_random_numbers
 from torchkutils.parallel.scatter_gather import Plan, Shard, plan_shards, scatter, shard_weights
 from torchkutils.parallel.sharding import is_sharded, shard, take_values_of_first
 from torchkutils.parallel.structure import Structure
-
-
-def in_group() -> bool:
-    """Whether this process belongs to a process group of more than one."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def rank_device(strategy: str) -> torch.device:
-    """The device of this rank: a GPU by LOCAL_RANK under NCCL, else the CPU.
-
-    Raises:
-        ValueError: No process group, or a LOCAL_RANK that names no GPU of this machine.
-    """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        raise ValueError(
-            f"strategy={strategy!r} needs a process group, got none; start under torchrun and call "
-            "torch.distributed.init_process_group() first"
-        )
-    if "nccl" not in str(distributed.get_backend()):
-        return torch.device("cpu")
-    local, count = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
-    if local is None or not local.isdecimal() or int(local) >= count:
-        raise ValueError(f"LOCAL_RANK must be one of the {count} GPUs here, got {local!r}; torchrun sets it")
-    return torch.device("cuda", int(local))
 
 
 @dataclass(frozen=True)
@@ -96,19 +71,19 @@ class DistributedModel(TemplateView):
         """This rank's outputs (`local`), or the whole batch's on every rank (`merged`)."""
         if self._options.outputs == "local":
             with self._rank_buffers.recorded():
-                result = self._engine(*args, **kwargs)
+                result = self._run(*args, **kwargs)
             self._settle()
             return result
-        arguments = Arguments(self.__dict__["__template__"], self._options.shared, args, kwargs)
-        plan = self._agreed_plan(arguments, [])
+        template, shared = self.__dict__["__template__"], self._options.shared
+        plan, arguments, _ = self._agreed_plan(lambda: (Arguments(template, shared, args, kwargs), []))
         mine = plan[distributed.get_rank()]
         [(places, names)] = arguments.calls([mine])
-
         output = self._agreed(
-            lambda: Structure(self._engine(*places, **names), "output"), lambda found: _check_rows(found, mine.length)
+            lambda: Structure(self._run(*places, **names), "output"), lambda found: _make_of_rows(found, mine.length)
         )
         weights, lengths = shard_weights(plan), [one.length for one in plan]
-        return output.filled([merge_leaf(leaf, weights, lengths, self._merge_on) for leaf in output.leaves])
+        merged = [merge_leaf(leaf, weights, lengths, self._device) for leaf in output.leaves]
+        return output.filled([leaf.to(self._merge_on) if isinstance(leaf, Tensor) else leaf for leaf in merged])
 
     def sharded_loss(
         self, fn: Callable[[Any, Any], Tensor], inputs: Any, targets: Any, *, reduction: str = "mean"
@@ -132,43 +107,58 @@ class DistributedModel(TemplateView):
                 batches with 'merged'.
             RuntimeError: It failed on another rank.
         """
-        arguments = Arguments.of_inputs(self.__dict__["__template__"], self._options.shared, inputs)
-        goals = Structure(targets, "targets")
-        plan = self._agreed_plan(arguments, [goals], lambda: check_mergeable(fn, targets, reduction))
+
+        def prepare() -> tuple[Arguments, list[Structure]]:
+            check_mergeable(fn, targets, reduction)
+            inside = self.__dict__["__template__"]
+            return Arguments.of_inputs(inside, self._options.shared, inputs), [Structure(targets, "targets")]
+
+        plan, arguments, [goals] = self._agreed_plan(prepare)
         mine = plan[distributed.get_rank()]
         [call], [goal] = arguments.calls([mine]), scatter(goals, [mine])
-        loss = self._agreed(lambda: loss_on(fn, self._engine, call, goal, self._device), lambda _: None)
+        loss = self._agreed(lambda: loss_on(fn, self._run, call, goal, self._device), lambda _: b"")
         weights = shard_weights(plan) if reduction == "mean" else [1.0] * len(plan)
-        return merge_scalar(loss, weights, self._merge_on)
+        return merge_scalar(loss, weights).to(self._merge_on)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """The template's forward through DDP or FSDP."""
+        try:
+            return self._engine(*args, **kwargs)
+        except Exception:
+            if self._options.strategy == "fsdp" and hasattr(self._engine, "reset_iter_state"):
+                # Else FSDP would take the next forward for a part of this one. (It raises where none had begun.)
+                with contextlib.suppress(RuntimeError):
+                    self._engine.reset_iter_state()
+            raise
 
     def _agreed_plan(
-        self, arguments: Arguments, others: list[Structure], check: Callable[[], None] | None = None
-    ) -> Plan:
-        """Which rank computes which rows; raises on every rank unless all have what they need."""
+        self, prepare: Callable[[], tuple[Arguments, list[Structure]]]
+    ) -> tuple[Plan, Arguments, list[Structure]]:
+        """Which rank computes which rows of what; raises on every rank unless all have what they need."""
         world, merged = distributed.get_world_size(), self._options.outputs == "merged"
         problem: Exception | None = None
-        length = 0
+        length, content = 0, b""
         try:
-            if check is not None:
-                check()
+            arguments, others = prepare()
             length = arguments.length(*others)
             if merged and length < world:
                 raise ValueError(f"a merged batch must hold a sample for each of the {world} ranks, got {length}")
-        except (TypeError, ValueError) as err:
+            content = fingerprint([*arguments.structures, *others]) if merged else b""
+        except Exception as err:
             problem = err
+        agree(problem, self._device, "reading the arguments", content=content, unequal=_ANOTHER_BATCH)
         if merged:
-            content = b"" if problem is not None else fingerprint([*arguments.structures, *others])
-            check_alike(content, self._device, problem, _ANOTHER_BATCH)
-            return plan_shards(length, [self._device] * world, self._options.split)
-        agree(problem, self._device, "reading the arguments")
+            return plan_shards(length, [self._device] * world, self._options.split), arguments, others
         lengths = [int(one) for one in from_everyone(torch.tensor(length, device=self._device))]
         # Each rank's batch is whole: its shard begins at its own first row.
-        return [Shard(rank, self._device, 0, length) for rank, length in enumerate(lengths)]
+        plan = [Shard(rank, self._device, 0, length) for rank, length in enumerate(lengths)]
+        return plan, arguments, others
 
-    def _agreed(self, work: Callable[[], Any], check: Callable[[Any], None]) -> Any:
-        """What this rank's work gives, once it is sure that no rank failed."""
+    def _agreed(self, work: Callable[[], Any], make_of: Callable[[Any], bytes]) -> Any:
+        """What this rank's work gives, once it is sure that no rank failed and all results are of one make."""
         problem: Exception | None = None
         result: Any = None
+        make = b""
         try:
             with self._rank_buffers.recorded(), self._random_numbers():
                 result = work()
@@ -177,11 +167,10 @@ class DistributedModel(TemplateView):
                 raise
             problem = err
         try:
-            if problem is None:
-                check(result)
+            make = make_of(result) if problem is None else b""
         except Exception as err:
             problem = err
-        agree(problem, self._device)
+        agree(problem, self._device, "the forward", content=make, unequal=_ANOTHER_MAKE)
         self._settle()
         return result
 
@@ -191,7 +180,7 @@ class DistributedModel(TemplateView):
 
     def _random_numbers(self) -> contextlib.AbstractContextManager[None]:
         # With 'local' the generators are each rank's own already.
-        return _own_random_numbers(self._device) if self._options.outputs == "merged" else contextlib.nullcontext()
+        return own_random_numbers(self._device) if self._options.outputs == "merged" else contextlib.nullcontext()
 
     def extra_repr(self) -> str:
         """The strategy and this rank's place, for printing."""
@@ -219,15 +208,22 @@ _ANOTHER_BATCH = (
 )
 
 
+_ANOTHER_MAKE = (
+    "outputs must have one structure on every rank to be merged, got another one than rank 0's on rank {ranks}; use "
+    "outputs='local'"
+)
+
+
 def _check_templates(template: nn.Module, device: torch.device, options: RankOptions) -> None:
     """Raise on every rank unless the ranks want the same of models of the same make."""
     tensors = [*template.named_parameters(), *template.named_buffers()]
     make = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors]
-    check_alike(
-        repr((options, make)).encode(),
-        device,
+    agree(
         None,
-        "model and options must be the same on every rank, got others than rank 0's on rank {ranks}",
+        device,
+        "multi_gpu_model",
+        content=repr((options, make)).encode(),
+        unequal="model and options must be the same on every rank, got others than rank 0's on rank {ranks}",
     )
 
 
@@ -255,23 +251,19 @@ def _sharded(template: nn.Module, device: torch.device) -> nn.Module:
     return template
 
 
-@contextlib.contextmanager
-def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Let the ranks draw different numbers; afterwards their generators stand alike again."""
-    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
-    seed = (seed + distributed.get_rank() * 0x9E3779B97F4A7C15) % 2**63
-    gpus = [device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu].manual_seed(seed)
-        yield
+def _make_of_rows(output: Structure, length: int) -> bytes:
+    """What has to be the same on all ranks for outputs to be merged.
 
-
-def _check_rows(output: Structure, length: int) -> None:
+    Raises:
+        ValueError: A tensor has not one row a sample.
+    """
+    make: list[Any] = []
     for path, leaf in zip(output.paths, output.leaves, strict=True):
         if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] != length:
             raise ValueError(
                 f"{path} must have one row a sample to be merged over ranks, got shape {tuple(leaf.shape)} for "
                 f"{length} samples; use outputs='local'"
             )
+        kind = (leaf.dtype, tuple(leaf.shape[1:]), leaf.ndim) if isinstance(leaf, Tensor) else type(leaf).__qualname__
+        make.append((path, kind))
+    return repr(make).encode()

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchkutils.parallel.distributed import DistributedModel, RankOptions, in_group, rank_device
+from torchkutils.parallel.distributed import DistributedModel, RankOptions
 from torchkutils.parallel.parallel_model import ParallelModel, TemplateView
+from torchkutils.parallel.ranks import in_group, rank_device
 
 _CHOICES = {
     "strategy": ("auto", "replicate", "ddp", "fsdp"),
