@@ -40,12 +40,30 @@ def agree(
     everyone = from_everyone(torch.tensor(own, dtype=torch.uint8, device=device))
     if problem is not None:
         raise problem
-    failed = [str(rank) for rank, other in enumerate(everyone) if bool(other[-1])]
-    if failed:
-        raise RuntimeError(f"{what} must succeed on every rank, got an exception on rank {', '.join(failed)}")
+    _refuse_failures([rank for rank, other in enumerate(everyone) if bool(other[-1])], what)
     others = [str(rank) for rank, other in enumerate(everyone) if not torch.equal(other, everyone[0])]
     if others:
         raise ValueError(unequal.format(ranks=", ".join(others)))
+
+
+def lengths_of_everyone(length: int, problem: Exception | None, device: torch.device) -> list[int]:
+    """Every rank's number of samples; one message, for it is sent before each step.
+
+    Raises:
+        Exception: This rank's `problem`.
+        RuntimeError: Another rank has one.
+    """
+    own = torch.tensor(length if problem is None else -1, device=device)
+    lengths = [int(one) for one in from_everyone(own)]
+    if problem is not None:
+        raise problem
+    _refuse_failures([rank for rank, one in enumerate(lengths) if one < 0], "reading the arguments")
+    return lengths
+
+
+def _refuse_failures(ranks: list[int], what: str) -> None:
+    if ranks:
+        raise RuntimeError(f"{what} must succeed on every rank, got an exception on rank {', '.join(map(str, ranks))}")
 
 
 def merge_leaf(leaf: Any, weights: Sequence[float], lengths: Sequence[int], device: torch.device) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torchkutils.parallel.arguments import Arguments
 from torchkutils.parallel.collectives import (
     agree,
-    from_everyone,
+    lengths_of_everyone,
     merge_leaf,
     merge_scalar,
 )
@@ -70,10 +70,7 @@ class DistributedModel(TemplateView):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """This rank's outputs (`local`), or the whole batch's on every rank (`merged`)."""
         if self._options.outputs == "local":
-            with self._rank_buffers.recorded():
-                result = self._run(*args, **kwargs)
-            self._settle()
-            return result
+            return self._alone(lambda: self._run(*args, **kwargs))
         template, shared = self.__dict__["__template__"], self._options.shared
         plan, arguments, _ = self._agreed_plan(lambda: (Arguments(template, shared, args, kwargs), []))
         mine = plan[distributed.get_rank()]
@@ -116,7 +113,11 @@ class DistributedModel(TemplateView):
         plan, arguments, [goals] = self._agreed_plan(prepare)
         mine = plan[distributed.get_rank()]
         [call], [goal] = arguments.calls([mine]), scatter(goals, [mine])
-        loss = self._agreed(lambda: loss_on(fn, self._run, call, goal, self._device), lambda _: b"")
+
+        def work() -> Tensor:
+            return loss_on(fn, self._run, call, goal, self._device)
+
+        loss = self._alone(work) if self._options.outputs == "local" else self._agreed(work, lambda _: b"")
         weights = shard_weights(plan) if reduction == "mean" else [1.0] * len(plan)
         return merge_scalar(loss, weights).to(self._merge_on)
 
@@ -146,13 +147,21 @@ class DistributedModel(TemplateView):
             content = fingerprint([*arguments.structures, *others]) if merged else b""
         except Exception as err:
             problem = err
-        agree(problem, self._device, "reading the arguments", content=content, unequal=_ANOTHER_BATCH)
         if merged:
+            agree(problem, self._device, "reading the arguments", content=content, unequal=_ANOTHER_BATCH)
             return plan_shards(length, [self._device] * world, self._options.split), arguments, others
-        lengths = [int(one) for one in from_everyone(torch.tensor(length, device=self._device))]
+        lengths = lengths_of_everyone(length, problem, self._device)
         # Each rank's batch is whole: its shard begins at its own first row.
         plan = [Shard(rank, self._device, 0, length) for rank, length in enumerate(lengths)]
         return plan, arguments, others
+
+    def _alone(self, work: Callable[[], Any]) -> Any:
+        """What this rank's work gives; what fails here reaches the others when this process ends."""
+        with self._rank_buffers.recorded():
+            result = work()
+        if self.training and torch.is_grad_enabled():
+            self._rank_buffers.settle(self._device)
+        return result
 
     def _agreed(self, work: Callable[[], Any], make_of: Callable[[Any], bytes]) -> Any:
         """What this rank's work gives, once it is sure that no rank failed and all results are of one make."""
@@ -160,7 +169,7 @@ class DistributedModel(TemplateView):
         result: Any = None
         make = b""
         try:
-            with self._rank_buffers.recorded(), self._random_numbers():
+            with self._rank_buffers.recorded(), own_random_numbers(self._device):
                 result = work()
         except Exception as err:
             if self._coupled:
@@ -171,16 +180,9 @@ class DistributedModel(TemplateView):
         except Exception as err:
             problem = err
         agree(problem, self._device, "the forward", content=make, unequal=_ANOTHER_MAKE)
-        self._settle()
-        return result
-
-    def _settle(self) -> None:
-        if self.training and (self._options.outputs == "merged" or torch.is_grad_enabled()):
+        if self.training:
             self._rank_buffers.settle(self._device)
-
-    def _random_numbers(self) -> contextlib.AbstractContextManager[None]:
-        # With 'local' the generators are each rank's own already.
-        return own_random_numbers(self._device) if self._options.outputs == "merged" else contextlib.nullcontext()
+        return result
 
     def extra_repr(self) -> str:
         """The strategy and this rank's place, for printing."""
