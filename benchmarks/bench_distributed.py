@@ -26,7 +26,7 @@ from torch import distributed, multiprocessing, nn
 from benchmarks._harness import figure, spread, store
 from torchkutils import multi_gpu_model
 
-PATIENCE = 300
+PATIENCE = 240
 """Seconds to wait for rounds with free cores."""
 CONTROL = "two ranks that share nothing"
 BATCH = 16
@@ -79,7 +79,7 @@ def measure(rank: int, folder: str, wanted: int) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     rounds = quiet_rounds(steps(rank), wanted)
     with contextlib.redirect_stdout(io.StringIO()) if rank else contextlib.nullcontext():
-        rows = [*figures(*rounds), *wire()]
+        rows = [*figures(*rounds), *own_work(), *wire()]
     if rank == 0:
         pathlib.Path(folder, "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     distributed.barrier()
@@ -136,6 +136,34 @@ def figures(rounds: list[dict[str, float]], all_rounds: int) -> list[dict[str, A
             figure(f"{name}: above ddp local in the same round, a step", above["median"], "ms") | {"spread": above}
         )
         print(f"    over rounds: {above['p25']:.2f} to {above['p75']:.2f} ms")
+    return rows
+
+
+def own_work() -> list[dict[str, Any]]:
+    """A network so small that what is added to DDP shows: forward and backward in turns."""
+    x = torch.randn(4, 8)
+
+    def tiny() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    contestants = {
+        "plain DDP": nn.parallel.DistributedDataParallel(tiny()),
+        "local": multi_gpu_model(tiny(), strategy="ddp", outputs="local"),
+        "merged": multi_gpu_model(tiny(), strategy="ddp"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(400):
+        for name, model in contestants.items():
+            distributed.barrier()
+            start = time.perf_counter()
+            model(x.new_ones(4, 8) if name == "merged" else x).sum().backward()
+            times[name].append((time.perf_counter() - start) * 1e6)
+    rows = []
+    for name in ("local", "merged"):
+        above = spread([mine - other for mine, other in zip(times[name], times["plain DDP"], strict=True)])
+        rows.append(
+            figure(f"a tiny network, {name}: above plain DDP, a step", above["median"], "µs") | {"spread": above}
+        )
     return rows
 
 
