@@ -56,9 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        partial = getattr(error, "summary", None)
-        if partial is not None:
-            print(partial)
         reason = " ".join(str(error).split())
         print(f"torchkutils: {type(error).__name__}: {reason}", file=sys.stderr)
         return 1
@@ -185,7 +182,7 @@ def _model(path: str) -> torch.nn.Module:
             found = getattr(found, name)
         model = found if isinstance(found, torch.nn.Module) else found()
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"{path} gave a {type(model).__name__}; it has to give a torch.nn.Module")
+        raise TypeError(f"{path} gave {type(model).__name__}; it has to give a torch.nn.Module")
     return model
 
 

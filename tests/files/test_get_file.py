@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.files.faulty_server import BODY, DIGEST
+from tests.ranks import on_ranks
 from torchkutils import ArchiveError, DownloadError, get_file
 from torchkutils.files import cache_folder
 
@@ -235,6 +236,18 @@ def test_workers_of_a_data_loader_may_call_it(server, tmp_path) -> None:
     )
     assert [int(size) for size in loader] == [len(BODY)] * 4
     assert server.count["good"] == 1
+
+
+def _fetched_by_a_rank(rank: int, url: str, folder: pathlib.Path) -> None:
+    for name in ("first", "second"):
+        path = get_file(name, url, cache_dir=folder, progress=False)
+        assert pathlib.Path(path).read_bytes() == BODY
+
+
+@pytest.mark.slow
+def test_ranks_make_one_request(server, tmp_path) -> None:
+    on_ranks(_fetched_by_a_rank, tmp_path, server.url("slow"), tmp_path / "cache", world=3)
+    assert server.count["slow"] == 2
 
 
 def test_the_progress_goes_to_standard_error(server, tmp_path, capsys) -> None:

@@ -136,3 +136,81 @@ def test_a_prompt_shows_the_table():
 def test_bad_arguments_are_refused(arguments, error, match):
     with pytest.raises(error, match=match):
         print_summary(nn.Linear(2, 2), **arguments)
+
+
+class Blocks(nn.Module):
+    """Residual blocks, and a head that takes the sum, the input of the first and the last block."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(4, 4) for _ in range(number)])
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x):
+        for block in self.blocks:
+            y = block(x)
+            x = x + y
+        return self.head(torch.cat([x, y], 1))
+
+
+def test_a_running_sum_is_named_by_its_latest_block():
+    rows = {row.path: row.inbound for row in summarize(Blocks(30), input_size=(2, 4)).rows}
+    assert rows["blocks.1"] == ("blocks.0[0][0]",)
+    assert rows["blocks.29"] == ("blocks.27[0][0]", "blocks.28[0][0]")
+    assert rows["head"] == ("blocks.29[0][0]",)
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_parametrized_layer_keeps_its_place(name):
+    parametrize = getattr(nn.utils.parametrizations, name)
+    model = nn.Sequential(nn.Linear(4, 4), parametrize(nn.Linear(4, 4)), nn.ReLU())
+    summary = summarize(model, input_size=(2, 4))
+    inbound = {row.path: row.inbound for row in summary.rows}
+    assert inbound["1"] == ("0[0][0]",)
+    assert inbound["2"] == ("1[0][0]",)
+    assert summary.flops >= 2 * 2 * 2 * 4 * 4
+    assert summary.total_params == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda m: torch.jit.script(m),
+        lambda m: torch.jit.trace(m, torch.ones(2, 4)),
+        nn.DataParallel,
+        torch.compile,
+    ],
+    ids=["scripted", "jit-traced", "DataParallel", "compiled"],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_whole_model_may_be_wrapped(wrap):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    summary = summarize(wrap(model), input_size=(2, 4))
+    assert summary.total_params == 15
+    assert summary.rows[-1].output_shapes == "(2, 3)" or summary.model_name != "Sequential"
+
+
+def test_a_packed_sequence_is_one_argument():
+    packed = nn.utils.rnn.pack_padded_sequence(torch.ones(2, 3, 4), [3, 2], batch_first=True)
+    rows = summarize(nn.LSTM(4, 5, batch_first=True), input_data=packed).rows
+    assert rows[0].output_shapes.startswith("[(5, 5), (3,)")
+
+
+def test_a_complex_model_gets_complex_inputs():
+    assert summarize(nn.Linear(3, 4, dtype=torch.complex64), input_size=(2, 3)).rows[0].dtypes == "complex64"
+
+
+def test_the_model_s_own_failure_is_marked_and_says_what_it_was_fed():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.a(x) @ torch.ones(3, 3)
+
+    lines = []
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        print_summary(Fails(), print_fn=lines.append, input_size=(2, 4))
+    assert any("Fails (Fails) FAILED at (2, 4)" in line for line in lines)
+    assert any("float32" in note and "dtypes=" in note for note in caught.value.__notes__)

@@ -241,9 +241,19 @@ def test_outputs_are_merged_where_asked(cpu_merge, target):
     assert parallel(rows()).device == torch.device(target)
 
 
-def test_fsdp_says_that_it_is_not_built():
-    with pytest.raises(NotImplementedError, match="not built yet"):
-        multi_gpu_model(network(), devices=TWO, strategy="fsdp")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"devices": TWO}, "gpus and devices must be None under '{}', where LOCAL_RANK decides"),
+        ({"gpus": 2}, "gpus and devices must be None under '{}', where LOCAL_RANK decides, got gpus=2"),
+        ({"launch": "threads"}, "launch must be 'auto' under '{}', where each rank has one replica"),
+        ({"cpu_relocation": True}, "cpu_relocation must be False under '{}'"),
+    ],
+)
+def test_what_ranks_decide_themselves_is_refused(options, match, strategy):
+    with pytest.raises(ValueError, match=match.format(strategy)):
+        multi_gpu_model(network(), strategy=strategy, **options)
 
 
 def test_keras_example_1_trains_as_one_device_does():

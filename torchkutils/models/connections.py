@@ -8,7 +8,9 @@ from torchkutils.models.records import Trace
 def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
     """For each shown module what its calls took from other shown calls; functions between them are looked through.
 
-    `encoder.norm[0][1]` is the second tensor that the first call of `encoder.norm` gave.
+    `encoder.norm[0][1]` is the second tensor that the first call of `encoder.norm` gave. Where a function joins what
+    another one has joined (a sum with a running sum), the latest call of the earlier one stands for it: each residual
+    block would otherwise name all blocks before it.
     """
     if trace.engine.edges == "definition":
         return {}
@@ -24,6 +26,8 @@ def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
             position += 1
             call = box[edge.source]
             came = reaching.get(edge.source, ()) if call is None else ((call, edge.tensor),)
+            if node.joins and len(came) > 1:
+                came = (max(came),)
             found = tuple(dict.fromkeys(found + came)) if found else came
         here = box[node.index]
         if here is None:

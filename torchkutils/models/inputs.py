@@ -54,7 +54,7 @@ def has_open_dimensions(input_size: Any) -> bool:
 
 def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
     given = map_leaves(data, np.ndarray, lambda array: _tensor(model, array))
-    if isinstance(given, tuple | list):
+    if type(given) in (tuple, list):
         return tuple(given), {}
     if isinstance(given, Mapping):
         return (), dict(given)
@@ -105,8 +105,9 @@ def _device(model: torch.nn.Module) -> torch.device:
 
 
 def _floating_dtype(model: torch.nn.Module) -> torch.dtype:
-    floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    return next(floating, torch.get_default_dtype())
+    dtypes = list(dict.fromkeys(parameter.dtype for parameter in model.parameters()))
+    floating = [dtype for dtype in dtypes if dtype.is_floating_point] or [dtype for dtype in dtypes if dtype.is_complex]
+    return floating[0] if floating else torch.get_default_dtype()
 
 
 def _first_embedding(model: torch.nn.Module) -> Any:

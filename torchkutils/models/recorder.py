@@ -129,7 +129,7 @@ class Recorder(TorchFunctionMode):
         self._counts[place] = number + 1
         running = RunningCall(len(self._calls), place, number, self._parent(), self.describe.arguments(args, kwargs))
         running.tensors = tensors_of(*args, *kwargs.values())
-        if not self.tree.children[place] or isinstance(watched.module, torch.jit.ScriptModule):
+        if watched.closed or not self.tree.children[place]:
             running.point = self.flow.add("call", self._name(place), running.index, None)
             self.flow.reach(running.point, [self.flow.source(tensor) for tensor in running.tensors])
         else:
@@ -156,6 +156,7 @@ class Recorder(TorchFunctionMode):
     def _finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
         self._stack.pop()
         running.output = self.describe.of(output)
+        running.leaf = running.leaf or watched.closed
         if running.leaf:
             output = self._finish_leaf(watched, running, output)
         running.tensors = []

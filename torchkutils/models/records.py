@@ -141,7 +141,7 @@ class Call:
         output: What it returned; None when unknown or when it failed.
         flops: Operations run by this call itself, without those of the calls within; two for a multiply-add.
         flops_known: False when it ran something whose operations cannot be counted: `flops` is then a lower bound.
-        leaf: It called no other module.
+        leaf: It called no other module; its parametrizations, which make its weights, do not count.
     """
 
     index: int

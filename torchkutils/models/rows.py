@@ -210,7 +210,8 @@ def _shown_modules(trace: Trace, depth: int | None) -> list[Module]:
     shown = list(trace.modules[1:])
     if depth is not None:
         shown = [module for module in shown if module.depth <= depth]
-    if not shown or root.parameters:
+    failed = trace.failure is not None and trace.calls[trace.failure.call].module == 0
+    if not shown or root.parameters or failed:
         shown.insert(0, root)
     return shown
 

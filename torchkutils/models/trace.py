@@ -17,7 +17,7 @@ from torchkutils.models.records import Engine, Module, Trace
 from torchkutils.models.structure import structure_trace
 from torchkutils.models.tensor_states import TensorStates
 from torchkutils.models.undisturbed import Mode, in_mode, undisturbed
-from torchkutils.models.values import map_tensors
+from torchkutils.models.values import map_tensors, tensors_of
 
 __all__ = ["EngineName", "Mode", "trace_model"]
 
@@ -78,6 +78,9 @@ def trace_model(
         else:
             reason = "the model lies on the meta device" if any(tensor.is_meta for tensor in tree.tensors) else ""
         forward = _Forward(tree, states, module_records(tree, arguments=module_arguments), mode, reason)
+        if input_size is not None:
+            made = [f"{tensor.dtype}".removeprefix("torch.") for tensor in tensors_of(*arguments)]
+            forward.notes.append(f"Inputs made from input_size: {', '.join(made)}; dtypes= chooses others.")
         trace = forward.run(arguments)
         if input_size is not None and has_open_dimensions(input_size):
             other = model_arguments(model, input_size, None, dtypes, open_size=3)
@@ -86,8 +89,10 @@ def trace_model(
 
 
 def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside a compiled or a multi-device one."""
-    inner = model.__dict__.get("__template__") or model._modules.get("_orig_mod")
+    """The module inside a compiled or a multi-device one: its own forward would talk to other processes."""
+    inner = model.__dict__.get("__template__") or getattr(model, "_orig_mod", None)
+    if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        inner = model.module
     return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
@@ -107,6 +112,9 @@ class _Forward:
     ) -> None:
         self.tree, self.states, self.records, self.mode = tree, states, records, mode
         self.engine = Engine("meta" if reason else "real", "traced", reason)
+        self.notes: list[str] = []
+        if reason:
+            self.notes.append("The trace ran on the meta device, where no value is known; engine='real' runs it.")
 
     def run(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far."""
@@ -125,8 +133,8 @@ class _Forward:
         calls = recorder.finished_calls()
         trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
         if error is not None:
-            if self.engine.ran == "meta":
-                error.add_note("The trace ran on the meta device, where no value is known; engine='real' runs it.")
+            for note in self.notes:
+                error.add_note(note)
             error.trace = trace  # type: ignore[attr-defined]
             raise error
         return trace

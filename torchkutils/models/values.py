@@ -120,9 +120,11 @@ def map_leaves(value: Any, kind: type[Any], change: Callable[[Any], Any], depth:
         return change(value)
     if depth > _DEEPEST:
         return value
-    if type(value) in (tuple, list):
+    named = isinstance(value, tuple) and hasattr(value, "_make")
+    if named or type(value) in (tuple, list):
         items = [map_leaves(item, kind, change, depth + 1) for item in value]
-        return value if all(map(operator.is_, items, value)) else type(value)(items)
+        make: Any = type(value)._make if named else type(value)
+        return value if all(map(operator.is_, items, value)) else make(items)
     if type(value) is dict:
         changed = {key: map_leaves(item, kind, change, depth + 1) for key, item in value.items()}
         return value if all(map(operator.is_, changed.values(), value.values())) else changed

@@ -37,9 +37,10 @@ class Watched:
     Attributes:
         place: Of the module in the tree.
         only_calls: Its forward does nothing but call its children.
+        closed: It is one box whatever it calls: a script, or a layer whose parametrizations make its weights.
     """
 
-    __slots__ = ("before", "forward", "inside", "module", "only_calls", "place", "recorder", "straight")
+    __slots__ = (*("before", "closed", "forward", "inside", "module", "only_calls", "place", "recorder", "straight"),)
 
     def __init__(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
         self.recorder, self.module, self.place = recorder, module, place
@@ -49,6 +50,7 @@ class Watched:
             self.before = {name: own[name] for name in _ENTRIES if name in own}
         self.forward = self._own_forward(own)
         self.only_calls = only_calls_children(module)
+        self.closed = isinstance(module, torch.jit.ScriptModule) or "parametrizations" in module._modules
         # `inside`: torch's own way of calling runs, and forward comes next; `straight`: no hooks are wanted.
         self.inside, self.straight = False, False
         own["_compiled_call_impl"] = self.call
@@ -66,7 +68,8 @@ class Watched:
     def __deepcopy__(self, memo: dict[int, Any]) -> Watched:
         """A copy of the module that forward makes has its own forward, and nobody watches it."""
         copied = Watched.__new__(Watched)
-        copied.recorder, copied.place, copied.before, copied.only_calls = _NOBODY, self.place, None, False
+        copied.recorder, copied.place, copied.before = _NOBODY, self.place, None
+        copied.only_calls, copied.closed = False, False
         copied.module = memo.get(id(self.module), self.module)
         own = None if self.before is None else self.before.get("forward")
         copied.forward = MethodType(type(copied.module).forward, copied.module) if own is None else deepcopy(own, memo)

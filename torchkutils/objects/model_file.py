@@ -15,11 +15,11 @@ from torchkutils._typing import PathLike
 from torchkutils.objects.builtin_objects import is_stock_class
 from torchkutils.objects.comparison import refuse_difference
 from torchkutils.objects.config import ConfigReader, ConfigWriter
-from torchkutils.objects.model_tensors import StateToStore, assign_state, template_of
+from torchkutils.objects.model_tensors import StateToStore, assign_state, copy_into, read_state, template_of
 from torchkutils.objects.optimizer_state import optimizer_document
 from torchkutils.objects.plain_values import decode, encode
+from torchkutils.objects.spread_model import team_of, whole_model, whole_values
 from torchkutils.objects.stored_file import ModelFile, open_model_file, write_model_file
-from torchkutils.objects.tensors import stored_dtype
 
 __all__ = ["load_model", "load_weights", "read_metadata", "save_model", "save_weights"]
 
@@ -32,6 +32,8 @@ def save_model(
     Args:
         model: A torch.nn module, nested as you like, or one of a registered class. A wrapped model (several devices,
             DistributedDataParallel, compiled) is saved as the model inside.
+            One that is spread over ranks (`strategy='fsdp'`, `fully_shard`, DTensors) is saved by a call on every rank:
+            it is gathered tensor by tensor, the first rank writes, and all return, or raise, together.
         path: The file. It appears whole or not at all; an older one is replaced.
         optimizer: Its state is stored as well; `load_optimizer` reads it.
         metadata: Any JSON value; `read_metadata` gives it back.
@@ -53,22 +55,20 @@ def save_model(
     template = template_of(model)
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    state = StateToStore(template)
-    writer = ConfigWriter(state.argument)
-    architecture = writer.node(template, "model")
-    _verify(template, architecture, writer, state)
-    documents: dict[str, Any] = {"architecture": architecture, "metadata": encode(metadata, "metadata")}
-    if optimizer is not None:
-        documents["optimizer"] = optimizer_document(optimizer, state)
-    documents["index"] = state.index()
-    write_model_file(path, documents, state.tensors)
+    team = team_of(template)
+    optimizer_state = None if optimizer is None else optimizer.state_dict()
+    if team is None:
+        _write_model(template, path, optimizer, optimizer_state, metadata)
+        return
+    whole, whole_state = whole_model(template, team), whole_values(optimizer_state, team)
+    team.by_first(lambda: _write_model(whole, path, optimizer, whole_state, metadata))
 
 
 def save_weights(model: nn.Module, path: PathLike) -> None:
     """Write the parameters and buffers of any model to one HDF5 file.
 
     Args:
-        model: Any module; a wrapped one is saved as the model inside.
+        model: Any module; a wrapped one is saved as the model inside, one that is spread over ranks as by `save_model`.
         path: The file. It appears whole or not at all.
 
     Raises:
@@ -81,8 +81,13 @@ def save_weights(model: nn.Module, path: PathLike) -> None:
     >>> save_weights(torch.nn.Linear(2, 3), path)
     >>> load_weights(torch.nn.Linear(2, 3), path)
     """
-    state = StateToStore(template_of(model))
-    write_model_file(path, {"index": state.index()}, state.tensors)
+    template = template_of(model)
+    team = team_of(template)
+    if team is None:
+        _write_weights(template, path)
+        return
+    whole = whole_model(template, team)
+    team.by_first(lambda: _write_weights(whole, path))
 
 
 def load_model(
@@ -128,7 +133,8 @@ def load_weights(model: nn.Module, path: PathLike, *, strict: bool = True) -> No
     """Read parameters and buffers into a model, in place.
 
     Args:
-        model: The model; a wrapped one is loaded through.
+        model: The model; a wrapped one is loaded through. Where it is spread over ranks, every rank makes the call; the
+            first rank alone reads the file, and sends each its part.
         path: A file of `save_model` or `save_weights`.
         strict: Whether the names must be the same. With False what both have is loaded, and nothing else is read:
             `load_weights(nn.ModuleDict({"head": head}), path, strict=False)` reads one part of a large file.
@@ -146,35 +152,23 @@ def load_weights(model: nn.Module, path: PathLike, *, strict: bool = True) -> No
     >>> load_weights(other, path)
     """
     template = template_of(model)
+    team = team_of(template)
     wanted = template.state_dict()
-    with open_model_file(path) as file:
-        names = dict(file.index.get("names", {}))
-        missing, surplus = [n for n in wanted if n not in names], [n for n in names if n not in wanted]
-        if strict and (missing or surplus):
-            raise ValueError(
-                f"the names must be the model's: missing in the file {missing[:5]}, not in the model {surplus[:5]}; "
-                "strict=False loads what both have"
-            )
-        both = [name for name in wanted if name in names]
-        for name in both:
-            found = file.tensors[names[name]].shape if names[name] in file.tensors else None
-            if found != tuple(wanted[name].shape):
-                raise ValueError(f"{name!r} must have shape {tuple(wanted[name].shape)}, the file has {found}")
-        read = {name: file.read(names[name]) for name in both}
+    read: dict[str, torch.Tensor] = {}
+
+    def read_all() -> list[str]:
+        with open_model_file(path) as file:
+            read.update(read_state(file, wanted, strict=strict))
+        return list(read)
+
+    if team is not None:
+        for name in team.by_first(read_all):
+            team.fill(wanted[name], read.pop(name, None))
+        return
+    read_all()
     with torch.no_grad():
         for name, tensor in read.items():
-            _copy_into(wanted[name], tensor)
-
-
-def _copy_into(target: torch.Tensor, value: torch.Tensor) -> None:
-    plain = target.device.type == "cpu" and target.dtype == value.dtype and target.is_contiguous()
-    if plain and not target.is_conj() and not target.is_neg() and type(target.data) is torch.Tensor:
-        # One thread copies as fast as memory takes it; waking torch's threads costs more than a small tensor.
-        bits = stored_dtype(value.dtype)
-        np.copyto(target.data.view(bits).numpy(), value.view(bits).numpy())
-        torch.autograd.graph.increment_version(target)
-    else:
-        target.copy_(value)
+            copy_into(wanted[name], tensor)
 
 
 def read_metadata(path: PathLike) -> Any:
@@ -199,6 +193,29 @@ def read_metadata(path: PathLike) -> Any:
     with open_model_file(path) as file:
         value = decode(file.document("metadata"))
     return {} if value is None else value
+
+
+def _write_model(
+    template: nn.Module,
+    path: PathLike,
+    optimizer: torch.optim.Optimizer | None,
+    optimizer_state: Any,
+    metadata: Any,
+) -> None:
+    state = StateToStore(template)
+    writer = ConfigWriter(state.argument)
+    architecture = writer.node(template, "model")
+    _verify(template, architecture, writer, state)
+    documents: dict[str, Any] = {"architecture": architecture, "metadata": encode(metadata, "metadata")}
+    if optimizer is not None:
+        documents["optimizer"] = optimizer_document(optimizer, optimizer_state, state)
+    documents["index"] = state.index()
+    write_model_file(path, documents, state.tensors)
+
+
+def _write_weights(template: nn.Module, path: PathLike) -> None:
+    state = StateToStore(template)
+    write_model_file(path, {"index": state.index()}, state.tensors)
 
 
 def _verify(template: nn.Module, architecture: Any, writer: ConfigWriter, state: StateToStore) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from torchkutils.objects.stored_file import ModelFile
-from torchkutils.objects.tensors import checked_tensor
+from torchkutils.objects.tensors import checked_tensor, stored_dtype
 
-__all__ = ["StateToStore", "assign_state", "template_of"]
+__all__ = ["StateToStore", "assign_state", "copy_into", "read_state", "template_of"]
 
 
 def template_of(model: nn.Module) -> nn.Module:
@@ -25,7 +27,7 @@ def template_of(model: nn.Module) -> nn.Module:
     while True:
         inner = model.__dict__.get("__template__", getattr(model, "__template__", None))
         if not isinstance(inner, nn.Module):
-            inner = model._modules.get("_orig_mod")
+            inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, tuple(wrappers)):
             inner = model.module
         if not isinstance(inner, nn.Module) or inner is model:
@@ -135,3 +137,36 @@ def _set_flags(model: nn.Module, index: dict[str, Any]) -> None:
     others = set(map(str, flipped))
     for name, module in model.named_modules(remove_duplicate=False):
         module.training = training != (name in others)
+
+
+def read_state(file: ModelFile, wanted: Mapping[str, torch.Tensor], *, strict: bool) -> dict[str, torch.Tensor]:
+    """The tensors of a file for a state dict, by name, in its order.
+
+    Raises:
+        ValueError: Names (with `strict`) or shapes differ.
+    """
+    names = dict(file.index.get("names", {}))
+    missing, surplus = [n for n in wanted if n not in names], [n for n in names if n not in wanted]
+    if strict and (missing or surplus):
+        raise ValueError(
+            f"the names must be the model's: missing in the file {missing[:5]}, not in the model {surplus[:5]}; "
+            "strict=False loads what both have"
+        )
+    both = [name for name in wanted if name in names]
+    for name in both:
+        found = file.tensors[names[name]].shape if names[name] in file.tensors else None
+        if found != tuple(wanted[name].shape):
+            raise ValueError(f"{name!r} must have shape {tuple(wanted[name].shape)}, the file has {found}")
+    return {name: file.read(names[name]) for name in both}
+
+
+def copy_into(target: torch.Tensor, value: torch.Tensor) -> None:
+    """Write a tensor that was read into one of the model."""
+    plain = target.device.type == "cpu" and target.dtype == value.dtype and target.is_contiguous()
+    if plain and not target.is_conj() and not target.is_neg() and type(target.data) is torch.Tensor:
+        # One thread copies as fast as memory takes it; waking torch's threads costs more than a small tensor.
+        bits = stored_dtype(value.dtype)
+        np.copyto(target.data.view(bits).numpy(), value.view(bits).numpy())
+        torch.autograd.graph.increment_version(target)
+    else:
+        target.copy_(value)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["StoredTensor", "array_of", "empty_tensor", "gathered", "stored_dtype"]
+__all__ = ["StoredTensor", "array_of", "empty_tensor", "stored_dtype"]
 
 _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -85,23 +85,16 @@ def empty_tensor(stored: StoredTensor) -> tuple[torch.Tensor, npt.NDArray[Any]]:
 
 
 def checked_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """The tensor itself, gathered where it is spread over ranks.
+    """The tensor itself.
 
     Raises:
         ValueError: It has no values that could be written.
     """
     if torch.nn.parameter.is_lazy(tensor):
         raise ValueError(f"{name} has no shape yet; call the model once before saving it")
-    tensor = gathered(tensor)
     if tensor.is_meta:
         raise ValueError(f"{name} lies on the meta device and has no values; give the model real tensors first")
     if tensor.layout != torch.strided:
         raise ValueError(f"{name} has layout {tensor.layout}, which cannot be stored; make it dense first")
     stored_dtype(tensor.dtype)
     return tensor
-
-
-def gathered(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a DTensor (a collective call: every rank must make it); any other tensor as it is."""
-    whole = getattr(tensor, "full_tensor", None)
-    return tensor if whole is None else whole()

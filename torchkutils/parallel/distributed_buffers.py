@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from torchkutils.parallel.batch_norm import RunningNorm, Statistics, is_stock, recorder, update_statistics
+from torchkutils.parallel.collectives import from_first
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -97,8 +98,7 @@ def _gather_calls(module: RunningNorm, calls: list[Statistics], device: torch.de
 def _take_from_first(buffer: Tensor, device: torch.device) -> None:
     if not buffer.numel():
         return
-    first = buffer.detach().to(device).contiguous().clone()
-    distributed.broadcast(first, src=0)
+    first = from_first(buffer, device)
     # A graph may hold the buffer: it is written only where the ranks differ.
     if not torch.equal(first, buffer):
         buffer.copy_(first)

@@ -55,7 +55,7 @@ def _options(fn: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def loss_on(
-    fn: Callable[[Any, Any], Tensor], replica: nn.Module, call: Any, target: Any, device: torch.device
+    fn: Callable[[Any, Any], Tensor], replica: Callable[..., Any], call: Any, target: Any, device: torch.device
 ) -> Tensor:
     """One replica's loss, on its device."""
     if isinstance(fn, nn.Module):

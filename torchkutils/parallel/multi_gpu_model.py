@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchkutils.parallel.distributed import DistributedModel, in_group, rank_device
+from torchkutils.parallel.distributed import DistributedModel, RankOptions
 from torchkutils.parallel.parallel_model import ParallelModel, TemplateView
+from torchkutils.parallel.ranks import in_group, rank_device
 
 _CHOICES = {
     "strategy": ("auto", "replicate", "ddp", "fsdp"),
@@ -49,15 +50,17 @@ def multi_gpu_model(
             its code merges outputs.) The loss is computed where the outputs are.
         cpu_relocation: First move the template to the CPU, in place.
         devices: Any torch devices instead of `gpus`, repeats allowed: `['cpu', 'cpu']` runs the same code.
-        strategy: 'replicate' (one process); 'ddp' (torch.distributed, one process a device, under torchrun; `gpus` must
-            be None); 'fsdp' is not built yet; 'auto': 'ddp' in a process
-            group of more than one, else 'replicate'. Under 'ddp', 'merged' takes the same batch on every rank and
-            'local' each rank's own.
-        outputs: 'merged', or 'local': a list of each replica's outputs, left on its device.
+        strategy: 'replicate' (one process); 'ddp' (torch.distributed, one process a device, any number of machines,
+            under torchrun; `gpus` must be None); 'fsdp' (the same by `fully_shard`: each rank holds a part of every
+            parameter, gradient and optimizer state); 'auto': 'ddp' in a process group of more than one, else
+            'replicate'.
+        outputs: 'merged', or 'local': a list of each replica's outputs, left on its device. Under 'ddp' and 'fsdp'
+            'merged' takes the same batch on every rank and gives each the whole outputs, 'local' takes each rank's own
+            batch and gives its own outputs.
         split: 'even': sizes differ by one at most; 'keras': rounded down, the rest to the last device.
         buffers: 'merged': running statistics of BatchNorm and InstanceNorm become those of all shards together;
-            'first': the first shard's, as in DataParallel. Other buffers are the first replica's. Under 'ddp' so
-            after each forward in training mode (with 'local' outputs: and with grad).
+            'first': the first shard's, as in DataParallel. Other buffers are the first replica's. Between
+            ranks so after each forward in training mode (with 'local' outputs: and with grad).
         launch: 'serial', 'threads', or 'auto': threads only on CPUs where they pay. With 'threads' on the CPU,
             random numbers are drawn in an order that differs from run to run.
         shared: Names of arguments that every replica gets whole.
@@ -70,7 +73,11 @@ def multi_gpu_model(
         TypeError: `model` is no module, `shared` is no sequence of names; when called: a NumPy array.
         ValueError: Too few or missing devices, an unknown option, weights on several devices; when called: unequal
             lengths along axis 0, no tensor with such an axis, or a length of 0.
-        NotImplementedError: `strategy='fsdp'`, or `shared` under 'ddp'.
+        RuntimeError: When called, under 'ddp' and 'fsdp': the forward failed on another rank, or a rank is gone.
+
+    Under 'fsdp' the parameters become DTensors, in place: make the optimizer afterwards; `state_dict()` holds this
+    rank's parts; `save_model`, `save_weights`, `load_weights` and `load_optimizer` are called on every rank, gather and
+    scatter, and rank 0 alone reads or writes the file. All ranks begin with rank 0's values, under 'ddp' too.
 
     Differs from Keras: replicas follow any change of the template; uneven splits, nested arguments and any torch
     device are allowed; `outputs`, `split`, `buffers`, `launch` and `shared` are new. An optimizer hook that torch
@@ -93,19 +100,13 @@ def multi_gpu_model(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, TemplateView):
         raise ValueError("model must not be a multi-GPU model already; pass its template, model.__template__")
-    if strategy == "fsdp":
-        raise NotImplementedError("strategy='fsdp' is not built yet; use 'ddp', or torch's own fully_shard")
-    if strategy == "ddp" or (strategy == "auto" and in_group()):
+    if strategy in ("ddp", "fsdp") or (strategy == "auto" and in_group()):
+        strategy = "ddp" if strategy == "auto" else strategy
         _check_one_home(model, cpu_relocation)
         names = _shared_names(model, shared)
-        if names:
-            raise NotImplementedError(
-                f"shared={names} is built for strategy='replicate' only; use outputs='local' under 'ddp'"
-            )
-        _check_distributed(gpus, devices, launch, cpu_relocation)
-        return DistributedModel(
-            model, rank_device(), outputs=outputs, split=split, buffers=buffers, cpu_merge=cpu_merge
-        )
+        _check_distributed(strategy, gpus, devices, launch, cpu_relocation)
+        options = RankOptions(strategy, outputs, split, buffers, cpu_merge, names)
+        return DistributedModel(model, rank_device(strategy), options)
     places = _named_devices(devices, gpus) if devices is not None else _gpu_devices(gpus)
     _check_one_home(model, cpu_relocation)
     names = _shared_names(model, shared)
@@ -119,14 +120,16 @@ def multi_gpu_model(
     )
 
 
-def _check_distributed(gpus: Any, devices: Any, launch: str, cpu_relocation: bool) -> None:
+def _check_distributed(strategy: str, gpus: Any, devices: Any, launch: str, cpu_relocation: bool) -> None:
     if launch != "auto":
-        raise ValueError(f"launch must be 'auto' under 'ddp', where each rank has one replica, got {launch!r}")
+        raise ValueError(f"launch must be 'auto' under {strategy!r}, where each rank has one replica, got {launch!r}")
     if cpu_relocation:
-        raise ValueError("cpu_relocation must be False under 'ddp', which moves the model to its rank, got True")
+        raise ValueError(
+            f"cpu_relocation must be False under {strategy!r}, which moves the model to its rank, got True"
+        )
     if gpus is not None or devices is not None:
         raise ValueError(
-            f"gpus and devices must be None under 'ddp', where LOCAL_RANK decides, got {gpus=}, {devices=}"
+            f"gpus and devices must be None under {strategy!r}, where LOCAL_RANK decides, got {gpus=}, {devices=}"
         )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import copyreg
-import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchkutils.parallel import scatter_gather
+from torchkutils.parallel.arguments import Arguments
 from torchkutils.parallel.batch_norm import StatisticsMerger
 from torchkutils.parallel.launch import LaunchChoice, Work, run_all
 from torchkutils.parallel.losses import check_mergeable, loss_on
@@ -147,9 +147,9 @@ class ParallelModel(TemplateView):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The template's forward, its batch cut over the devices and its outputs merged."""
-        cut, whole = self._arguments(args, kwargs)
-        plan = self._plan([*cut.values()])
-        calls = self._calls(cut, whole, plan)
+        arguments = Arguments(self.__dict__["__template__"], self._settings["shared"], args, kwargs)
+        plan = self._plan(arguments.length())
+        calls = arguments.calls(plan)
         replicas = self._replicas.ready()
         works = [partial(replicas[s.replica], *call[0], **call[1]) for s, call in zip(plan, calls, strict=True)]
         outputs = self._run(works, plan)
@@ -178,11 +178,10 @@ class ParallelModel(TemplateView):
             ValueError: An unknown reduction, a loss that cannot be merged, or tensors that cannot be cut.
         """
         check_mergeable(fn, targets, reduction)
-        args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
-        cut, whole = self._arguments(args, dict(inputs) if isinstance(inputs, Mapping) else {})
+        arguments = Arguments.of_inputs(self.__dict__["__template__"], self._settings["shared"], inputs)
         goals = Structure(targets, "targets")
-        plan = self._plan([*cut.values(), goals])
-        calls = self._calls(cut, whole, plan)
+        plan = self._plan(arguments.length(goals))
+        calls = arguments.calls(plan)
         replicas = self._replicas.ready()
         works = [
             partial(loss_on, fn, replicas[shard.replica], call, target, shard.device)
@@ -192,32 +191,8 @@ class ParallelModel(TemplateView):
         weights = scatter_gather.shard_weights(plan) if reduction == "mean" else [1.0] * len(plan)
         return scatter_gather.weighted_sum(losses, weights, self._settings["merge_on"])
 
-    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[Any, Structure], dict[Any, Any]]:
-        """The arguments by place or name: those that are cut, and those named in `shared`."""
-        shared = self._settings["shared"]
-        names = positional_names(self.__dict__["__template__"]) if shared else []
-        cut: dict[Any, Structure] = {}
-        whole: dict[Any, Structure] = {}
-        for key, value in [*enumerate(args), *kwargs.items()]:
-            name: Any = names[key] if isinstance(key, int) and key < len(names) else key
-            label = f"args[{key}]" if isinstance(key, int) else str(key)
-            (whole if name in shared else cut)[key] = Structure(value, label)
-        return cut, whole
-
-    def _plan(self, structures: list[Structure]) -> scatter_gather.Plan:
-        length = scatter_gather.batch_length(structures)
+    def _plan(self, length: int) -> scatter_gather.Plan:
         return scatter_gather.plan_shards(length, self._replicas.devices, self._settings["split"])
-
-    @staticmethod
-    def _calls(cut: dict[Any, Structure], whole: dict[Any, Any], plan: scatter_gather.Plan) -> list[Any]:
-        columns = {key: scatter_gather.scatter(value, plan) for key, value in cut.items()}
-        columns |= {key: scatter_gather.scatter(value, plan, whole=True) for key, value in whole.items()}
-        places = sorted(key for key in columns if isinstance(key, int))
-        names = [key for key in (*cut, *whole) if isinstance(key, str)]
-        return [
-            ([columns[key][row] for key in places], {key: columns[key][row] for key in names})
-            for row in range(len(plan))
-        ]
 
     def _run(self, works: Sequence[Work], plan: scatter_gather.Plan) -> list[Any]:
         devices = [shard.device for shard in plan]
@@ -243,9 +218,3 @@ class ParallelModel(TemplateView):
 
     def __getitem__(self, key: Any) -> Any:
         return self.__dict__["__template__"][key]
-
-
-def positional_names(template: nn.Module) -> list[str]:
-    """The names of a forward's positional parameters."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in inspect.signature(template.forward).parameters.values() if p.kind in kinds]

@@ -1,0 +1,35 @@
+"""Real ranks: each check runs in gloo processes of its own."""
+
+import datetime
+import tempfile
+
+import torch
+from torch import distributed, multiprocessing
+
+
+def on_ranks(check, folder, *arguments, world=2):
+    """Run `check(rank, *arguments)` on every rank; what fails on one fails here."""
+    store = tempfile.mktemp(prefix="store", dir=folder)
+    multiprocessing.spawn(_on_rank, args=(world, store, check, arguments), nprocs=world)
+
+
+def _on_rank(rank, world, store, check, arguments):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60)
+    )
+    try:
+        check(rank, *arguments)
+        distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
+
+
+def same_on_all_ranks(tensor):
+    everyone = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(everyone, tensor.contiguous())
+    return all(torch.equal(one, everyone[0]) for one in everyone)
+
+
+def batch(count, seed=1, width=4):
+    return torch.randn(count, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

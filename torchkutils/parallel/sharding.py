@@ -1,0 +1,94 @@
+"""strategy='fsdp': which parameters are gathered together, what cannot be sharded, and the sharding itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import distributed, nn
+
+from torchkutils.parallel.collectives import from_first
+
+GROUP_ELEMENTS = 2**20
+"""A block with at least so many parameters is gathered by itself; smaller ones wait for the one around them."""
+
+
+def is_sharded(template: nn.Module) -> bool:
+    """Whether a parameter is spread over ranks already."""
+    return any(hasattr(parameter, "full_tensor") for parameter in template.parameters())
+
+
+def shard(template: nn.Module, device: torch.device) -> None:
+    """Put a template under `fully_shard`, in place; every rank ends with its part of rank 0's values.
+
+    Its blocks (what `nn.Sequential` and `nn.ModuleList` hold) of at least `GROUP_ELEMENTS` parameters are gathered one
+    by one, the rest together. Where `fully_shard` was applied to a submodule before, only the rest is added.
+
+    Raises:
+        ValueError: Parameters that `fully_shard` cannot take; the template is as it was.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    begun = any(isinstance(module, FSDPModule) for module in template.modules())
+    blocks = [] if begun else _blocks(template)
+    _check_shardable(template, [*blocks, template])
+    take_values_of_first(template, device)
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    if not isinstance(template, FSDPModule):
+        # Freed after forward too: what an optimizer or a file takes between two calls is always the sharded parameter.
+        fully_shard(template, mesh=mesh, reshard_after_forward=True)
+
+
+@torch.no_grad()
+def take_values_of_first(template: nn.Module, device: torch.device) -> None:
+    """Give every rank rank 0's parameters and buffers, where they are not spread already."""
+    for tensor in [*template.parameters(), *template.buffers()]:
+        if tensor.numel() and not hasattr(tensor, "full_tensor"):
+            tensor.copy_(from_first(tensor, device))
+
+
+def _blocks(template: nn.Module) -> list[nn.Module]:
+    """The blocks that become groups of their own, inner ones first."""
+    uses = Counter(id(parameter) for _, parameter in template.named_parameters(remove_duplicate=False))
+    members = [
+        child
+        for module in template.modules()
+        if isinstance(module, (nn.Sequential, nn.ModuleList))
+        for child in module.children()
+    ]
+    blocks: list[nn.Module] = []
+    taken: set[int] = set()
+    for block in reversed(list(dict.fromkeys(members))):
+        if isinstance(block, (nn.ModuleList, nn.ModuleDict)) and type(block).forward is nn.Module.forward:
+            continue
+        inside = Counter(id(parameter) for _, parameter in block.named_parameters(remove_duplicate=False))
+        # A parameter that is tied to one outside has to be gathered with it.
+        closed = all(uses[key] == count for key, count in inside.items())
+        own = [parameter for parameter in block.parameters() if id(parameter) not in taken]
+        if closed and sum(parameter.numel() for parameter in own) >= GROUP_ELEMENTS:
+            blocks.append(block)
+            taken |= {id(parameter) for parameter in own}
+    return blocks
+
+
+def _check_shardable(template: nn.Module, groups: Iterable[nn.Module]) -> None:
+    for name, parameter in template.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"model must have values to be sharded, got {name} on the meta device")
+        if parameter.ndim == 0:
+            raise ValueError(f"parameters must have an axis to be sharded, got 0-d {name}; give it shape (1,)")
+    taken: set[int] = set()
+    for group in groups:
+        own = {name: p for name, p in group.named_parameters() if id(p) not in taken and not hasattr(p, "full_tensor")}
+        taken |= {id(parameter) for parameter in own.values()}
+        dtypes = {parameter.dtype: name for name, parameter in own.items() if parameter.requires_grad}
+        if len(dtypes) > 1:
+            found = ", ".join(f"{name} in {dtype}" for dtype, name in dtypes.items())
+            raise ValueError(
+                f"trained parameters must have one dtype to be sharded together, got {found}; convert them, or apply "
+                "torch.distributed.fsdp.fully_shard to the parts first"
+            )
