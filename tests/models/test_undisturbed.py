@@ -27,6 +27,9 @@ class Changes(nn.Module):
         self.register_buffer("seen", torch.zeros(2))
         self.log: list[Any] = [1]
         self.deep = {"a": [1], "b": ({"c": set()},)}
+        # The order of these is not the order in which they came.
+        self.layer.register_forward_hook(lambda *_: None)
+        self.layer.register_forward_hook(lambda *_: None, prepend=True)
         self.change, self.fails = change, fails
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
