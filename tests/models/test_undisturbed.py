@@ -85,6 +85,8 @@ CHANGES: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "a view of a parameter": lambda m, x: m.layer.weight.detach()[0].zero_(),
     "an in-place operator": lambda m, x: m.layer.bias.detach().__itruediv__(2),
     "item assignment": lambda m, x: m.layer.weight.data.__setitem__(0, 7.0),
+    "an initialisation": lambda m, x: nn.init.normal_(m.layer.weight),
+    "an overload": lambda m, x: torch.ops.aten.add_.Tensor(m.layer.weight.data, 1),
     "many at once": lambda m, x: torch._foreach_mul_([p.data for p in m.inner.parameters()], 2.0),
     "out=": lambda m, x: torch.add(m.seen.new_ones(3), 1, out=m.layer.bias.detach()),
     "a table that renormalises": lambda m, x: m.table(torch.tensor([0, 1, 1])),

@@ -28,8 +28,9 @@ def shown_name(name: str) -> str:
 
 def written_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that a function writes to."""
-    if args and (_is_in_place(name) or (kwargs and kwargs.get("inplace") is True)):
-        return _tensors(args[0])
+    if _is_in_place(name) or (kwargs and kwargs.get("inplace") is True):
+        # torch.nn.init hands its arguments on by name.
+        return _tensors(args[0] if args else next(iter(kwargs.values()), None))
     if not kwargs:
         return []
     if name in _TABLES and kwargs.get("max_norm") is not None and len(args) > 1:
@@ -39,7 +40,8 @@ def written_tensors(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 @functools.lru_cache(maxsize=1024)
 def _is_in_place(name: str) -> bool:
-    underscored = name.endswith("_") and not name.endswith("__")
+    # An overload is named "add_.Tensor".
+    underscored = name.partition(".")[0].endswith("_") and not name.endswith("__")
     return underscored or name == "__setitem__" or name in _IN_PLACE_OPERATORS
 
 
