@@ -16,6 +16,11 @@ from tests.models.whole_state import whole_state
 from torchkutils import summarize
 
 
+@torch.library.custom_op("torchkutils_tests::bump", mutates_args={"target"})
+def bump(target: torch.Tensor, by: torch.Tensor) -> None:
+    target.add_(by)
+
+
 class Changes(nn.Module):
     """Does something to itself, runs, and fails if it is told to."""
 
@@ -87,6 +92,8 @@ CHANGES: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "item assignment": lambda m, x: m.layer.weight.data.__setitem__(0, 7.0),
     "an initialisation": lambda m, x: nn.init.normal_(m.layer.weight),
     "an overload": lambda m, x: torch.ops.aten.add_.Tensor(m.layer.weight.data, 1),
+    "an operator of one's own": lambda m, x: bump(m.layer.weight.data, by=torch.ones(1)),
+    "a list of an operator": lambda m, x: torch.ops.aten._foreach_add_([m.layer.bias.data, x], 1),
     "many at once": lambda m, x: torch._foreach_mul_([p.data for p in m.inner.parameters()], 2.0),
     "out=": lambda m, x: torch.add(m.seen.new_ones(3), 1, out=m.layer.bias.detach()),
     "a table that renormalises": lambda m, x: m.table(torch.tensor([0, 1, 1])),

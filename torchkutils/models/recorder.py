@@ -235,7 +235,7 @@ class Recorder(TorchFunctionMode):
             self._states.rebound(args[0])
         if name in QUIET or not self._stack:
             return function(*args, **kwargs)
-        targets = written_tensors(name, args, kwargs)
+        targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
             for target in targets:
                 self._states.written(target)
