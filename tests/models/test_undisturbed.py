@@ -30,6 +30,11 @@ class Changes(nn.Module):
         self.inner = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
         self.bag = nn.EmbeddingBag(5, 3, max_norm=0.5)
         self.register_buffer("seen", torch.zeros(2))
+        self.register_buffer("wide", torch.zeros(1).expand(3, 2))
+        self.register_buffer("few", torch.eye(2).to_sparse())
+        self.flat = torch.ones(4)
+        self.one, self.two = nn.Parameter(self.flat[:2]), nn.Parameter(self.flat[2:])
+        self.plain, self.plains = torch.zeros(2), [torch.zeros(2)]
         self.log: list[Any] = [1]
         self.deep = {"a": [1], "b": ({"c": set()},)}
         # The order of these is not the order in which they came.
@@ -94,6 +99,11 @@ CHANGES: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "an overload": lambda m, x: torch.ops.aten.add_.Tensor(m.layer.weight.data, 1),
     "an operator of one's own": lambda m, x: bump(m.layer.weight.data, by=torch.ones(1)),
     "a list of an operator": lambda m, x: torch.ops.aten._foreach_add_([m.layer.bias.data, x], 1),
+    "one of two parameters in one memory": lambda m, x: m.one.data.add_(1),
+    "a plain tensor": lambda m, x: m.plain.add_(1),
+    "a plain tensor in a list": lambda m, x: m.plains[0][:1].add_(1),
+    "an expanded buffer": lambda m, x: m.wide[:1, :1].add_(1),
+    "a sparse buffer": lambda m, x: m.few.mul_(2),
     "many at once": lambda m, x: torch._foreach_mul_([p.data for p in m.inner.parameters()], 2.0),
     "out=": lambda m, x: torch.add(m.seen.new_ones(3), 1, out=m.layer.bias.detach()),
     "a table that renormalises": lambda m, x: m.table(torch.tensor([0, 1, 1])),
@@ -142,6 +152,32 @@ def test_whatever_forward_changes_is_put_back(name: str, fails: bool, mode: Any)
         summarize(model, input_data=x, mode=mode)
     assert whole_state(model) == before
     assert (x.tolist(), x._version) == given
+
+
+def test_what_was_made_in_inference_mode_is_put_back() -> None:
+    def forward(model: Any, x: torch.Tensor) -> None:
+        with torch.inference_mode():
+            model.seen.add_(1), model.layer.weight.add_(1)
+
+    with torch.inference_mode():
+        model = Changes(forward, False)
+    before = model.layer.weight.clone()
+    summarize(model, input_size=(2, 3))
+    assert model.seen.tolist() == [0, 0]
+    assert torch.equal(model.layer.weight, before)
+
+
+def test_gradients_stay_where_the_look_cannot_begin() -> None:
+    class Uncopied(torch.Tensor):
+        def clone(self, *, memory_format: Any = None) -> Any:
+            raise MemoryError("no room")
+
+    model = nn.Linear(3, 3)
+    model(torch.ones(2, 3)).sum().backward()
+    model.register_buffer("large", torch.ones(2).as_subclass(Uncopied))
+    with pytest.raises(MemoryError, match="no room"):
+        summarize(model, input_size=(2, 3))
+    assert model.weight.grad is not None
 
 
 def test_memory_replaced_unseen_is_said() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -33,16 +33,13 @@ def undisturbed(tree: ModuleTree) -> Iterator[TensorStates]:
     Yields:
         The states of parameters and buffers: whoever sees a parameter about to be written says so to it.
     """
-    modules = _ModuleStates(tree)
-    tensors = TensorStates(tree)
-    modules.give_stand_ins()
-    process = _ProcessState()
-    try:
+    modules, tensors, process = _ModuleStates(tree), TensorStates(tree), _ProcessState()
+    with ExitStack() as afterwards:
+        for state in (process, tensors, modules):
+            afterwards.callback(state.restore)
+        tensors.take_gradients()
+        modules.give_stand_ins()
         yield tensors
-    finally:
-        modules.restore()
-        tensors.restore()
-        process.restore()
 
 
 @contextmanager
