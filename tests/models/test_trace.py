@@ -329,6 +329,99 @@ def test_a_direct_call_of_forward_runs_no_hooks_as_in_torch():
     assert edges(trace_model(Direct(), input_size=(2, 3))) == [("x", "a", 1), ("a", "output", 1)]
 
 
+@pytest.mark.parametrize("kind", ["pre", "post", "own call", "replaced"])
+def test_a_sequential_is_looked_into_where_it_is_not_all_that_runs(kind):
+    """Functions between its children have edges, and what they write is put back."""
+
+    def work(module, args, output=None):
+        layer[0].weight.detach().mul_(2)
+        return (args[0] * 2,) if output is None else output * 2
+
+    class Works(nn.Linear):
+        def __call__(self, x):
+            return work(self, (x,))[0]
+
+    class Replaces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def forward(self, x):
+            self.inner[1] = another[0]
+            return self.inner(x)
+
+    another = [Works(3, 3)]
+    layer = nn.Sequential(nn.Linear(3, 3), another[0] if kind == "own call" else nn.ReLU())
+    if kind == "pre":
+        layer.register_forward_pre_hook(work)
+    elif kind == "post":
+        layer.register_forward_hook(work)
+    before = layer[0].weight.tolist()
+    found = edges(trace_model(Replaces() if kind == "replaced" else layer, input_size=(2, 3)))
+    assert any(name == "mul" for _, name, _ in found)
+    assert not any(name == "constant" for name, _, _ in found)
+    assert layer[0].weight.tolist() == before
+
+
+def test_a_forward_that_forward_gives_a_module_is_the_one_that_runs():
+    class Swaps(nn.Module):
+        def later(self, x):
+            return x[:1]
+
+        def forward(self, x):
+            self.forward = self.later
+            return x
+
+    trace = trace_model(nn.Sequential(twice := Swaps(), twice), input_size=(2, 3))
+    assert trace.calls[-1].output == TensorValue((1, 3), "float32")
+
+
+def test_a_forward_that_was_kept_is_the_module_s_own_afterwards():
+    kept = []
+
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, x):
+            kept.append(self.layer.forward)
+            return self.layer(x)
+
+    trace_model(Keeps(), input_size=(2, 3))
+    x = torch.ones(2, 3)
+    assert kept[0](x) is x
+
+
+@pytest.mark.parametrize("where", ["model", "child"])
+def test_a_model_may_know_no_name_but_its_own(where):
+    class Config(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.options = nn.Linear(3, 3), {}
+
+        def __getattr__(self, name):
+            return super().__getattr__(name) if name in ("layer", "options") else self.options[name]
+
+        def forward(self, x):
+            return self.layer(x)
+
+    model = Config() if where == "model" else nn.Sequential(Config())
+    assert len(trace_model(model, input_size=(2, 3)).calls) == len(list(model.modules()))
+
+
+def test_a_call_of_its_own_is_run():
+    class Doubled(nn.Module):
+        def _call_impl(self, *args):
+            return super()._call_impl(*args)[:1]
+
+        def forward(self, x):
+            return x
+
+    trace = trace_model(nn.Sequential(Doubled()), input_size=(2, 3))
+    assert trace.calls[0].output == TensorValue((1, 3), "float32")
+
+
 def test_a_copy_that_forward_makes_is_a_module_of_its_own():
     class Copies(nn.Module):
         def __init__(self):

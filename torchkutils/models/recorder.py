@@ -95,7 +95,7 @@ class Recorder(TorchFunctionMode):
         with _aside(self.on):
             running = self._begin(watched, args, kwargs)
         running.was_on = was_on
-        if not self.on and not watched.only_calls:
+        if not self.on and not watched.looks_away():
             self.step_up()
         return running
 
@@ -233,12 +233,14 @@ class Recorder(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name == "__set__" and self._states is not None:
             self._states.rebound(args[0])
-        if name in QUIET or not self._stack:
+        if name in QUIET:
             return function(*args, **kwargs)
         targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
             for target in targets:
                 self._states.written(target)
+        if not self._stack:
+            return function(*args, **kwargs)
         running, flow = self._stack[-1], self.flow
         sources = [flow.source(t) for t in tensors_of(*args, *kwargs.values())] if running.point is None else []
         result = function(*args, **kwargs)

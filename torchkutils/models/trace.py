@@ -90,7 +90,9 @@ def trace_model(
 
 def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The module inside a compiled or a multi-device one: its own forward would talk to other processes."""
-    inner = model.__dict__.get("__template__") or getattr(model, "_orig_mod", None)
+    inner = model.__dict__.get("__template__")
+    if "_orig_mod" in model._modules:
+        inner = model._modules["_orig_mod"]
     if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         inner = model.module
     return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
