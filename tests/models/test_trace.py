@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from torchkutils import multi_gpu_model
+from torchkutils import multi_gpu_model, summarize
 from torchkutils.models.records import Collection, TensorValue
 from torchkutils.models.trace import trace_model
 
@@ -559,6 +559,64 @@ def test_an_error_that_forward_catches_is_no_failure():
     trace = trace_model(Tries(nn.Linear(9, 1), nn.Linear(3, 1)), input_size=(2, 3))
     assert trace.failure is None
     assert trace.calls[2].parent == 0
+
+
+class Frozen(Exception):
+    """Takes no attribute, not even its traceback, and cannot say what it is."""
+
+    def __init__(self, one, two):
+        super().__init__(one, two)
+
+    def __setattr__(self, name, value):
+        raise TypeError("frozen")
+
+    def __str__(self):
+        raise TypeError("speechless")
+
+
+@pytest.mark.parametrize(
+    "error", [Frozen(1, 2), StopIteration(1), GeneratorExit(), KeyboardInterrupt(), SystemExit(3)], ids=repr
+)
+def test_every_exception_is_raised_as_it_is(error):
+    class Raises(nn.Module):
+        def forward(self, x):
+            raise error
+
+    try:
+        summarize(nn.Sequential(nn.Linear(3, 3), Raises()), input_size=(2, 3))
+    except BaseException as raised:
+        assert raised is error  # noqa: PT017
+        assert error.summary.rows[1].failed
+        assert error.__notes__
+    else:
+        pytest.fail("nothing was raised")
+
+
+@pytest.mark.parametrize("again", ["another", "the same", "its own"])
+def test_the_call_that_failed_is_not_one_whose_error_was_caught(again):
+    """An exception may lie where one that was caught had lain, or be the same object."""
+    one = ValueError("no")
+
+    class Raises(nn.Module):
+        def forward(self, x):
+            raise one if again == "the same" else ValueError("no")
+
+    class Tries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Raises(), Raises()
+
+        def forward(self, x):
+            with contextlib.suppress(ValueError):
+                self.first(x)
+            if again == "its own":
+                raise ValueError("no")
+            return self.second(x)
+
+    with pytest.raises(ValueError, match="no") as caught:
+        trace_model(Tries(), input_size=(2, 3))
+    trace = caught.value.trace
+    assert trace.modules[trace.calls[trace.failure.call].module].path == ("" if again == "its own" else "second")
 
 
 def test_as_deep_as_the_model_itself_can_run():

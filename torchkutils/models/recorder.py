@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from torchkutils.models.carried import message_of
 from torchkutils.models.data_flow import DataFlow
 from torchkutils.models.flops import function_flops, module_flops
 from torchkutils.models.functions import QUIET, shown_name, written_tensors
@@ -46,7 +47,7 @@ class Recorder(TorchFunctionMode):
         self._counts: dict[int, int] = {}
         self._states = states
         self._watched: list[Watched] = []
-        self._failed: tuple[int, Collection, int] | None = None
+        self._failed: tuple[int, Collection, BaseException] | None = None
 
     def __enter__(self) -> Recorder:
         self.thread = get_ident()
@@ -150,8 +151,8 @@ class Recorder(TorchFunctionMode):
 
     def _note_failure(self, index: int, inputs: Collection, error: BaseException) -> None:
         """The innermost call is kept, in case that no one outside catches the exception."""
-        if self._failed is None or self._failed[2] != id(error):
-            self._failed = (index, inputs, id(error))
+        if self._failed is None or self._failed[2] is not error or self._failed[0] < index:
+            self._failed = (index, inputs, error)
 
     def _finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
         self._stack.pop()
@@ -264,11 +265,12 @@ class Recorder(TorchFunctionMode):
 
     # -- the result ------------------------------------------------------------------------------------------------
 
-    def fail(self, error: BaseException) -> Failure | None:
-        """Where forward raised: the innermost call that had begun and did not end."""
-        if self._failed is None or self._failed[2] != id(error):
+    def fail(self, error: BaseException | None) -> Failure | None:
+        """Where forward raised, if it did: the innermost call that had begun and did not end."""
+        failed, self._failed = self._failed, None
+        if failed is None or error is None or failed[2] is not error:
             return None
-        return Failure(self._failed[0], self._failed[1], f"{type(error).__name__}: {error}")
+        return Failure(failed[0], failed[1], f"{type(error).__name__}: {message_of(error)}")
 
     def finished_calls(self) -> tuple[Call, ...]:
         """The calls as plain records."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from torchkutils.models.carried import add_note, attach
 from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments
 from torchkutils.models.meta_copy import on_meta
 from torchkutils.models.module_records import module_records
@@ -122,7 +123,7 @@ class _Forward:
         """The trace of one forward; an exception of it carries the trace so far."""
         model, recorder = self.tree.modules[0], Recorder(self.tree, self.states)
         args, kwargs = _private(arguments)
-        failure, error = None, None
+        error: BaseException | None = None
         names = _argument_names(model)
         with torch.no_grad(), in_mode(self.tree, self.mode), recorder:
             recorder.flow.add_inputs(args, kwargs, names)
@@ -130,14 +131,15 @@ class _Forward:
                 output = model(*args, **kwargs)
                 recorder.flow.add_outputs(output)
             except BaseException as raised:
-                error, failure = raised, recorder.fail(raised)
+                error = raised
+            failure = recorder.fail(error)
         nodes, edges = recorder.finished_flow()
         calls = recorder.finished_calls()
         trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
         if error is not None:
             for note in self.notes:
-                error.add_note(note)
-            error.trace = trace  # type: ignore[attr-defined]
+                add_note(error, note)
+            attach(error, "trace", trace)
             raise error
         return trace
 

@@ -19,27 +19,34 @@ from torchkutils.models.tensor_states import TensorStates
 Mode: TypeAlias = Literal["eval", "train", "same"]
 
 
-@contextmanager
-def undisturbed(tree: ModuleTree) -> Iterator[TensorStates]:
+class undisturbed:  # noqa: N801
     """Put the model, and the state of the process, back as they were, however the block ends.
 
     Restored are every module's attributes (training flag and hooks among them), the contents of buffers, gradients,
     `requires_grad`, the random generators of Python, NumPy, the CPU and the accelerator, and this thread's grad mode
-    and autocast.
+    and autocast. The block gets the states of parameters and buffers: whoever sees a parameter about to be written
+    says so to them.
 
     Args:
         tree: The model, walked just before.
-
-    Yields:
-        The states of parameters and buffers: whoever sees a parameter about to be written says so to it.
     """
-    modules, tensors, process = _ModuleStates(tree), TensorStates(tree), _ProcessState()
-    with ExitStack() as afterwards:
-        for state in (process, tensors, modules):
-            afterwards.callback(state.restore)
-        tensors.take_gradients()
-        modules.give_stand_ins()
-        yield tensors
+
+    def __init__(self, tree: ModuleTree) -> None:
+        self.tree = tree
+
+    def __enter__(self) -> TensorStates:
+        modules, tensors, process = _ModuleStates(self.tree), TensorStates(self.tree), _ProcessState()
+        with ExitStack() as afterwards:
+            for state in (process, tensors, modules):
+                afterwards.callback(state.restore)
+            tensors.take_gradients()
+            modules.give_stand_ins()
+            self._afterwards = afterwards.pop_all()
+        return tensors
+
+    def __exit__(self, *details: Any) -> None:
+        # A generator in its place would set the traceback of an exception, which not all of them allow.
+        self._afterwards.close()
 
 
 @contextmanager
