@@ -102,6 +102,29 @@ def test_edges_follow_the_tensors(model, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize("look", ["T", "mT", "data", "real"])
+def test_what_a_property_of_a_tensor_gives_comes_from_where_the_tensor_does(look):
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.weight = nn.Linear(3, 3), nn.Parameter(torch.ones(3, 3))
+
+        def forward(self, x):
+            h = torch.complex(y := self.a(x), y) if look == "real" else self.a(x)
+            return getattr(h, look) @ getattr(self.weight, look)
+
+    found = edges(trace_model(Looks(), input_size=(3, 3)))
+    source = "complex" if look == "real" else "a"
+    assert found[-3:] == [(source, "matmul", 1), ("weight", "matmul", 1), ("matmul", "output", 1)]
+
+
+def test_a_module_called_by_a_hook_takes_what_the_hooked_one_gave():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model[0].register_forward_hook(lambda module, args, output: model[1](output))
+    found = edges(trace_model(model, input_size=(2, 3)))
+    assert found == [("input", "0", 1), ("0", "1", 1), ("1", "1", 1), ("1", "output", 1)]
+
+
 def test_a_module_called_twice_has_two_calls():
     calls = [call for call in trace_model(Twice(), input_size=(2, 3)).calls if call.leaf]
     assert [(call.module, call.number) for call in calls] == [(1, 0), (1, 1)]

@@ -144,6 +144,7 @@ class Recorder(TorchFunctionMode):
         if not self._stack:
             return None
         self._stack[-1].leaf = False
+        self.flow.box = self._stack[-1].point
         return self._stack[-1].index
 
     def _name(self, place: int) -> str:
@@ -235,7 +236,10 @@ class Recorder(TorchFunctionMode):
         if name == "__set__" and self._states is not None:
             self._states.rebound(args[0])
         if name in QUIET:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if name == "__get__" and self._stack and isinstance(result, torch.Tensor):
+                self.flow.looked_at(result, args[0])
+            return result
         targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
             for target in targets:
@@ -243,6 +247,7 @@ class Recorder(TorchFunctionMode):
         if not self._stack:
             return function(*args, **kwargs)
         running, flow = self._stack[-1], self.flow
+        flow.box = None
         sources = [flow.source(t) for t in tensors_of(*args, *kwargs.values())] if running.point is None else []
         result = function(*args, **kwargs)
         flops = function_flops(function, args, kwargs, result)
