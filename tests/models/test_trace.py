@@ -534,6 +534,11 @@ def test_nothing_keeps_the_model_alive():
     assert trace.modules
 
 
+def test_sizes_may_be_numpys_integers():
+    shape = np.array([2, 3])
+    assert trace_model(nn.Identity(), input_size=tuple(shape)).calls[0].output == TensorValue((2, 3), "float32")
+
+
 def test_a_generator_argument_is_not_consumed():
     class Sums(nn.Module):
         def forward(self, items):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 from collections.abc import Callable
@@ -152,6 +153,46 @@ def test_whatever_forward_changes_is_put_back(name: str, fails: bool, mode: Any)
         summarize(model, input_data=x, mode=mode)
     assert whole_state(model) == before
     assert (x.tolist(), x._version) == given
+
+
+class Odd(dict[str, Any]):
+    """No plain dict."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    x: torch.Tensor
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["ends well", "fails"])
+def test_nothing_that_the_caller_hands_in_is_changed(fails: bool) -> None:
+    def forward(model: Any, parts: Any, odd: Any, cache: Any, more: Any) -> Any:
+        parts.x.add_(1), odd["x"].add_(1), odd.update(y=1), cache.append(1), more["deep"][0].clear(), more["x"].add_(1)
+        if fails:
+            raise RuntimeError("told to")
+        return parts.x
+
+    model, x = nn.Identity(), torch.zeros(2)
+    model.forward = lambda *values: forward(model, *values)  # type: ignore[method-assign]
+    given = (Parts(x), Odd(x=x), [], {"deep": [{1: 2}], "x": x})
+    if fails:
+        with pytest.raises(RuntimeError, match="told to"):
+            summarize(model, input_data=given)
+    else:
+        summarize(model, input_data=given)
+    assert (x.tolist(), x._version) == ([0, 0], 0)
+    assert given == (Parts(x), {"x": x}, [], {"deep": [{1: 2}], "x": x})
+
+
+def test_an_input_that_requires_a_gradient_does_so_in_forward() -> None:
+    class Force(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                return torch.autograd.grad(x.square().sum(), x)[0]
+
+    x = torch.ones(2, 3, requires_grad=True)
+    assert summarize(Force(), input_data=x).rows[0].output_shapes == "(2, 3)"
+    assert x.grad is None
 
 
 def test_what_was_made_in_inference_mode_is_put_back() -> None:

@@ -78,11 +78,11 @@ def _shape(size: Any, open_size: int) -> list[int]:
     if not isinstance(size, Sequence) or isinstance(size, str):
         raise TypeError(f"input_size holds {size!r} where a shape belongs: a tuple of ints, None for an open dimension")
     for length in size:
-        if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer)):
             raise TypeError(f"input_size holds {length!r}; sizes are ints, or None for an open dimension")
         if length is not None and length < 0:
             raise ValueError(f"input_size holds {length}; sizes cannot be negative")
-    return [open_size if length is None else length for length in size]
+    return [open_size if length is None else int(length) for length in size]
 
 
 def _example(model: torch.nn.Module, shape: list[int], dtype: Any) -> torch.Tensor:

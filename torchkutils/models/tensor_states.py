@@ -42,7 +42,7 @@ class TensorStates:
         for tensor in tree.buffers:
             if not is_lazy(tensor):
                 self._hold(tensor)
-                self._keep(tensor)
+                self.keep(tensor)
         # A sparse or nested tensor has no one address to compare: it takes its memory back in any case.
         self.addressed = [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
         for tensor in tensors if tree.unusual else ():
@@ -70,7 +70,7 @@ class TensorStates:
             # In-place functions may change a shape too.
             self._moved = True
             self._hold(held)
-            self._keep(held)
+            self.keep(held)
 
     def rebound(self, tensor: Any) -> None:
         """This tensor, if it is one of those, is about to be given other memory."""
@@ -82,16 +82,19 @@ class TensorStates:
         if id(tensor) not in self.memories:
             self.memories[id(tensor)] = (tensor, tensor.detach())
 
-    def _keep(self, tensor: torch.Tensor) -> None:
-        if id(tensor) in self.contents or tensor.is_meta:
+    def keep(self, tensor: torch.Tensor) -> None:
+        """Remember what lies in this tensor."""
+        if id(tensor) in self.contents or id(tensor) in self.versions:
+            return
+        if not tensor.is_inference():
+            self.versions[id(tensor)] = (tensor, tensor._version)
+        if tensor.is_meta:
             return
         target = tensor
         if _has_storage(tensor) and not tensor.is_contiguous():
             # An expanded axis lies in the memory of one element, and only that can be written to.
             target = tensor.detach()[tuple([slice(None, None if stride else 1) for stride in tensor.stride()])]
         self.contents[id(tensor)] = (target, target.detach().clone())
-        if not tensor.is_inference():
-            self.versions[id(tensor)] = (tensor, tensor._version)
 
     def restore(self) -> None:
         """Memory first, then what lies in it, then the flags."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from torchkutils.models.carried import add_note, attach
+from torchkutils.models.container_states import ContainerStates
 from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments
 from torchkutils.models.meta_copy import on_meta
 from torchkutils.models.module_records import module_records
@@ -122,7 +123,8 @@ class _Forward:
     def run(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far."""
         model, recorder = self.tree.modules[0], Recorder(self.tree, self.states)
-        args, kwargs = _private(arguments)
+        given = ContainerStates([], [arguments])
+        args, kwargs = _private(arguments, self.states)
         error: BaseException | None = None
         names = _argument_names(model)
         with torch.no_grad(), in_mode(self.tree, self.mode), recorder:
@@ -133,6 +135,7 @@ class _Forward:
             except BaseException as raised:
                 error = raised
             failure = recorder.fail(error)
+        given.restore()
         nodes, edges = recorder.finished_flow()
         calls = recorder.finished_calls()
         trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
@@ -144,11 +147,22 @@ class _Forward:
         return trace
 
 
-def _private(arguments: Arguments) -> Arguments:
-    """Copies of the caller's tensors, so that in-place work reaches no one else."""
+def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:
+    """Copies of the caller's tensors, so that in-place work reaches no one else; others are noted to be put back."""
     with torch.no_grad():
-        args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().clone())
-    return args, kwargs
+        private: Arguments = map_tensors(arguments, _copy)
+    if states is not None:
+        own = {id(tensor) for tensor in tensors_of(*arguments)}
+        for tensor in tensors_of(*private):
+            if id(tensor) in own:
+                # In a dataclass or a mapping of another class, which cannot be made anew with copies in it.
+                states.keep(tensor)
+    return private
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    copied = tensor.detach().clone()
+    return copied.requires_grad_() if tensor.requires_grad and tensor.is_leaf else copied
 
 
 def _argument_names(model: torch.nn.Module) -> list[str]:
