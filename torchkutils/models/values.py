@@ -145,5 +145,5 @@ def storage_of(tensor: torch.Tensor) -> int:
     """A number for the memory behind a tensor; its own identity where there is no such thing."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, ValueError):
         return id(tensor)
