@@ -534,6 +534,59 @@ def test_nothing_keeps_the_model_alive():
     assert trace.modules
 
 
+class BySize(nn.Module):
+    """Takes another way where the batch is not of two, or looks different but is the same."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.one, self.other = way, nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        two = len(x) == 2
+        if self.way == "modules":
+            return self.one(x) if two else self.other(x)
+        if self.way == "functions":
+            return torch.relu(self.one(x)) if two else torch.tanh(self.one(x))
+        first, second = self.one(x), self.other(x)
+        return first + x if two else second + x
+
+
+@pytest.mark.parametrize("way", ["modules", "functions", "edges"])
+def test_another_way_at_another_size_is_refused(way):
+    with pytest.raises(ValueError, match="another way at another size"):
+        trace_model(BySize(way), input_size=(None, 3))
+
+
+def test_dimensions_stay_open_however_often_layers_stride_over_them():
+    layers = [nn.Conv2d(3, 4, 7), *(nn.Conv2d(4, 4, 3, stride=2, padding=1) for _ in range(4))]
+    trace = trace_model(nn.Sequential(*layers), input_size=(None, 3, None, None))
+    assert trace.calls[-1].output == TensorValue((None, 4, None, None), "float32")
+
+
+def test_dimensions_that_have_to_be_small_may_be_open():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(9, 3))
+
+        def forward(self, x):
+            return x + self.table[: x.shape[1]]
+
+    trace = trace_model(Positions(), input_size=(None, None, 3))
+    assert trace.calls[0].output == TensorValue((None, None, 3), "float32")
+
+
+def test_each_of_two_sizes_finds_the_model_as_it_was():
+    class Remembers(nn.Module):
+        seen = None
+
+        def forward(self, x):
+            self.seen = torch.zeros_like(x) if self.seen is None else self.seen
+            return x + self.seen
+
+    assert trace_model(Remembers(), input_size=(None, 3)).calls[0].output == TensorValue((None, 3), "float32")
+
+
 def test_sizes_may_be_numpys_integers():
     shape = np.array([2, 3])
     assert trace_model(nn.Identity(), input_size=tuple(shape)).calls[0].output == TensorValue((2, 3), "float32")

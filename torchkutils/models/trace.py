@@ -9,7 +9,7 @@ import torch
 
 from torchkutils.models.carried import add_note, attach
 from torchkutils.models.container_states import ContainerStates
-from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments
+from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
 from torchkutils.models.meta_copy import on_meta
 from torchkutils.models.module_records import module_records
 from torchkutils.models.module_tree import ModuleTree
@@ -83,11 +83,9 @@ def trace_model(
         if input_size is not None:
             made = [f"{tensor.dtype}".removeprefix("torch.") for tensor in tensors_of(*arguments)]
             forward.notes.append(f"Inputs made from input_size: {', '.join(made)}; dtypes= chooses others.")
-        trace = forward.run(arguments)
         if input_size is not None and has_open_dimensions(input_size):
-            other = model_arguments(model, input_size, None, dtypes, open_size=3)
-            trace = with_open_dimensions(trace, forward.run(other))
-    return trace
+            return forward.run_open(input_size, dtypes)
+        return forward.run(arguments)
 
 
 def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
@@ -119,6 +117,25 @@ class _Forward:
         self.notes: list[str] = []
         if reason:
             self.notes.append("The trace ran on the meta device, where no value is known; engine='real' runs it.")
+
+    def run_open(self, input_size: Any, dtypes: Any) -> Trace:
+        """The trace of two forwards at different sizes: what differs is open. Small ones are tried where large fail."""
+        failed: Exception | None = None
+        for pair in pairs_of_open_sizes(input_size):
+            try:
+                one, other = [self._run_at(open_sizes, input_size, dtypes) for open_sizes in pair]
+            except Exception as error:
+                failed = failed or error
+            else:
+                return with_open_dimensions(one, other)
+        assert failed is not None
+        raise failed
+
+    def _run_at(self, open_sizes: tuple[int, int], input_size: Any, dtypes: Any) -> Trace:
+        """Each of the forwards finds the model as it was."""
+        with undisturbed(self.tree) as self.states:
+            arguments = model_arguments(self.tree.modules[0], input_size, None, dtypes, open_sizes=open_sizes)
+            return self.run(arguments)
 
     def run(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far."""
