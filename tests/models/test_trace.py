@@ -272,6 +272,58 @@ def test_a_lazy_model_stays_lazy():
     assert model[0].weight.shape == (4, 3)
 
 
+class MakesItsOwn(nn.Module):
+    """Lazy without torch's mixin, its tensor tied."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.UninitializedParameter()
+        self.same = self.weight
+
+    def forward(self, x):
+        if isinstance(self.weight, nn.UninitializedParameter):
+            self.weight.materialize((4, x.shape[-1]))
+            nn.init.ones_(self.weight)
+        return nn.functional.linear(x, self.same)
+
+
+LAZY = [
+    (nn.LazyLinear(4), (2, 3), (None, 4)),
+    (nn.LazyConv2d(4, 1), (2, 3, 5, 5), (None, 4, 5, 5)),
+    (nn.LazyConvTranspose1d(4, 1), (2, 3, 5), (None, 4, 5)),
+    (nn.LazyBatchNorm1d(), (2, 3), (None, 3)),
+    (nn.LazyInstanceNorm2d(affine=True, track_running_stats=True), (2, 3, 5, 5), (None, 3, 5, 5)),
+    (MakesItsOwn(), (2, 3), (None, 4)),
+]
+
+
+@pytest.mark.parametrize("engine", ["real", "meta"])
+@pytest.mark.parametrize(("layer", "size", "output"), LAZY, ids=lambda value: type(value).__name__)
+def test_lazy_layers_of_every_kind_run_and_stay_lazy(layer, size, output, engine):
+    model = nn.Sequential(layer)
+    held = list(model.parameters())
+    trace = trace_model(model, input_size=(None, *size[1:]), engine=engine)
+    assert trace.calls[-1].output == TensorValue(output, "float32")
+    assert all(a is b and nn.parameter.is_lazy(a) for a, b in zip(held, model.parameters(), strict=True))
+
+
+def test_a_class_that_lets_no_one_set_attributes_has_its_mode():
+    class Sealed(nn.Linear):
+        def __setattr__(self, name, value):
+            if self.__dict__.get("sealed"):
+                raise TypeError("sealed")
+            super().__setattr__(name, value)
+
+        def forward(self, x):
+            assert not self.training
+            return x
+
+    model = Sealed(3, 3)
+    model.sealed = True
+    trace_model(nn.Sequential(model), input_size=(2, 3))
+    assert model.training
+
+
 class Doubles(nn.Module):
     """Two stock leaves with a function between them, called under whatever `around` gives."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.values import tensors_of
@@ -128,6 +128,13 @@ class TensorStates:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def lazy_like(tensor: torch.Tensor, device: str | None = None) -> torch.Tensor:
+    """Another lazy tensor of the same kind, on its device or another one."""
+    kind: Any = UninitializedParameter if isinstance(tensor, UninitializedParameter) else UninitializedBuffer
+    made: torch.Tensor = kind(tensor.requires_grad, device or tensor.device, tensor.dtype)
+    return made
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:

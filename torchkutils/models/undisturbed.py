@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+from torch.nn.parameter import is_lazy
 
 from torchkutils.models.container_states import ContainerStates, hold, refill_changed
 from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.tensor_states import TensorStates
+from torchkutils.models.tensor_states import TensorStates, lazy_like
 
 Mode: TypeAlias = Literal["eval", "train", "same"]
 
@@ -54,9 +54,13 @@ def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
     """Every module has the training flag that forward is to see."""
     flag = mode == "train"
     others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
-    for module in others:
-        module.training = flag
     try:
+        for module in others:
+            if "training" in module.__dict__:
+                # As it would be set, but for a class that lets no one set attributes.
+                module.__dict__["training"] = flag
+            else:
+                module.training = flag
         yield
     finally:
         for module in others:
@@ -77,13 +81,19 @@ class _ModuleStates:
         # A scripted module keeps its flag where no attribute is.
         self.elsewhere = [(module, module.training) for module in self.modules if "training" not in module.__dict__]
         self.containers = ContainerStates(tree.own, tree.loose)
+        self.lazy = bool(tree.unusual) and any(map(is_lazy, tree.tensors))
 
     def give_stand_ins(self) -> None:
         """Forward gives a lazy tensor its shape in place: let it do so to another one."""
-        lazy = {kind for kind in set(self.classes) if hasattr(kind, "_infer_parameters")}
-        for module in self.modules if lazy else ():
-            if type(module) in lazy:
-                _stand_in(module)
+        stand_ins: dict[int, torch.Tensor] = {}
+        for module in self.modules if self.lazy else ():
+            dictionaries: list[dict[str, Any]] = [module._parameters, module._buffers]
+            for held in dictionaries:
+                for name, tensor in held.items():
+                    if tensor is not None and is_lazy(tensor):
+                        # A tied one stays tied.
+                        made = stand_ins.get(id(tensor))
+                        held[name] = stand_ins[id(tensor)] = lazy_like(tensor) if made is None else made
 
     def restore(self) -> None:
         """Refill what was refilled, rebind what was rebound; objects keep their identity and order."""
@@ -100,18 +110,6 @@ class _ModuleStates:
         for module, training in self.elsewhere:
             if module.training != training:
                 module.training = training
-
-
-def _stand_in(module: torch.nn.Module) -> None:
-    parameter_class: Any = UninitializedParameter
-    buffer_class: Any = UninitializedBuffer
-    dictionaries: list[dict[str, Any]] = [module._parameters, module._buffers]
-    for held in dictionaries:
-        for name, tensor in list(held.items()):
-            if isinstance(tensor, UninitializedParameter):
-                held[name] = parameter_class(tensor.requires_grad, tensor.device, tensor.dtype)
-            elif tensor is not None and is_lazy(tensor):
-                held[name] = buffer_class(False, tensor.device, tensor.dtype)
 
 
 class _ProcessState:
