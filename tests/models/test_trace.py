@@ -164,6 +164,12 @@ def test_a_sequential_is_read_off_as_symbols_would_tell_it():
     assert len(known.calls) == 12
 
 
+def test_a_sequential_within_itself_is_no_endless_walk():
+    model = nn.Sequential(nn.ReLU())
+    model.append(model)
+    assert trace_model(model).engine.edges == "definition"
+
+
 def test_a_sequential_with_another_forward_is_not_read_off():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     model.forward = lambda x: model[0](x) + x
