@@ -645,6 +645,17 @@ def test_each_of_two_sizes_finds_the_model_as_it_was():
     assert trace_model(Remembers(), input_size=(None, 3)).calls[0].output == TensorValue((None, 3), "float32")
 
 
+@pytest.mark.parametrize("kind", ["sparse", "strided", "jagged"])
+def test_sparse_and_nested_tensors_go_through_layers_that_hand_them_on(kind):
+    if kind == "sparse":
+        x = torch.eye(4).to_sparse()
+    else:
+        x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=getattr(torch, kind))
+    trace = trace_model(nn.Sequential(nn.Identity(), nn.Dropout()), input_data=(x,))
+    assert edges(trace) == [("input", "0", 1), ("0", "1", 1), ("1", "output", 1)]
+    assert trace.calls[0].output.shape == ((4, 4) if kind == "sparse" else (2, None, 4))
+
+
 def test_sizes_may_be_numpys_integers():
     shape = np.array([2, 3])
     assert trace_model(nn.Identity(), input_size=tuple(shape)).calls[0].output == TensorValue((2, 3), "float32")
