@@ -565,6 +565,40 @@ def test_a_module_compiled_in_place_is_traced_and_stays_compiled():
     assert model[0]._compiled_call_impl is compiled
 
 
+@pytest.mark.parametrize("where", ["class", "instance"])
+def test_a_compiled_forward_runs_as_what_it_wraps(where):
+    class Compiled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return torch.relu(self.a(x))
+
+    if where == "class":
+        Compiled.forward = torch.compile(Compiled.forward, fullgraph=True)
+    model = Compiled()
+    if where == "instance":
+        model.forward = torch.compile(model.forward, fullgraph=True)
+    before = model.forward
+    assert edges(trace_model(model, input_size=(2, 3))) == [("x", "a", 1), ("a", "relu", 1), ("relu", "output", 1)]
+    assert model.forward == before
+
+
+def test_a_forward_may_look_at_its_own_parts():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+        def forward(self, x):
+            self.seen = summarize(self.a, input_data=x)
+            assert self.seen.rows[0].output_shapes == "(2, 3)"
+            return self.a(x)
+
+    assert trace_model(Looks(), input_size=(2, 3)).calls[-1].output == TensorValue((2, 3), "float32")
+
+
 def test_meta_runs_shapes_only_and_leaves_the_weights():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     trace = trace_model(model, input_size=(2, 3), engine="meta")

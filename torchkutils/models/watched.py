@@ -89,8 +89,7 @@ class Watched:
         """The module's forward; of a compiled module, the module that it wraps."""
         children = self.module._modules
         wrapped = children["_orig_mod"] if "_orig_mod" in children and "forward" in own else None
-        forward: Callable[..., Any] = self.module.forward
-        return wrapped if isinstance(wrapped, torch.nn.Module) else forward
+        return wrapped if isinstance(wrapped, torch.nn.Module) else _uncompiled(self.module.forward)
 
     def _elsewhere(self) -> Callable[..., Any]:
         """What a call in another thread runs."""
@@ -101,6 +100,11 @@ class Watched:
         """Whether it is about to run nothing but modules that are watched themselves."""
         return self.sequence is not None and not self.inside and list(self.module._modules.values()) == self.sequence
 
+    def _replaced(self) -> Callable[..., Any]:
+        """What stands where we stood: a forward that the model's own has put there, unless it is another look at it."""
+        forward: Callable[..., Any] = self.module.forward
+        return self.forward if isinstance(getattr(forward, "__self__", None), Watched) else forward
+
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Instead of `module(...)`; one frame, as in torch, so that models run as deep as they do there."""
         recorder = self.recorder
@@ -110,8 +114,7 @@ class Watched:
         self.inside = not self.straight and (self.through_torch or _hooked(self.module))
         function: Callable[..., Any] = self.module._call_impl if self.inside else self.forward
         if not self.inside and self.module.__dict__.get("forward") is not self.entry:
-            # The model's own forward has given the module another one.
-            function = self.module.forward
+            function = self._replaced()
         self.straight = False
         state = recorder.begin(self, args, kwargs)
         try:
@@ -166,6 +169,14 @@ def watch(recorder: Recorder, module: torch.nn.Module, place: int) -> Watched:
     if plain is None or type(module)._call_impl is not torch.nn.Module._call_impl:
         return Watched(recorder, module, place)
     return WatchedLeaf(recorder, module, place, plain, stock_rule(module))
+
+
+def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.compile` made a forward of, be it the module's own or its class's."""
+    plain: Callable[..., Any] | None = getattr(forward, "_torchdynamo_orig_callable", None)
+    if plain is None:
+        return forward
+    return MethodType(plain, forward.__self__) if isinstance(forward, MethodType) else plain
 
 
 def _hooked(module: torch.nn.Module) -> bool:
