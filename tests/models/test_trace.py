@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import gc
+import pickle
 import random
 import threading
 import weakref
@@ -503,14 +504,15 @@ def test_a_call_of_its_own_is_run():
     assert trace.calls[0].output == TensorValue((1, 3), "float32")
 
 
-def test_a_copy_that_forward_makes_is_a_module_of_its_own():
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_that_forward_makes_is_a_module_of_its_own(copy_of):
     class Copies(nn.Module):
         def __init__(self):
             super().__init__()
             self.parts = nn.Sequential(nn.Linear(3, 3), Residual())
 
         def forward(self, x):
-            copied = copy.deepcopy(self.parts)
+            copied = copy_of(self.parts)
             with torch.no_grad():
                 copied[0].weight.zero_(), copied[0].bias.fill_(2.0)
             assert copied[0](x).eq(2).all()

@@ -76,14 +76,13 @@ class Watched:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watched:
         """A copy of the module that forward makes has its own forward, and nobody watches it."""
-        copied = Watched.__new__(Watched)
-        copied.recorder, copied.place, copied.before = _NOBODY, self.place, None
-        copied.sequence, copied.closed, copied.entry, copied.through_torch = None, False, None, False
-        copied.module = memo.get(id(self.module), self.module)
         own = None if self.before is None else self.before.get("forward")
-        copied.forward = MethodType(type(copied.module).forward, copied.module) if own is None else deepcopy(own, memo)
-        copied.inside, copied.straight = False, False
-        return copied
+        return _unwatched(memo.get(id(self.module), self.module), self.place, deepcopy(own, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So has one that it pickles."""
+        own = None if self.before is None else self.before.get("forward")
+        return _unwatched, (self.module, self.place, own)
 
     def _own_forward(self, own: dict[str, Any]) -> Callable[..., Any]:
         """The module's forward; of a compiled module, the module that it wraps."""
@@ -135,6 +134,16 @@ class Watched:
             return self.forward(*args, **kwargs)
         self.straight = True
         return self.call(*args, **kwargs)
+
+
+def _unwatched(module: torch.nn.Module, place: int, own: Callable[..., Any] | None) -> Watched:
+    """What passes calls on to a module's forward, its own or its class's."""
+    passing = Watched.__new__(Watched)
+    passing.recorder, passing.module, passing.place, passing.before = _NOBODY, module, place, None
+    passing.sequence, passing.closed, passing.entry, passing.through_torch = None, False, None, False
+    passing.forward = MethodType(type(module).forward, module) if own is None else own
+    passing.inside, passing.straight = False, False
+    return passing
 
 
 class WatchedLeaf(Watched):
