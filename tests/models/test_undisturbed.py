@@ -38,6 +38,7 @@ class Changes(nn.Module):
         self.plain, self.plains = torch.zeros(2), [torch.zeros(2)]
         self.log: list[Any] = [1]
         self.deep = {"a": [1], "b": ({"c": set()},)}
+        self.layer.weight.register_hook(lambda gradient: gradient)
         # The order of these is not the order in which they came.
         self.layer.register_forward_hook(lambda *_: None)
         self.layer.register_forward_hook(lambda *_: None, prepend=True)
@@ -59,6 +60,12 @@ def backward_inside(model: Any, x: torch.Tensor) -> None:
 def hooked(model: Any, x: torch.Tensor) -> None:
     model.layer.register_forward_hook(lambda *_: None)
     model.inner[0].register_forward_pre_hook(lambda *_: None)
+
+
+def hooked_parameters(model: Any, x: torch.Tensor) -> None:
+    for parameter in model.layer.parameters():
+        parameter.register_hook(lambda gradient: gradient * 2)
+        parameter.register_post_accumulate_grad_hook(lambda _: None)
 
 
 def other_class(model: Any, x: torch.Tensor) -> None:
@@ -129,6 +136,7 @@ CHANGES: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "a module replaced": lambda m, x: m.inner.__setitem__(1, nn.Tanh()),
     "a module added": lambda m, x: m.inner.append(nn.Linear(3, 3)),
     "hooks": hooked,
+    "hooks of parameters": hooked_parameters,
     "a class": other_class,
     "switches of the thread": switches,
     "random generators": generators,

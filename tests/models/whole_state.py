@@ -54,4 +54,5 @@ def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
     where = (tensor.data_ptr(), tensor._version, tuple(tensor.shape), tensor.stride()) if strided else ()
     comparable = not tensor.is_nested and not tensor.is_meta and tensor.dtype != torch.bfloat16
     content = tensor.detach().to_dense().clone().numpy().tobytes() if comparable else b""
-    return id(tensor), type(tensor), tensor.requires_grad, gradient, where, content
+    hooks = tuple(list((held or {}).items()) for held in (tensor._backward_hooks, tensor._post_accumulate_grad_hooks))
+    return id(tensor), type(tensor), tensor.requires_grad, gradient, where, content, hooks

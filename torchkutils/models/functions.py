@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
 # Functions that look at a tensor without computing from it.
 QUIET = frozenset(
     [
         *("__get__", "__set__", "size", "dim", "stride", "numel", "storage_offset", "is_floating_point", "is_complex"),
         *("data_ptr", "__len__", "__hash__", "requires_grad_", "element_size", "untyped_storage", "is_contiguous"),
+        *HOOKING,
         *("get_device", "has_names", "__repr__", "__format__", "ndimension", "is_cuda", "is_nested"),
     ]
 )

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from torchkutils.models.aside import aside
 from torchkutils.models.carried import message_of
 from torchkutils.models.data_flow import DataFlow
 from torchkutils.models.flops import function_flops, module_flops
-from torchkutils.models.functions import QUIET, shown_name, written_tensors
+from torchkutils.models.functions import HOOKING, QUIET, shown_name, written_tensors
 from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.running_call import RunningCall
@@ -93,7 +94,7 @@ class Recorder(TorchFunctionMode):
         was_on = self.on
         if was_on:
             self.step_down()
-        with _aside(self.on):
+        with aside(self.on):
             running = self._begin(watched, args, kwargs)
         running.was_on = was_on
         if not self.on and not watched.looks_away():
@@ -104,7 +105,7 @@ class Recorder(TorchFunctionMode):
         """It has run; gives what its caller gets."""
         if self.on:
             self.step_down()
-        with _aside(self.on):
+        with aside(self.on):
             output = self._finish(watched, running, output)
         self._settle(running)
         return output
@@ -233,13 +234,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        if name == "__set__" and self._states is not None:
-            self._states.rebound(args[0])
         if name in QUIET:
-            result = function(*args, **kwargs)
-            if name == "__get__" and self._stack and isinstance(result, torch.Tensor):
-                self.flow.looked_at(result, args[0])
-            return result
+            return self._quiet(function, name, args, kwargs)
         targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
             for target in targets:
@@ -268,6 +264,18 @@ class Recorder(TorchFunctionMode):
             flow.written_by(target, point)
         return result
 
+    def _quiet(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """It computes nothing, but it may change a tensor, or give another look at one."""
+        if self._states is not None:
+            if name == "__set__":
+                self._states.rebound(args[0])
+            elif name in HOOKING:
+                self._states.hooked(args[0])
+        result = function(*args, **kwargs)
+        if name == "__get__" and self._stack and isinstance(result, torch.Tensor):
+            self.flow.looked_at(result, args[0])
+        return result
+
     # -- the result ------------------------------------------------------------------------------------------------
 
     def fail(self, error: BaseException | None) -> Failure | None:
@@ -284,20 +292,3 @@ class Recorder(TorchFunctionMode):
     def finished_flow(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
         """Nodes and edges as plain records."""
         return self.flow.finished()
-
-
-class _aside:  # noqa: N801
-    """No function mode sees what the block does; free where ours is off the stack."""
-
-    __slots__ = ("guard",)
-
-    def __init__(self, needed: bool) -> None:
-        self.guard = torch._C.DisableTorchFunction() if needed else None
-
-    def __enter__(self) -> None:
-        if self.guard is not None:
-            self.guard.__enter__()
-
-    def __exit__(self, *details: Any) -> None:
-        if self.guard is not None:
-            self.guard.__exit__(*details)

@@ -15,6 +15,7 @@ from torchkutils.models.values import tensors_of
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class TensorStates:
@@ -35,6 +36,7 @@ class TensorStates:
         self.gradients = list(map(_gradient, self.leaves))
         # What can be written to, what lay in it, and the counter of its writes where it has one.
         self.contents: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.hooks: dict[int, tuple[torch.Tensor, list[tuple[Any, list[Any]]]]] = {}
         self.versions: dict[int, tuple[torch.Tensor, int]] = {}
         self.memories: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         # Whether something was seen that may have moved a tensor, or whether that cannot be told.
@@ -78,6 +80,12 @@ class TensorStates:
             self._moved = True
             self._hold(tensor)
 
+    def hooked(self, tensor: torch.Tensor) -> None:
+        """A hook is about to be registered with this tensor."""
+        if id(tensor) not in self.hooks and any(tensor is held for held in self.tensors):
+            before = [getattr(tensor, name) for name in _HOOKS]
+            self.hooks[id(tensor)] = (tensor, [(hooks, list(hooks.items()) if hooks else []) for hooks in before])
+
     def _hold(self, tensor: torch.Tensor) -> None:
         if id(tensor) not in self.memories:
             self.memories[id(tensor)] = (tensor, tensor.detach())
@@ -109,6 +117,15 @@ class TensorStates:
         if self.versions:
             held, versions = zip(*self.versions.values(), strict=True)
             torch._C._autograd._unsafe_set_version_counter(held, versions)
+        for tensor, before in self.hooks.values():
+            for name, (hooks, items) in zip(_HOOKS, before, strict=True):
+                # In place: torch and the handles of these hooks hold this very dict.
+                now = getattr(tensor, name)
+                if now is not None:
+                    now.clear()
+                    now.update(items)
+                if now is not hooks:
+                    setattr(tensor, name, hooks)
         if list(map(_requires_grad, self.tensors)) != self.requires_grad:
             for tensor, requires_grad in zip(self.tensors, self.requires_grad, strict=True):
                 if tensor.is_leaf and tensor.requires_grad != requires_grad:
