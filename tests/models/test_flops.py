@@ -35,6 +35,7 @@ FUNCTIONS = {
     "linear": (functional.linear, [(2, 3, 4), (5, 4)]),
     "convolution in groups": (lambda a, b: functional.conv2d(a, b, groups=2), [(1, 4, 6, 6), (6, 2, 3, 3)]),
     "addmm": (torch.addmm, [(3, 5), (3, 4), (4, 5)]),
+    "an overload": (torch.ops.aten.mm.default, [(3, 4), (4, 5)]),
     "baddbmm": (torch.baddbmm, [(2, 3, 5), (2, 3, 4), (2, 4, 5)]),
 }
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import gc
+import pickle
 import random
 import threading
 import weakref
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from torchkutils import multi_gpu_model
+from torchkutils import multi_gpu_model, summarize
 from torchkutils.models.records import Collection, TensorValue
 from torchkutils.models.trace import trace_model
 
@@ -102,6 +103,29 @@ def test_edges_follow_the_tensors(model, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize("look", ["T", "mT", "data", "real"])
+def test_what_a_property_of_a_tensor_gives_comes_from_where_the_tensor_does(look):
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.weight = nn.Linear(3, 3), nn.Parameter(torch.ones(3, 3))
+
+        def forward(self, x):
+            h = torch.complex(y := self.a(x), y) if look == "real" else self.a(x)
+            return getattr(h, look) @ getattr(self.weight, look)
+
+    found = edges(trace_model(Looks(), input_size=(3, 3)))
+    source = "complex" if look == "real" else "a"
+    assert found[-3:] == [(source, "matmul", 1), ("weight", "matmul", 1), ("matmul", "output", 1)]
+
+
+def test_a_module_called_by_a_hook_takes_what_the_hooked_one_gave():
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model[0].register_forward_hook(lambda module, args, output: model[1](output))
+    found = edges(trace_model(model, input_size=(2, 3)))
+    assert found == [("input", "0", 1), ("0", "1", 1), ("1", "1", 1), ("1", "output", 1)]
+
+
 def test_a_module_called_twice_has_two_calls():
     calls = [call for call in trace_model(Twice(), input_size=(2, 3)).calls if call.leaf]
     assert [(call.module, call.number) for call in calls] == [(1, 0), (1, 1)]
@@ -139,6 +163,12 @@ def test_a_sequential_is_read_off_as_symbols_would_tell_it():
     assert known.engine == followed.engine
     assert (known.calls, known.nodes, known.edges) == (followed.calls, followed.nodes, followed.edges)
     assert len(known.calls) == 12
+
+
+def test_a_sequential_within_itself_is_no_endless_walk():
+    model = nn.Sequential(nn.ReLU())
+    model.append(model)
+    assert trace_model(model).engine.edges == "definition"
 
 
 def test_a_sequential_with_another_forward_is_not_read_off():
@@ -249,6 +279,58 @@ def test_a_lazy_model_stays_lazy():
     assert model[0].weight.shape == (4, 3)
 
 
+class MakesItsOwn(nn.Module):
+    """Lazy without torch's mixin, its tensor tied."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.UninitializedParameter()
+        self.same = self.weight
+
+    def forward(self, x):
+        if isinstance(self.weight, nn.UninitializedParameter):
+            self.weight.materialize((4, x.shape[-1]))
+            nn.init.ones_(self.weight)
+        return nn.functional.linear(x, self.same)
+
+
+LAZY = [
+    (nn.LazyLinear(4), (2, 3), (None, 4)),
+    (nn.LazyConv2d(4, 1), (2, 3, 5, 5), (None, 4, 5, 5)),
+    (nn.LazyConvTranspose1d(4, 1), (2, 3, 5), (None, 4, 5)),
+    (nn.LazyBatchNorm1d(), (2, 3), (None, 3)),
+    (nn.LazyInstanceNorm2d(affine=True, track_running_stats=True), (2, 3, 5, 5), (None, 3, 5, 5)),
+    (MakesItsOwn(), (2, 3), (None, 4)),
+]
+
+
+@pytest.mark.parametrize("engine", ["real", "meta"])
+@pytest.mark.parametrize(("layer", "size", "output"), LAZY, ids=lambda value: type(value).__name__)
+def test_lazy_layers_of_every_kind_run_and_stay_lazy(layer, size, output, engine):
+    model = nn.Sequential(layer)
+    held = list(model.parameters())
+    trace = trace_model(model, input_size=(None, *size[1:]), engine=engine)
+    assert trace.calls[-1].output == TensorValue(output, "float32")
+    assert all(a is b and nn.parameter.is_lazy(a) for a, b in zip(held, model.parameters(), strict=True))
+
+
+def test_a_class_that_lets_no_one_set_attributes_has_its_mode():
+    class Sealed(nn.Linear):
+        def __setattr__(self, name, value):
+            if self.__dict__.get("sealed"):
+                raise TypeError("sealed")
+            super().__setattr__(name, value)
+
+        def forward(self, x):
+            assert not self.training
+            return x
+
+    model = Sealed(3, 3)
+    model.sealed = True
+    trace_model(nn.Sequential(model), input_size=(2, 3))
+    assert model.training
+
+
 class Doubles(nn.Module):
     """Two stock leaves with a function between them, called under whatever `around` gives."""
 
@@ -329,14 +411,108 @@ def test_a_direct_call_of_forward_runs_no_hooks_as_in_torch():
     assert edges(trace_model(Direct(), input_size=(2, 3))) == [("x", "a", 1), ("a", "output", 1)]
 
 
-def test_a_copy_that_forward_makes_is_a_module_of_its_own():
+@pytest.mark.parametrize("kind", ["pre", "post", "own call", "replaced"])
+def test_a_sequential_is_looked_into_where_it_is_not_all_that_runs(kind):
+    """Functions between its children have edges, and what they write is put back."""
+
+    def work(module, args, output=None):
+        layer[0].weight.detach().mul_(2)
+        return (args[0] * 2,) if output is None else output * 2
+
+    class Works(nn.Linear):
+        def __call__(self, x):
+            return work(self, (x,))[0]
+
+    class Replaces(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def forward(self, x):
+            self.inner[1] = another[0]
+            return self.inner(x)
+
+    another = [Works(3, 3)]
+    layer = nn.Sequential(nn.Linear(3, 3), another[0] if kind == "own call" else nn.ReLU())
+    if kind == "pre":
+        layer.register_forward_pre_hook(work)
+    elif kind == "post":
+        layer.register_forward_hook(work)
+    before = layer[0].weight.tolist()
+    found = edges(trace_model(Replaces() if kind == "replaced" else layer, input_size=(2, 3)))
+    assert any(name == "mul" for _, name, _ in found)
+    assert not any(name == "constant" for name, _, _ in found)
+    assert layer[0].weight.tolist() == before
+
+
+def test_a_forward_that_forward_gives_a_module_is_the_one_that_runs():
+    class Swaps(nn.Module):
+        def later(self, x):
+            return x[:1]
+
+        def forward(self, x):
+            self.forward = self.later
+            return x
+
+    trace = trace_model(nn.Sequential(twice := Swaps(), twice), input_size=(2, 3))
+    assert trace.calls[-1].output == TensorValue((1, 3), "float32")
+
+
+def test_a_forward_that_was_kept_is_the_module_s_own_afterwards():
+    kept = []
+
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, x):
+            kept.append(self.layer.forward)
+            return self.layer(x)
+
+    trace_model(Keeps(), input_size=(2, 3))
+    x = torch.ones(2, 3)
+    assert kept[0](x) is x
+
+
+@pytest.mark.parametrize("where", ["model", "child"])
+def test_a_model_may_know_no_name_but_its_own(where):
+    class Config(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.options = nn.Linear(3, 3), {}
+
+        def __getattr__(self, name):
+            return super().__getattr__(name) if name in ("layer", "options") else self.options[name]
+
+        def forward(self, x):
+            return self.layer(x)
+
+    model = Config() if where == "model" else nn.Sequential(Config())
+    assert len(trace_model(model, input_size=(2, 3)).calls) == len(list(model.modules()))
+
+
+def test_a_call_of_its_own_is_run():
+    class Doubled(nn.Module):
+        def _call_impl(self, *args):
+            return super()._call_impl(*args)[:1]
+
+        def forward(self, x):
+            return x
+
+    trace = trace_model(nn.Sequential(Doubled()), input_size=(2, 3))
+    assert trace.calls[0].output == TensorValue((1, 3), "float32")
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_that_forward_makes_is_a_module_of_its_own(copy_of):
     class Copies(nn.Module):
         def __init__(self):
             super().__init__()
             self.parts = nn.Sequential(nn.Linear(3, 3), Residual())
 
         def forward(self, x):
-            copied = copy.deepcopy(self.parts)
+            copied = copy_of(self.parts)
             with torch.no_grad():
                 copied[0].weight.zero_(), copied[0].bias.fill_(2.0)
             assert copied[0](x).eq(2).all()
@@ -391,6 +567,40 @@ def test_a_module_compiled_in_place_is_traced_and_stays_compiled():
     assert model[0]._compiled_call_impl is compiled
 
 
+@pytest.mark.parametrize("where", ["class", "instance"])
+def test_a_compiled_forward_runs_as_what_it_wraps(where):
+    class Compiled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return torch.relu(self.a(x))
+
+    if where == "class":
+        Compiled.forward = torch.compile(Compiled.forward, fullgraph=True)
+    model = Compiled()
+    if where == "instance":
+        model.forward = torch.compile(model.forward, fullgraph=True)
+    before = model.forward
+    assert edges(trace_model(model, input_size=(2, 3))) == [("x", "a", 1), ("a", "relu", 1), ("relu", "output", 1)]
+    assert model.forward == before
+
+
+def test_a_forward_may_look_at_its_own_parts():
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+        def forward(self, x):
+            self.seen = summarize(self.a, input_data=x)
+            assert self.seen.rows[0].output_shapes == "(2, 3)"
+            return self.a(x)
+
+    assert trace_model(Looks(), input_size=(2, 3)).calls[-1].output == TensorValue((2, 3), "float32")
+
+
 def test_meta_runs_shapes_only_and_leaves_the_weights():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     trace = trace_model(model, input_size=(2, 3), engine="meta")
@@ -416,6 +626,75 @@ def test_nothing_keeps_the_model_alive():
     gc.collect()
     assert gone() is None
     assert trace.modules
+
+
+class BySize(nn.Module):
+    """Takes another way where the batch is not of two, or looks different but is the same."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.one, self.other = way, nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        two = len(x) == 2
+        if self.way == "modules":
+            return self.one(x) if two else self.other(x)
+        if self.way == "functions":
+            return torch.relu(self.one(x)) if two else torch.tanh(self.one(x))
+        first, second = self.one(x), self.other(x)
+        return first + x if two else second + x
+
+
+@pytest.mark.parametrize("way", ["modules", "functions", "edges"])
+def test_another_way_at_another_size_is_refused(way):
+    with pytest.raises(ValueError, match="another way at another size"):
+        trace_model(BySize(way), input_size=(None, 3))
+
+
+def test_dimensions_stay_open_however_often_layers_stride_over_them():
+    layers = [nn.Conv2d(3, 4, 7), *(nn.Conv2d(4, 4, 3, stride=2, padding=1) for _ in range(4))]
+    trace = trace_model(nn.Sequential(*layers), input_size=(None, 3, None, None))
+    assert trace.calls[-1].output == TensorValue((None, 4, None, None), "float32")
+
+
+def test_dimensions_that_have_to_be_small_may_be_open():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(9, 3))
+
+        def forward(self, x):
+            return x + self.table[: x.shape[1]]
+
+    trace = trace_model(Positions(), input_size=(None, None, 3))
+    assert trace.calls[0].output == TensorValue((None, None, 3), "float32")
+
+
+def test_each_of_two_sizes_finds_the_model_as_it_was():
+    class Remembers(nn.Module):
+        seen = None
+
+        def forward(self, x):
+            self.seen = torch.zeros_like(x) if self.seen is None else self.seen
+            return x + self.seen
+
+    assert trace_model(Remembers(), input_size=(None, 3)).calls[0].output == TensorValue((None, 3), "float32")
+
+
+@pytest.mark.parametrize("kind", ["sparse", "strided", "jagged"])
+def test_sparse_and_nested_tensors_go_through_layers_that_hand_them_on(kind):
+    if kind == "sparse":
+        x = torch.eye(4).to_sparse()
+    else:
+        x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=getattr(torch, kind))
+    trace = trace_model(nn.Sequential(nn.Identity(), nn.Dropout()), input_data=(x,))
+    assert edges(trace) == [("input", "0", 1), ("0", "1", 1), ("1", "output", 1)]
+    assert trace.calls[0].output.shape == ((4, 4) if kind == "sparse" else (2, None, 4))
+
+
+def test_sizes_may_be_numpys_integers():
+    shape = np.array([2, 3])
+    assert trace_model(nn.Identity(), input_size=tuple(shape)).calls[0].output == TensorValue((2, 3), "float32")
 
 
 def test_a_generator_argument_is_not_consumed():
@@ -466,6 +745,64 @@ def test_an_error_that_forward_catches_is_no_failure():
     trace = trace_model(Tries(nn.Linear(9, 1), nn.Linear(3, 1)), input_size=(2, 3))
     assert trace.failure is None
     assert trace.calls[2].parent == 0
+
+
+class Frozen(Exception):
+    """Takes no attribute, not even its traceback, and cannot say what it is."""
+
+    def __init__(self, one, two):
+        super().__init__(one, two)
+
+    def __setattr__(self, name, value):
+        raise TypeError("frozen")
+
+    def __str__(self):
+        raise TypeError("speechless")
+
+
+@pytest.mark.parametrize(
+    "error", [Frozen(1, 2), StopIteration(1), GeneratorExit(), KeyboardInterrupt(), SystemExit(3)], ids=repr
+)
+def test_every_exception_is_raised_as_it_is(error):
+    class Raises(nn.Module):
+        def forward(self, x):
+            raise error
+
+    try:
+        summarize(nn.Sequential(nn.Linear(3, 3), Raises()), input_size=(2, 3))
+    except BaseException as raised:
+        assert raised is error  # noqa: PT017
+        assert error.summary.rows[1].failed
+        assert error.__notes__
+    else:
+        pytest.fail("nothing was raised")
+
+
+@pytest.mark.parametrize("again", ["another", "the same", "its own"])
+def test_the_call_that_failed_is_not_one_whose_error_was_caught(again):
+    """An exception may lie where one that was caught had lain, or be the same object."""
+    one = ValueError("no")
+
+    class Raises(nn.Module):
+        def forward(self, x):
+            raise one if again == "the same" else ValueError("no")
+
+    class Tries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Raises(), Raises()
+
+        def forward(self, x):
+            with contextlib.suppress(ValueError):
+                self.first(x)
+            if again == "its own":
+                raise ValueError("no")
+            return self.second(x)
+
+    with pytest.raises(ValueError, match="no") as caught:
+        trace_model(Tries(), input_size=(2, 3))
+    trace = caught.value.trace
+    assert trace.modules[trace.calls[trace.failure.call].module].path == ("" if again == "its own" else "second")
 
 
 def test_as_deep_as_the_model_itself_can_run():

@@ -17,6 +17,7 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     return {
         "classes": [type(module) for module in model.modules()],
         "attributes": [_attributes(module) for module in model.modules()],
+        "plain tensors": [_tensor(t) for module in model.modules() for t in _plain_tensors(module)],
         "training": [module.training for module in model.modules()],
         "tensors": {name: _tensor(tensor) for name, tensor in named if not is_lazy(tensor)},
         "lazy": {name: id(tensor) for name, tensor in named if is_lazy(tensor)},
@@ -36,6 +37,11 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {name: (id(value), _inside(value)) for name, value in module.__dict__.items()}
 
 
+def _plain_tensors(module: nn.Module) -> list[torch.Tensor]:
+    inside = [item for value in module.__dict__.values() if isinstance(value, list | tuple) for item in value]
+    return [value for value in [*module.__dict__.values(), *inside] if isinstance(value, torch.Tensor)]
+
+
 def _inside(value: Any) -> Any:
     if isinstance(value, dict):
         return [(repr(key), id(item)) for key, item in value.items()]
@@ -46,5 +52,7 @@ def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
     gradient = None if not tensor.is_leaf or tensor.grad is None else (id(tensor.grad), tensor.grad.tolist())
     strided = tensor.layout == torch.strided and not tensor.is_nested
     where = (tensor.data_ptr(), tensor._version, tuple(tensor.shape), tensor.stride()) if strided else ()
-    content = tensor.detach().clone().numpy().tobytes() if strided and tensor.dtype != torch.bfloat16 else b""
-    return id(tensor), type(tensor), tensor.requires_grad, gradient, where, content
+    comparable = not tensor.is_nested and not tensor.is_meta and tensor.dtype != torch.bfloat16
+    content = tensor.detach().to_dense().clone().numpy().tobytes() if comparable else b""
+    hooks = tuple(list((held or {}).items()) for held in (tensor._backward_hooks, tensor._post_accumulate_grad_hooks))
+    return id(tensor), type(tensor), tensor.requires_grad, gradient, where, content, hooks

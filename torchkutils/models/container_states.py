@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Any
 
 from torchkutils.models.module_tree import CONTAINERS, HOLDING
+
+_SEQUENCES = (list, deque)
 
 
 def hold(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: list[Any], values: list[Any]) -> bool:
@@ -46,7 +49,7 @@ class ContainerStates:
         self._dicts: dict[int, dict[Any, Any]] = {}
         self._others: dict[int, tuple[Any, Any]] = {}
         for container in filter(None, flat):
-            if isinstance(container, dict):
+            if type(container) is dict:
                 self._dicts[id(container)] = container
             else:
                 self._remember(container)
@@ -65,17 +68,16 @@ class ContainerStates:
                 if not isinstance(top, tuple):
                     self._empty.append(top)
                 continue
-            if isinstance(top, dict):
-                if id(top) in self._dicts:
-                    continue
+            if id(top) in self._dicts or id(top) in self._others:
+                continue
+            inside: Any = top.values() if isinstance(top, dict) else top
+            if isinstance(top, OrderedDict):
+                # Its order is its own, and `dict.values` does not know it.
+                self._others[id(top)] = (top, list(top.items()))
+            elif isinstance(top, dict):
                 self._dicts[id(top)] = top
-                inside: Any = top.values()
-            else:
-                if id(top) in self._others:
-                    continue
-                if isinstance(top, CONTAINERS):
-                    self._others[id(top)] = (top, top.copy())
-                inside = top
+            elif isinstance(top, CONTAINERS):
+                self._others[id(top)] = (top, top.copy())
             for item in inside:
                 if isinstance(item, HOLDING):
                     stack.append(item)
@@ -88,7 +90,7 @@ class ContainerStates:
         for container, before in self._others.values():
             if not _holds_the_same(container, before):
                 container.clear()
-                (container.update if isinstance(container, set) else container.extend)(before)
+                (container.extend if isinstance(container, _SEQUENCES) else container.update)(before)
         if any(self._empty):
             for container in self._empty:
                 if container:
@@ -98,4 +100,7 @@ class ContainerStates:
 def _holds_the_same(container: Any, before: Any) -> bool:
     if isinstance(container, set):
         return bool(container == before)
+    if isinstance(container, OrderedDict):
+        chain = itertools.chain.from_iterable
+        return len(container) == len(before) and all(map(operator.is_, chain(container.items()), chain(before)))
     return len(container) == len(before) and all(map(operator.is_, container, before))

@@ -27,6 +27,7 @@ class DataFlow:
         made: By identity, what made a tensor: a weak reference, the point, its position there, when.
         written: By storage, what wrote to it last: the point, the position, when.
         homes: Functions that belong to a leaf call, with the point of that call.
+        box: The point of a call that was to be one box and calls another module: what it made is not known apart.
     """
 
     def __init__(self, tree: ModuleTree, describe: Descriptions) -> None:
@@ -36,7 +37,9 @@ class DataFlow:
         self.made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
         self.written: dict[int, tuple[int, int, int]] = {}
         self.homes: dict[int, int] = {}
+        self.box: int | None = None
         self.clock = 0
+        self._glanced = False
         self._swept_at = _SWEPT_EVERY
 
     def add(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> int:
@@ -63,6 +66,7 @@ class DataFlow:
 
     def add_outputs(self, output: Any) -> None:
         """The model's own outputs, a point for each tensor."""
+        self.box = None
         for name, tensor in list(named_tensors(output, "output")):
             source = self.source(tensor)
             self.reach(self.add("output", name, None, self.describe.of(tensor)), [source])
@@ -86,6 +90,13 @@ class DataFlow:
         self.clock += 1
         self.written[storage_of(tensor)] = (point, 0, self.clock)
 
+    def looked_at(self, tensor: torch.Tensor, base: torch.Tensor) -> None:
+        """A property of a tensor gave this one: `x.mT`, `x.data`, `x.real` come from where x does."""
+        if tensor is not base and storage_of(tensor) == storage_of(base):
+            # Nothing may ever take it.
+            self._glanced = True
+            self.note(tensor, *self.source(base))
+
     def source(self, tensor: torch.Tensor) -> tuple[int, int]:
         """The point that made or last wrote this tensor; a new one for what came from nowhere."""
         entry = self.made.get(id(tensor))
@@ -97,6 +108,8 @@ class DataFlow:
         if wrote is not None:
             return wrote[0], wrote[1]
         name = self.tree.tensor_name(tensor)
+        if name is None and self.box is not None:
+            return self.box, 0
         kind: NodeKind = "constant"
         if name is not None:
             kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
@@ -118,7 +131,7 @@ class DataFlow:
         """Nodes and edges; functions that ran inside a leaf are folded into the leaf's own node."""
         arrows = self._folded() if self.homes else self.arrows
         nodes = self.points
-        if self.homes:
+        if self.homes or self._glanced:
             used = {source for _, source, _ in arrows}
             kept = [n for n in nodes if n.index not in self.homes and (n.kind not in _HELD or n.index in used)]
             new = {node.index: position for position, node in enumerate(kept)}

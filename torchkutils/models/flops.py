@@ -54,7 +54,8 @@ def _attention(module: torch.nn.MultiheadAttention, query: TensorValue, key: Ten
 
 def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
     """What one torch function ran; 0 for work that is no multiply-add, None when it cannot be told."""
-    name = getattr(function, "__name__", "")
+    # An overload is named "mm.default".
+    name = getattr(function, "__name__", "").partition(".")[0]
     counter = _COUNTERS.get(name)
     if counter is not None:
         try:

@@ -14,11 +14,18 @@ from torchkutils.models.values import map_leaves
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
-OPEN_SIZE = 2
+# What stands for open dimensions in two runs: for a first axis, which is small since it is the batch, and for others,
+# which are large since layers that stride over a small one leave 1 of it at any size.
+OPEN_SIZES = (((2, 64), (3, 96)), ((2, 2), (3, 3)))
 
 
 def model_arguments(
-    model: torch.nn.Module, input_size: Any, input_data: Any, dtypes: Any, *, open_size: int = OPEN_SIZE
+    model: torch.nn.Module,
+    input_size: Any,
+    input_data: Any,
+    dtypes: Any,
+    *,
+    open_sizes: tuple[int, int] = OPEN_SIZES[0][0],
 ) -> Arguments:
     """Positional and keyword arguments for one call of the model, from sizes or from data; one of them is given.
 
@@ -36,10 +43,10 @@ def model_arguments(
         unknown = [name for name in dtypes if name not in input_size] if isinstance(dtypes, Mapping) else []
         if unknown:
             raise ValueError(f"dtypes names {unknown[0]!r}, which input_size does not; it has {list(input_size)}")
-        shapes = {name: _shape(size, open_size) for name, size in input_size.items()}
+        shapes = {name: _shape(size, open_sizes) for name, size in input_size.items()}
         kinds = dtypes if isinstance(dtypes, Mapping) else dict.fromkeys(shapes, dtypes)
         return (), {name: _example(model, shape, kinds.get(name)) for name, shape in shapes.items()}
-    sizes = [_shape(size, open_size) for size in _list_of_sizes(input_size)]
+    sizes = [_shape(size, open_sizes) for size in _list_of_sizes(input_size)]
     kinds_list = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes] * len(sizes)
     if len(kinds_list) != len(sizes):
         raise ValueError(f"dtypes has {len(kinds_list)} entries for {len(sizes)} sizes; give one a size")
@@ -48,8 +55,17 @@ def model_arguments(
 
 def has_open_dimensions(input_size: Any) -> bool:
     """Whether some size is None."""
-    sizes = input_size.values() if isinstance(input_size, Mapping) else _list_of_sizes(input_size)
-    return any(size is None for shape in sizes for size in shape)
+    return any(size is None for shape in _each_size(input_size) for size in shape)
+
+
+def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    """What to try in the place of open dimensions; all the same where only first axes are open."""
+    inner = any(size is None for shape in _each_size(input_size) for size in shape[1:])
+    return OPEN_SIZES if inner else OPEN_SIZES[:1]
+
+
+def _each_size(input_size: Any) -> list[Sequence[int | None]]:
+    return list(input_size.values()) if isinstance(input_size, Mapping) else _list_of_sizes(input_size)
 
 
 def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
@@ -74,15 +90,15 @@ def _list_of_sizes(input_size: Any) -> list[Sequence[int | None]]:
     return [input_size]
 
 
-def _shape(size: Any, open_size: int) -> list[int]:
+def _shape(size: Any, open_sizes: tuple[int, int]) -> list[int]:
     if not isinstance(size, Sequence) or isinstance(size, str):
         raise TypeError(f"input_size holds {size!r} where a shape belongs: a tuple of ints, None for an open dimension")
     for length in size:
-        if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
+        if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer)):
             raise TypeError(f"input_size holds {length!r}; sizes are ints, or None for an open dimension")
         if length is not None and length < 0:
             raise ValueError(f"input_size holds {length}; sizes cannot be negative")
-    return [open_size if length is None else length for length in size]
+    return [open_sizes[axis > 0] if length is None else int(length) for axis, length in enumerate(size)]
 
 
 def _example(model: torch.nn.Module, shape: list[int], dtype: Any) -> torch.Tensor:

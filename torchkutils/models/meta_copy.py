@@ -7,8 +7,10 @@ import itertools
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from torchkutils.models.inputs import Arguments
+from torchkutils.models.tensor_states import lazy_like
 from torchkutils.models.values import map_tensors
 
 
@@ -16,6 +18,9 @@ def on_meta(model: torch.nn.Module, arguments: Arguments) -> tuple[torch.nn.Modu
     """A copy of the model and its arguments that holds shapes only; no weight is copied on the way."""
     stand_ins: dict[int, Any] = {}
     for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if is_lazy(tensor):
+            stand_ins[id(tensor)] = lazy_like(tensor, "meta")
+            continue
         meta: torch.Tensor = tensor.detach().to("meta")
         if isinstance(tensor, torch.nn.Parameter):
             meta = torch.nn.Parameter(meta, requires_grad=tensor.requires_grad)

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from torchkutils.models.module_tree import ORDINARY, ModuleTree
 from torchkutils.models.records import Module, Tensor
+from torchkutils.models.values import sizes_of
 
 
 def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module, ...]:
@@ -75,7 +76,7 @@ def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tens
         return Tensor(name, None, 0, 0, dtype, tensor.requires_grad, same_as, "lazy")
     elements = tensor.numel()
     size = sum(part.numel() * part.element_size() for part in _parts(tensor))
-    return Tensor(name, _sizes(tensor), elements, size, dtype, tensor.requires_grad, same_as, _tensor_kind(tensor))
+    return Tensor(name, sizes_of(tensor), elements, size, dtype, tensor.requires_grad, same_as, _tensor_kind(tensor))
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -83,13 +84,6 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     if tensor.layout is torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     return [tensor]
-
-
-def _sizes(tensor: torch.Tensor) -> tuple[int | None, ...]:
-    if not tensor.is_nested:
-        return tuple(tensor.shape)
-    columns = zip(*(part.shape for part in tensor.unbind()), strict=True)
-    return (tensor.size(0), *(sizes[0] if len(set(sizes)) == 1 else None for sizes in columns))
 
 
 def _tensor_kind(tensor: torch.Tensor) -> str:

@@ -10,7 +10,7 @@ from torchkutils.models.records import Collection, TensorValue, Trace, Value
 
 def with_open_dimensions(one: Trace, other: Trace) -> Trace:
     """The first trace with each size open that differs in the second."""
-    if len(one.calls) != len(other.calls) or len(one.nodes) != len(other.nodes):
+    if _way(one) != _way(other):
         raise ValueError("input_size has open dimensions, and the model takes another way at another size: give sizes")
     calls = tuple(
         dataclasses.replace(a, inputs=_open_value(a.inputs, b.inputs), output=_open_value(a.output, b.output))
@@ -21,6 +21,15 @@ def with_open_dimensions(one: Trace, other: Trace) -> Trace:
         for a, b in zip(one.nodes, other.nodes, strict=True)
     )
     return dataclasses.replace(one, calls=calls, nodes=nodes)
+
+
+def _way(trace: Trace) -> tuple[Any, ...]:
+    """Which modules and functions ran, and what they took."""
+    return (
+        [(call.module, call.parent) for call in trace.calls],
+        [(node.kind, node.name) for node in trace.nodes],
+        [(edge.source, edge.target, edge.tensor) for edge in trace.edges],
+    )
 
 
 def _open_value(one: Any, other: Any) -> Any:

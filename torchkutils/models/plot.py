@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from torchkutils._typing import PathLike
+from torchkutils.models.carried import add_note, attach
 from torchkutils.models.dot import check_drawing, model_to_dot
 from torchkutils.models.page import ModelPage, make_page
 from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
@@ -196,10 +197,11 @@ def _plotted(graph: ModelDigraph, to_file: PathLike | None) -> ModelPlot:
 
 def _attach_plot(error: Exception, graph: ModelDigraph, to_file: PathLike | None) -> None:
     """Give the model's error its picture; what goes wrong in writing it must not hide the error."""
-    error.plot = ModelPlot(graph)  # type: ignore[attr-defined]
+    plot = ModelPlot(graph)
+    attach(error, "plot", plot)
     if to_file is None:
         return
     try:
-        error.plot.save(to_file)  # type: ignore[attr-defined]
+        plot.save(to_file)
     except (OSError, RuntimeError, ValueError) as unwritten:
-        error.add_note(f"the picture of the part that ran was not written: {unwritten}")
+        add_note(error, f"the picture of the part that ran was not written: {unwritten}")

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from torchkutils.models.aside import aside
+from torchkutils.models.carried import message_of
 from torchkutils.models.data_flow import DataFlow
 from torchkutils.models.flops import function_flops, module_flops
-from torchkutils.models.functions import QUIET, shown_name, written_tensors
+from torchkutils.models.functions import HOOKING, QUIET, shown_name, written_tensors
 from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.running_call import RunningCall
@@ -46,7 +48,7 @@ class Recorder(TorchFunctionMode):
         self._counts: dict[int, int] = {}
         self._states = states
         self._watched: list[Watched] = []
-        self._failed: tuple[int, Collection, int] | None = None
+        self._failed: tuple[int, Collection, BaseException] | None = None
 
     def __enter__(self) -> Recorder:
         self.thread = get_ident()
@@ -92,10 +94,10 @@ class Recorder(TorchFunctionMode):
         was_on = self.on
         if was_on:
             self.step_down()
-        with _aside(self.on):
+        with aside(self.on):
             running = self._begin(watched, args, kwargs)
         running.was_on = was_on
-        if not self.on and not watched.only_calls:
+        if not self.on and not watched.looks_away():
             self.step_up()
         return running
 
@@ -103,7 +105,7 @@ class Recorder(TorchFunctionMode):
         """It has run; gives what its caller gets."""
         if self.on:
             self.step_down()
-        with _aside(self.on):
+        with aside(self.on):
             output = self._finish(watched, running, output)
         self._settle(running)
         return output
@@ -143,6 +145,7 @@ class Recorder(TorchFunctionMode):
         if not self._stack:
             return None
         self._stack[-1].leaf = False
+        self.flow.box = self._stack[-1].point
         return self._stack[-1].index
 
     def _name(self, place: int) -> str:
@@ -150,8 +153,8 @@ class Recorder(TorchFunctionMode):
 
     def _note_failure(self, index: int, inputs: Collection, error: BaseException) -> None:
         """The innermost call is kept, in case that no one outside catches the exception."""
-        if self._failed is None or self._failed[2] != id(error):
-            self._failed = (index, inputs, id(error))
+        if self._failed is None or self._failed[2] is not error or self._failed[0] < index:
+            self._failed = (index, inputs, error)
 
     def _finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
         self._stack.pop()
@@ -231,15 +234,16 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        if name == "__set__" and self._states is not None:
-            self._states.rebound(args[0])
-        if name in QUIET or not self._stack:
-            return function(*args, **kwargs)
-        targets = written_tensors(name, args, kwargs)
+        if name in QUIET:
+            return self._quiet(function, name, args, kwargs)
+        targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
             for target in targets:
                 self._states.written(target)
+        if not self._stack:
+            return function(*args, **kwargs)
         running, flow = self._stack[-1], self.flow
+        flow.box = None
         sources = [flow.source(t) for t in tensors_of(*args, *kwargs.values())] if running.point is None else []
         result = function(*args, **kwargs)
         flops = function_flops(function, args, kwargs, result)
@@ -260,13 +264,26 @@ class Recorder(TorchFunctionMode):
             flow.written_by(target, point)
         return result
 
+    def _quiet(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """It computes nothing, but it may change a tensor, or give another look at one."""
+        if self._states is not None:
+            if name == "__set__":
+                self._states.rebound(args[0])
+            elif name in HOOKING:
+                self._states.hooked(args[0])
+        result = function(*args, **kwargs)
+        if name == "__get__" and self._stack and isinstance(result, torch.Tensor):
+            self.flow.looked_at(result, args[0])
+        return result
+
     # -- the result ------------------------------------------------------------------------------------------------
 
-    def fail(self, error: BaseException) -> Failure | None:
-        """Where forward raised: the innermost call that had begun and did not end."""
-        if self._failed is None or self._failed[2] != id(error):
+    def fail(self, error: BaseException | None) -> Failure | None:
+        """Where forward raised, if it did: the innermost call that had begun and did not end."""
+        failed, self._failed = self._failed, None
+        if failed is None or error is None or failed[2] is not error:
             return None
-        return Failure(self._failed[0], self._failed[1], f"{type(error).__name__}: {error}")
+        return Failure(failed[0], failed[1], f"{type(error).__name__}: {message_of(error)}")
 
     def finished_calls(self) -> tuple[Call, ...]:
         """The calls as plain records."""
@@ -275,20 +292,3 @@ class Recorder(TorchFunctionMode):
     def finished_flow(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
         """Nodes and edges as plain records."""
         return self.flow.finished()
-
-
-class _aside:  # noqa: N801
-    """No function mode sees what the block does; free where ours is off the stack."""
-
-    __slots__ = ("guard",)
-
-    def __init__(self, needed: bool) -> None:
-        self.guard = torch._C.DisableTorchFunction() if needed else None
-
-    def __enter__(self) -> None:
-        if self.guard is not None:
-            self.guard.__enter__()
-
-    def __exit__(self, *details: Any) -> None:
-        if self.guard is not None:
-            self.guard.__exit__(*details)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from torchkutils.models.carried import message_of
 from torchkutils.models.module_records import module_records
 from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.records import Call, Edge, Engine, Module, Node, Trace
@@ -29,7 +30,7 @@ def structure_trace(tree: ModuleTree, mode: Mode, why: str, module_arguments: bo
                     raise TypeError("the model's own forward is no method of its class")
                 flow = symbolic_flow(model, records)
         except Exception as error:
-            told = (str(error).strip().splitlines() or [""])[0]
+            told = (message_of(error).strip().splitlines() or [""])[0]
             reason = f"{why}, and torch.fx cannot follow it ({type(error).__name__}: {told[:120]})"
             return _in_order(model, mode, records, reason)
     return Trace(type(model).__name__, records, *flow, Engine("structure", "symbolic", why), mode)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchkutils.models.carried import attach
 from torchkutils.models.model_summary import (
     COLUMNS,
     ModelSummary,
@@ -66,7 +67,7 @@ def summarize(
     except BaseException as error:
         partial = getattr(error, "trace", None)
         if isinstance(partial, Trace):
-            error.summary = summary_of(partial, depth, shown)  # type: ignore[attr-defined]
+            attach(error, "summary", summary_of(partial, depth, shown))
         raise
     return summary_of(trace, depth, shown)
 

@@ -28,6 +28,8 @@ def sequential_flow(modules: tuple[Module, ...], held: list[torch.nn.Module]) ->
         only_calls_children(module) for module, record in zip(held, modules, strict=True) if record.children
     ):
         return None
+    if any(record.same_as is not None and _is_within(record, modules) for record in modules):
+        return None
     calls: list[Call] = []
     nodes = [Node(0, "input", "input", None, None)]
     numbers: dict[int, int] = {}
@@ -46,6 +48,14 @@ def sequential_flow(modules: tuple[Module, ...], held: list[torch.nn.Module]) ->
             nodes.append(Node(len(nodes), "call", modules[first].path, calls[-1].index, None))
     nodes.append(Node(len(nodes), "output", "output", None, None))
     return tuple(calls), tuple(nodes), tuple([Edge(source, source + 1) for source in range(len(nodes) - 1)])
+
+
+def _is_within(record: Module, modules: tuple[Module, ...]) -> bool:
+    """Whether a module lies within itself: such a forward never ends."""
+    above = record.parent
+    while above is not None and above != record.same_as:
+        above = modules[above].parent
+    return above is not None
 
 
 def symbolic_flow(model: torch.nn.Module, modules: tuple[Module, ...]) -> Flow:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.values import tensors_of
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 class TensorStates:
@@ -32,38 +34,45 @@ class TensorStates:
         self.requires_grad = list(map(_requires_grad, tensors))
         self.leaves = [t for t in tensors if type(t) is torch.nn.Parameter or t.is_leaf]
         self.gradients = list(map(_gradient, self.leaves))
-        if any(gradient is not None for gradient in self.gradients):
-            # Taken away for the moment, so that a backward inside forward does not add to them.
-            for tensor in self.leaves:
-                tensor.grad = None
-        self.contents: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}
+        # What can be written to, what lay in it, and the counter of its writes where it has one.
+        self.contents: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.hooks: dict[int, tuple[torch.Tensor, list[tuple[Any, list[Any]]]]] = {}
+        self.versions: dict[int, tuple[torch.Tensor, int]] = {}
         self.memories: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         # Whether something was seen that may have moved a tensor, or whether that cannot be told.
         self._moved = bool(tree.unusual)
         for tensor in tree.buffers:
             if not is_lazy(tensor):
                 self._hold(tensor)
-                self._keep(tensor)
+                self.keep(tensor)
         # A sparse or nested tensor has no one address to compare: it takes its memory back in any case.
         self.addressed = [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
         for tensor in tensors if tree.unusual else ():
             if id(tensor) in tree.unusual:
                 self._hold(tensor)
         self.addresses = _addresses(self.addressed)
-        self._by_storage: dict[int, torch.Tensor] | None = None
+        self._tree = tree
+        self._by_storage: dict[int, list[torch.Tensor]] | None = None
+
+    def take_gradients(self) -> None:
+        """Away with them for the moment, so that a backward inside forward does not add to them."""
+        if any(gradient is not None for gradient in self.gradients):
+            for tensor in self.leaves:
+                tensor.grad = None
 
     def written(self, tensor: torch.Tensor) -> None:
-        """A function is about to write to this tensor, which may be a parameter or a view of one."""
+        """A function is about to write to this tensor, which may be a parameter, a plain attribute or a view of one."""
         if self._by_storage is None:
-            # Most models write to nothing: look their parameters up at the first write only.
-            held = [t for t in self.tensors if isinstance(t, torch.nn.Parameter) and _has_storage(t)]
-            self._by_storage = {_storage(parameter): parameter for parameter in held}
-        parameter = self._by_storage.get(_storage(tensor)) if _has_storage(tensor) else None
-        if parameter is not None:
+            # Most models write to nothing: look up what they hold at the first write only.
+            self._by_storage = {}
+            for held in [*self.tensors, *tensors_of(*self._tree.values, *self._tree.loose)]:
+                if _has_storage(held):
+                    self._by_storage.setdefault(_storage(held), []).append(held)
+        for held in self._by_storage.get(_storage(tensor), ()) if _has_storage(tensor) else ():
             # In-place functions may change a shape too.
             self._moved = True
-            self._hold(parameter)
-            self._keep(parameter)
+            self._hold(held)
+            self.keep(held)
 
     def rebound(self, tensor: Any) -> None:
         """This tensor, if it is one of those, is about to be given other memory."""
@@ -71,25 +80,52 @@ class TensorStates:
             self._moved = True
             self._hold(tensor)
 
+    def hooked(self, tensor: torch.Tensor) -> None:
+        """A hook is about to be registered with this tensor."""
+        if id(tensor) not in self.hooks and any(tensor is held for held in self.tensors):
+            before = [getattr(tensor, name) for name in _HOOKS]
+            self.hooks[id(tensor)] = (tensor, [(hooks, list(hooks.items()) if hooks else []) for hooks in before])
+
     def _hold(self, tensor: torch.Tensor) -> None:
         if id(tensor) not in self.memories:
             self.memories[id(tensor)] = (tensor, tensor.detach())
 
-    def _keep(self, tensor: torch.Tensor) -> None:
-        if id(tensor) not in self.contents and not tensor.is_meta:
-            self.contents[id(tensor)] = (tensor, tensor.detach().clone(), tensor._version)
+    def keep(self, tensor: torch.Tensor) -> None:
+        """Remember what lies in this tensor."""
+        if id(tensor) in self.contents or id(tensor) in self.versions:
+            return
+        if not tensor.is_inference():
+            self.versions[id(tensor)] = (tensor, tensor._version)
+        if tensor.is_meta:
+            return
+        target = tensor
+        if _has_storage(tensor) and not tensor.is_contiguous():
+            # An expanded axis lies in the memory of one element, and only that can be written to.
+            target = tensor.detach()[tuple([slice(None, None if stride else 1) for stride in tensor.stride()])]
+        self.contents[id(tensor)] = (target, target.detach().clone())
 
     def restore(self) -> None:
         """Memory first, then what lies in it, then the flags."""
         if self._moved or _addresses(self.addressed) != self.addresses:
             self._give_memories_back()
         if self.contents:
-            # Always: batch normalisation writes its running statistics without counting a version.
-            held, contents, versions = zip(*self.contents.values(), strict=True)
-            with torch.no_grad():
-                for tensor, content in zip(held, contents, strict=True):
-                    tensor.copy_(content)
+            # Always: batch normalisation writes its running statistics without counting a version. What was made in
+            # inference mode can be written to in no other.
+            with torch.inference_mode():
+                for target, content in self.contents.values():
+                    target.copy_(content)
+        if self.versions:
+            held, versions = zip(*self.versions.values(), strict=True)
             torch._C._autograd._unsafe_set_version_counter(held, versions)
+        for tensor, before in self.hooks.values():
+            for name, (hooks, items) in zip(_HOOKS, before, strict=True):
+                # In place: torch and the handles of these hooks hold this very dict.
+                now = getattr(tensor, name)
+                if now is not None:
+                    now.clear()
+                    now.update(items)
+                if now is not hooks:
+                    setattr(tensor, name, hooks)
         if list(map(_requires_grad, self.tensors)) != self.requires_grad:
             for tensor, requires_grad in zip(self.tensors, self.requires_grad, strict=True):
                 if tensor.is_leaf and tensor.requires_grad != requires_grad:
@@ -109,6 +145,13 @@ class TensorStates:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def lazy_like(tensor: torch.Tensor, device: str | None = None) -> torch.Tensor:
+    """Another lazy tensor of the same kind, on its device or another one."""
+    kind: Any = UninitializedParameter if isinstance(tensor, UninitializedParameter) else UninitializedBuffer
+    made: torch.Tensor = kind(tensor.requires_grad, device or tensor.device, tensor.dtype)
+    return made
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -7,7 +7,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments
+from torchkutils.models.carried import add_note, attach
+from torchkutils.models.container_states import ContainerStates
+from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
 from torchkutils.models.meta_copy import on_meta
 from torchkutils.models.module_records import module_records
 from torchkutils.models.module_tree import ModuleTree
@@ -81,16 +83,16 @@ def trace_model(
         if input_size is not None:
             made = [f"{tensor.dtype}".removeprefix("torch.") for tensor in tensors_of(*arguments)]
             forward.notes.append(f"Inputs made from input_size: {', '.join(made)}; dtypes= chooses others.")
-        trace = forward.run(arguments)
         if input_size is not None and has_open_dimensions(input_size):
-            other = model_arguments(model, input_size, None, dtypes, open_size=3)
-            trace = with_open_dimensions(trace, forward.run(other))
-    return trace
+            return forward.run_open(input_size, dtypes)
+        return forward.run(arguments)
 
 
 def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
     """The module inside a compiled or a multi-device one: its own forward would talk to other processes."""
-    inner = model.__dict__.get("__template__") or getattr(model, "_orig_mod", None)
+    inner = model.__dict__.get("__template__")
+    if "_orig_mod" in model._modules:
+        inner = model._modules["_orig_mod"]
     if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
         inner = model.module
     return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
@@ -116,11 +118,31 @@ class _Forward:
         if reason:
             self.notes.append("The trace ran on the meta device, where no value is known; engine='real' runs it.")
 
+    def run_open(self, input_size: Any, dtypes: Any) -> Trace:
+        """The trace of two forwards at different sizes: what differs is open. Small ones are tried where large fail."""
+        failed: Exception | None = None
+        for pair in pairs_of_open_sizes(input_size):
+            try:
+                one, other = [self._run_at(open_sizes, input_size, dtypes) for open_sizes in pair]
+            except Exception as error:
+                failed = failed or error
+            else:
+                return with_open_dimensions(one, other)
+        assert failed is not None
+        raise failed
+
+    def _run_at(self, open_sizes: tuple[int, int], input_size: Any, dtypes: Any) -> Trace:
+        """Each of the forwards finds the model as it was."""
+        with undisturbed(self.tree) as self.states:
+            arguments = model_arguments(self.tree.modules[0], input_size, None, dtypes, open_sizes=open_sizes)
+            return self.run(arguments)
+
     def run(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far."""
         model, recorder = self.tree.modules[0], Recorder(self.tree, self.states)
-        args, kwargs = _private(arguments)
-        failure, error = None, None
+        given = ContainerStates([], [arguments])
+        args, kwargs = _private(arguments, self.states)
+        error: BaseException | None = None
         names = _argument_names(model)
         with torch.no_grad(), in_mode(self.tree, self.mode), recorder:
             recorder.flow.add_inputs(args, kwargs, names)
@@ -128,23 +150,36 @@ class _Forward:
                 output = model(*args, **kwargs)
                 recorder.flow.add_outputs(output)
             except BaseException as raised:
-                error, failure = raised, recorder.fail(raised)
+                error = raised
+            failure = recorder.fail(error)
+        given.restore()
         nodes, edges = recorder.finished_flow()
         calls = recorder.finished_calls()
         trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
         if error is not None:
             for note in self.notes:
-                error.add_note(note)
-            error.trace = trace  # type: ignore[attr-defined]
+                add_note(error, note)
+            attach(error, "trace", trace)
             raise error
         return trace
 
 
-def _private(arguments: Arguments) -> Arguments:
-    """Copies of the caller's tensors, so that in-place work reaches no one else."""
+def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:
+    """Copies of the caller's tensors, so that in-place work reaches no one else; others are noted to be put back."""
     with torch.no_grad():
-        args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().clone())
-    return args, kwargs
+        private: Arguments = map_tensors(arguments, _copy)
+    if states is not None:
+        own = {id(tensor) for tensor in tensors_of(*arguments)}
+        for tensor in tensors_of(*private):
+            if id(tensor) in own:
+                # In a dataclass or a mapping of another class, which cannot be made anew with copies in it.
+                states.keep(tensor)
+    return private
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    copied = tensor.detach().clone()
+    return copied.requires_grad_() if tensor.requires_grad and tensor.is_leaf else copied
 
 
 def _argument_names(model: torch.nn.Module) -> list[str]:

@@ -5,44 +5,48 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+from torch.nn.parameter import is_lazy
 
 from torchkutils.models.container_states import ContainerStates, hold, refill_changed
 from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.tensor_states import TensorStates
+from torchkutils.models.tensor_states import TensorStates, lazy_like
 
 Mode: TypeAlias = Literal["eval", "train", "same"]
 
 
-@contextmanager
-def undisturbed(tree: ModuleTree) -> Iterator[TensorStates]:
+class undisturbed:  # noqa: N801
     """Put the model, and the state of the process, back as they were, however the block ends.
 
     Restored are every module's attributes (training flag and hooks among them), the contents of buffers, gradients,
     `requires_grad`, the random generators of Python, NumPy, the CPU and the accelerator, and this thread's grad mode
-    and autocast.
+    and autocast. The block gets the states of parameters and buffers: whoever sees a parameter about to be written
+    says so to them.
 
     Args:
         tree: The model, walked just before.
-
-    Yields:
-        The states of parameters and buffers: whoever sees a parameter about to be written says so to it.
     """
-    modules = _ModuleStates(tree)
-    tensors = TensorStates(tree)
-    modules.give_stand_ins()
-    process = _ProcessState()
-    try:
-        yield tensors
-    finally:
-        modules.restore()
-        tensors.restore()
-        process.restore()
+
+    def __init__(self, tree: ModuleTree) -> None:
+        self.tree = tree
+
+    def __enter__(self) -> TensorStates:
+        modules, tensors, process = _ModuleStates(self.tree), TensorStates(self.tree), _ProcessState()
+        with ExitStack() as afterwards:
+            for state in (process, tensors, modules):
+                afterwards.callback(state.restore)
+            tensors.take_gradients()
+            modules.give_stand_ins()
+            self._afterwards = afterwards.pop_all()
+        return tensors
+
+    def __exit__(self, *details: Any) -> None:
+        # A generator in its place would set the traceback of an exception, which not all of them allow.
+        self._afterwards.close()
 
 
 @contextmanager
@@ -50,9 +54,13 @@ def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
     """Every module has the training flag that forward is to see."""
     flag = mode == "train"
     others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
-    for module in others:
-        module.training = flag
     try:
+        for module in others:
+            if "training" in module.__dict__:
+                # As it would be set, but for a class that lets no one set attributes.
+                module.__dict__["training"] = flag
+            else:
+                module.training = flag
         yield
     finally:
         for module in others:
@@ -73,13 +81,19 @@ class _ModuleStates:
         # A scripted module keeps its flag where no attribute is.
         self.elsewhere = [(module, module.training) for module in self.modules if "training" not in module.__dict__]
         self.containers = ContainerStates(tree.own, tree.loose)
+        self.lazy = bool(tree.unusual) and any(map(is_lazy, tree.tensors))
 
     def give_stand_ins(self) -> None:
         """Forward gives a lazy tensor its shape in place: let it do so to another one."""
-        lazy = {kind for kind in set(self.classes) if hasattr(kind, "_infer_parameters")}
-        for module in self.modules if lazy else ():
-            if type(module) in lazy:
-                _stand_in(module)
+        stand_ins: dict[int, torch.Tensor] = {}
+        for module in self.modules if self.lazy else ():
+            dictionaries: list[dict[str, Any]] = [module._parameters, module._buffers]
+            for held in dictionaries:
+                for name, tensor in held.items():
+                    if tensor is not None and is_lazy(tensor):
+                        # A tied one stays tied.
+                        made = stand_ins.get(id(tensor))
+                        held[name] = stand_ins[id(tensor)] = lazy_like(tensor) if made is None else made
 
     def restore(self) -> None:
         """Refill what was refilled, rebind what was rebound; objects keep their identity and order."""
@@ -96,18 +110,6 @@ class _ModuleStates:
         for module, training in self.elsewhere:
             if module.training != training:
                 module.training = training
-
-
-def _stand_in(module: torch.nn.Module) -> None:
-    parameter_class: Any = UninitializedParameter
-    buffer_class: Any = UninitializedBuffer
-    dictionaries: list[dict[str, Any]] = [module._parameters, module._buffers]
-    for held in dictionaries:
-        for name, tensor in list(held.items()):
-            if isinstance(tensor, UninitializedParameter):
-                held[name] = parameter_class(tensor.requires_grad, tensor.device, tensor.dtype)
-            elif tensor is not None and is_lazy(tensor):
-                held[name] = buffer_class(False, tensor.device, tensor.dtype)
 
 
 class _ProcessState:

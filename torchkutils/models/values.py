@@ -59,13 +59,17 @@ class Descriptions:
 
 
 def _unusual(tensor: torch.Tensor) -> TensorValue:
-    try:
-        shape = tuple(tensor.shape)
-    except RuntimeError:
-        shape = ()
     kind = "nested" if tensor.is_nested else type(tensor).__name__
     plain = kind in ("Tensor", "Parameter")
-    return TensorValue(shape, str(tensor.dtype).removeprefix("torch."), "tensor" if plain else kind)
+    return TensorValue(sizes_of(tensor), str(tensor.dtype).removeprefix("torch."), "tensor" if plain else kind)
+
+
+def sizes_of(tensor: torch.Tensor) -> tuple[int | None, ...]:
+    """The shape of a tensor; None where the parts of a nested one differ."""
+    if not tensor.is_nested:
+        return tuple(tensor.shape)
+    columns = zip(*(part.shape for part in tensor.unbind()), strict=True)
+    return (tensor.size(0), *(sizes[0] if len(set(sizes)) == 1 else None for sizes in columns))
 
 
 def tensors_of(*values: Any) -> list[torch.Tensor]:
@@ -136,14 +140,22 @@ def aliased(output: Any, given: Sequence[torch.Tensor]) -> Any:
     known = {id(tensor) for tensor in given}
 
     def apart(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.view_as(tensor) if id(tensor) in known and not isinstance(tensor, torch.nn.Parameter) else tensor
+        return _view(tensor) if id(tensor) in known and not isinstance(tensor, torch.nn.Parameter) else tensor
 
     return map_tensors(output, apart)
+
+
+def _view(tensor: torch.Tensor) -> torch.Tensor:
+    try:
+        return tensor.view_as(tensor)
+    except RuntimeError:
+        # Sparse and nested tensors have no views.
+        return tensor if tensor.requires_grad else tensor.detach()
 
 
 def storage_of(tensor: torch.Tensor) -> int:
     """A number for the memory behind a tensor; its own identity where there is no such thing."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, ValueError):
         return id(tensor)

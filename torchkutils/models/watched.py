@@ -16,6 +16,7 @@ from torchkutils.models.stock_leaves import Rule, only_calls_children, runs_plai
 if TYPE_CHECKING:
     from torchkutils.models.recorder import Recorder
 
+_CALL = torch.nn.Module.__call__
 _ENTRIES = ("_compiled_call_impl", "forward")
 
 
@@ -36,11 +37,14 @@ class Watched:
 
     Attributes:
         place: Of the module in the tree.
-        only_calls: Its forward does nothing but call its children.
+        sequence: What it calls one after the other, where its forward does nothing else; None for other modules.
         closed: It is one box whatever it calls: a script, or a layer whose parametrizations make its weights.
     """
 
-    __slots__ = (*("before", "closed", "forward", "inside", "module", "only_calls", "place", "recorder", "straight"),)
+    __slots__ = (
+        *("before", "closed", "entry", "forward", "inside", "module", "place", "recorder", "sequence", "straight"),
+        "through_torch",
+    )
 
     def __init__(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
         self.recorder, self.module, self.place = recorder, module, place
@@ -49,13 +53,16 @@ class Watched:
         if "forward" in own or "_compiled_call_impl" in own:
             self.before = {name: own[name] for name in _ENTRIES if name in own}
         self.forward = self._own_forward(own)
-        self.only_calls = only_calls_children(module)
-        self.closed = isinstance(module, torch.jit.ScriptModule) or "parametrizations" in module._modules
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        self.sequence = _sequence(module)
+        self.closed = scripted or "parametrizations" in module._modules
+        self.through_torch = scripted or type(module)._call_impl is not torch.nn.Module._call_impl
         # `inside`: torch's own way of calling runs, and forward comes next; `straight`: no hooks are wanted.
         self.inside, self.straight = False, False
         own["_compiled_call_impl"] = self.call
-        if not isinstance(module, torch.jit.ScriptModule):
-            own["forward"] = self.direct
+        self.entry = None if scripted else self.direct
+        if not scripted:
+            own["forward"] = self.entry
 
     def release(self) -> None:
         """Give the module its own ways back."""
@@ -64,28 +71,38 @@ class Watched:
             own.pop(name, None)
         if self.before is not None:
             own.update(self.before)
+        # Whoever kept one of the ways in gets the module's own behind it.
+        self.recorder, self.entry = _NOBODY, None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watched:
         """A copy of the module that forward makes has its own forward, and nobody watches it."""
-        copied = Watched.__new__(Watched)
-        copied.recorder, copied.place, copied.before = _NOBODY, self.place, None
-        copied.only_calls, copied.closed = False, False
-        copied.module = memo.get(id(self.module), self.module)
         own = None if self.before is None else self.before.get("forward")
-        copied.forward = MethodType(type(copied.module).forward, copied.module) if own is None else deepcopy(own, memo)
-        copied.inside, copied.straight = False, False
-        return copied
+        return _unwatched(memo.get(id(self.module), self.module), self.place, deepcopy(own, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So has one that it pickles."""
+        own = None if self.before is None else self.before.get("forward")
+        return _unwatched, (self.module, self.place, own)
 
     def _own_forward(self, own: dict[str, Any]) -> Callable[..., Any]:
         """The module's forward; of a compiled module, the module that it wraps."""
-        wrapped = getattr(self.module, "_orig_mod", None) if "forward" in own else None
-        forward: Callable[..., Any] = self.module.forward
-        return wrapped if isinstance(wrapped, torch.nn.Module) else forward
+        children = self.module._modules
+        wrapped = children["_orig_mod"] if "_orig_mod" in children and "forward" in own else None
+        return wrapped if isinstance(wrapped, torch.nn.Module) else _uncompiled(self.module.forward)
 
     def _elsewhere(self) -> Callable[..., Any]:
         """What a call in another thread runs."""
         compiled = None if self.before is None else self.before.get("_compiled_call_impl")
         return compiled or self.module._call_impl
+
+    def looks_away(self) -> bool:
+        """Whether it is about to run nothing but modules that are watched themselves."""
+        return self.sequence is not None and not self.inside and list(self.module._modules.values()) == self.sequence
+
+    def _replaced(self) -> Callable[..., Any]:
+        """What stands where we stood: a forward that the model's own has put there, unless it is another look at it."""
+        forward: Callable[..., Any] = self.module.forward
+        return self.forward if isinstance(getattr(forward, "__self__", None), Watched) else forward
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Instead of `module(...)`; one frame, as in torch, so that models run as deep as they do there."""
@@ -93,8 +110,10 @@ class Watched:
         if get_ident() != recorder.thread:
             return self._elsewhere()(*args, **kwargs)
         # Hooks are run by torch's own way of calling, which comes back through `direct`.
-        self.inside = not self.straight and _hooked(self.module)
+        self.inside = not self.straight and (self.through_torch or _hooked(self.module))
         function: Callable[..., Any] = self.module._call_impl if self.inside else self.forward
+        if not self.inside and self.module.__dict__.get("forward") is not self.entry:
+            function = self._replaced()
         self.straight = False
         state = recorder.begin(self, args, kwargs)
         try:
@@ -108,11 +127,23 @@ class Watched:
 
     def direct(self, *args: Any, **kwargs: Any) -> Any:
         """Instead of `module.forward(...)`."""
-        if self.inside or get_ident() != self.recorder.thread:
+        if get_ident() != self.recorder.thread:
+            return self.forward(*args, **kwargs)
+        if self.inside:
             self.inside = False
             return self.forward(*args, **kwargs)
         self.straight = True
         return self.call(*args, **kwargs)
+
+
+def _unwatched(module: torch.nn.Module, place: int, own: Callable[..., Any] | None) -> Watched:
+    """What passes calls on to a module's forward, its own or its class's."""
+    passing = Watched.__new__(Watched)
+    passing.recorder, passing.module, passing.place, passing.before = _NOBODY, module, place, None
+    passing.sequence, passing.closed, passing.entry, passing.through_torch = None, False, None, False
+    passing.forward = MethodType(type(module).forward, module) if own is None else own
+    passing.inside, passing.straight = False, False
+    return passing
 
 
 class WatchedLeaf(Watched):
@@ -149,6 +180,14 @@ def watch(recorder: Recorder, module: torch.nn.Module, place: int) -> Watched:
     return WatchedLeaf(recorder, module, place, plain, stock_rule(module))
 
 
+def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.compile` made a forward of, be it the module's own or its class's."""
+    plain: Callable[..., Any] | None = getattr(forward, "_torchdynamo_orig_callable", None)
+    if plain is None:
+        return forward
+    return MethodType(plain, forward.__self__) if isinstance(forward, MethodType) else plain
+
+
 def _hooked(module: torch.nn.Module) -> bool:
     """Whether a plain call of forward would leave something out that `nn.Module.__call__` does."""
     hooks = module.__dict__
@@ -158,5 +197,11 @@ def _hooked(module: torch.nn.Module) -> bool:
         or hooks.get("_backward_hooks")
         or hooks.get("_backward_pre_hooks")
         or _has_any_global_hook()  # type: ignore[no-untyped-call]
-        or isinstance(module, torch.jit.ScriptModule)
     )
+
+
+def _sequence(module: torch.nn.Module) -> list[torch.nn.Module | None] | None:
+    """The children of a module that only calls them, if torch's own way of calling leads into each."""
+    children = list(module._modules.values())
+    plain = only_calls_children(module) and all(type(child).__call__ is _CALL for child in children)
+    return children if plain else None
