@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torchkutils.models.module_tree import CONTAINERS, HOLDING
@@ -13,7 +13,7 @@ from torchkutils.models.module_tree import CONTAINERS, HOLDING
 _SEQUENCES = (list, deque)
 
 
-def hold(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: list[Any], values: list[Any]) -> bool:
+def hold(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: Iterable[Any], values: list[Any]) -> bool:
     """Whether the dicts have these lengths and, one behind the other, the same objects as keys and values."""
     return (
         list(map(len, dicts)) == lengths
@@ -39,16 +39,16 @@ class ContainerStates:
     One list for each fact: a copy of each container would keep the garbage collector busy.
 
     Args:
-        flat: Dicts and sets that hold no containers.
+        empty: Dicts and sets that hold nothing. Most of a module's own do: no copy is needed to empty them again.
+        flat: Such that hold no containers.
         nested: Dicts, lists, sets, deques, and tuples that may hold such.
     """
 
-    def __init__(self, flat: list[Any], nested: list[Any]) -> None:
-        # Most of a module's own dictionaries are empty: no copy is needed to empty them again.
-        self._empty: list[Any] = list(itertools.filterfalse(None, flat))
+    def __init__(self, empty: list[Any], flat: list[Any], nested: list[Any]) -> None:
+        self._empty, self._also_empty = empty, list[Any]()
         self._dicts: dict[int, dict[Any, Any]] = {}
         self._others: dict[int, tuple[Any, Any]] = {}
-        for container in filter(None, flat):
+        for container in flat:
             if type(container) is dict:
                 self._dicts[id(container)] = container
             else:
@@ -66,7 +66,7 @@ class ContainerStates:
             top = stack.pop()
             if not top:
                 if not isinstance(top, tuple):
-                    self._empty.append(top)
+                    self._also_empty.append(top)
                 continue
             if id(top) in self._dicts or id(top) in self._others:
                 continue
@@ -91,10 +91,9 @@ class ContainerStates:
             if not _holds_the_same(container, before):
                 container.clear()
                 (container.extend if isinstance(container, _SEQUENCES) else container.update)(before)
-        if any(self._empty):
-            for container in self._empty:
-                if container:
-                    container.clear()
+        for once_empty in (self._empty, self._also_empty):
+            for container in filter(None, once_empty):
+                container.clear()
 
 
 def _holds_the_same(container: Any, before: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,7 +57,8 @@ class ModuleTree:
         keys: Its name there.
         layouts: Names of the attributes of each distinct module, in the order of `index_of`.
         values: Their values, one module's behind the other's.
-        own: The dicts and sets that torch made among them.
+        filled: The dicts and sets that torch made among them, those that hold something.
+        empty: The others of them.
         loose: Other lists, tuples, dicts and sets among them.
         mixed: Places with a tensor that stands elsewhere first, or is unusual.
         unregistered: Places that `model.modules()` does not reach.
@@ -79,7 +81,8 @@ class ModuleTree:
         self.keys: dict[int, str] = {}
         self.layouts: list[Layout] = []
         self.values: list[Any] = []
-        self.own: list[Any] = []
+        self.filled: list[Any] = []
+        self.empty: list[Any] = []
         self.loose: list[Any] = []
         self.unregistered: frozenset[int] = frozenset()
         self._known_layouts: dict[tuple[type[torch.nn.Module], tuple[str, ...]], Layout] = {}
@@ -139,7 +142,9 @@ class ModuleTree:
         children: Any = module._modules
         below = [(key, child) for key, child in children.items() if child is not None] if children else []
         if not layout.scripted:
-            self.own += layout.own(values)
+            own = layout.own(values)
+            self.filled += filter(None, own)
+            self.empty += itertools.filterfalse(None, own)
             for position, name in layout.others:
                 value = values[position]
                 if type(value) not in _ATOMS and isinstance(value, HOLDING):

@@ -140,7 +140,7 @@ class _Forward:
     def run(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far."""
         model, recorder = self.tree.modules[0], Recorder(self.tree, self.states)
-        given = ContainerStates([], [arguments])
+        given = ContainerStates([], [], [arguments])
         args, kwargs = _private(arguments, self.states)
         error: BaseException | None = None
         names = _argument_names(model)

@@ -80,7 +80,7 @@ class _ModuleStates:
         self.layouts, self.values = tree.layouts, tree.values
         # A scripted module keeps its flag where no attribute is.
         self.elsewhere = [(module, module.training) for module in self.modules if "training" not in module.__dict__]
-        self.containers = ContainerStates(tree.own, tree.loose)
+        self.containers = ContainerStates(tree.empty, tree.filled, tree.loose)
         self.lazy = bool(tree.unusual) and any(map(is_lazy, tree.tensors))
 
     def give_stand_ins(self) -> None:
@@ -104,9 +104,10 @@ class _ModuleStates:
                     module.__class__ = kind
         attributes = [module.__dict__ for module in self.modules]
         lengths = [len(layout.names) for layout in self.layouts]
-        names = list(itertools.chain.from_iterable(layout.names for layout in self.layouts))
+        names = itertools.chain.from_iterable([layout.names for layout in self.layouts])
         if not hold(attributes, lengths, names, self.values):
-            refill_changed(attributes, lengths, names, self.values)
+            names = itertools.chain.from_iterable([layout.names for layout in self.layouts])
+            refill_changed(attributes, lengths, list(names), self.values)
         for module, training in self.elsewhere:
             if module.training != training:
                 module.training = training
