@@ -60,3 +60,23 @@ def test_a_product_of_three_operands_is_a_lower_bound() -> None:
 @pytest.mark.parametrize(("kind", "gates"), [(nn.RNNCell, 1), (nn.GRUCell, 3), (nn.LSTMCell, 4)])
 def test_cells_count_both_products(kind: type[nn.RNNCellBase], gates: int) -> None:
     assert summarize(kind(4, 5), input_size=(2, 4)).flops == 2 * 2 * gates * 5 * (4 + 5)
+
+
+def test_an_operator_that_somebody_registered_makes_a_lower_bound() -> None:
+    @torch.library.custom_op("torchkutils_tests::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x + x
+
+    class Custom(nn.Module):
+        def __init__(self, function: Any) -> None:
+            super().__init__()
+            self.layer, self.function = nn.Linear(4, 4), function
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.function(self.layer(x))
+
+    for function in (torch.ops.torchkutils_tests.twice, torch.ops.torchkutils_tests.twice.default):
+        summary = summarize(Custom(function), input_size=(2, 4), columns=["flops"])
+        assert summary.flops == 64
+        assert "Total FLOPs: ≥ 64" in str(summary)
+    assert "≥" not in str(summarize(Custom(torch.ops.aten.relu), input_size=(2, 4), columns=["flops"]))

@@ -62,7 +62,14 @@ def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
             return int(counter(args, kwargs, out))
         except (TypeError, IndexError, AttributeError, KeyError):
             return None
-    return None if name in _UNKNOWN else 0
+    return None if name in _UNKNOWN or _is_custom(function) else 0
+
+
+def _is_custom(function: Callable[..., Any]) -> bool:
+    """Whether it is an operator that somebody registered: no one but its author knows what it runs."""
+    schema = getattr(function, "_schema", None)
+    name = getattr(function, "_qualified_op_name", getattr(schema, "name", "aten::"))
+    return not str(name).startswith(("aten::", "prims::"))
 
 
 def _elements(shape: Sequence[int | None]) -> int:

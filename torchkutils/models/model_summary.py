@@ -84,6 +84,7 @@ class ModelSummary:
         engine: What ran, and why: "real", "structure (order of definition): no input was given".
         columns: The columns that `str()` shows; None lets the model decide.
         buffer_bytes: Bytes that all buffers take.
+        flops_known: Whether `flops` is exact; what the model itself ran, outside of any row, counts too.
         bytes_by_dtype: Bytes of parameters and buffers by the name of their dtype.
 
     >>> import torch
@@ -103,6 +104,7 @@ class ModelSummary:
     engine: str
     columns: tuple[str, ...] | None = None
     buffer_bytes: int = 0
+    flops_known: bool = True
     bytes_by_dtype: dict[str, int] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,8 +188,7 @@ class ModelSummary:
             f"Non-trainable params: {self.non_trainable_params:,}",
         ]
         if self.columns is not None and "flops" in self.columns:
-            known = all(row.flops_known for row in self.rows)
-            lines.append(f"Total FLOPs: {'' if known else '≥ '}{self.flops:,}")
+            lines.append(f"Total FLOPs: {'' if self.flops_known else '≥ '}{self.flops:,}")
         if self.columns is not None and "bytes" in self.columns:
             lines += [f"Parameter bytes: {self.param_bytes:,}", f"Buffer bytes: {self.buffer_bytes:,}"]
             lines += [f"Bytes in {dtype}: {size:,}" for dtype, size in self.bytes_by_dtype.items()]

@@ -44,6 +44,7 @@ def summary_of(trace: Trace, depth: int | None, columns: tuple[str, ...] | None)
         non_trainable_params=elements - trainable,
         param_bytes=sum(own.bytes for own in held),
         flops=sum(call.flops for call in trace.calls),
+        flops_known=trace.engine.ran != "structure" and all(call.flops_known for call in trace.calls),
         engine=str(trace.engine),
         columns=columns,
         buffer_bytes=buffer_bytes,

@@ -47,22 +47,30 @@ class Watched:
     )
 
     def __init__(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
+        self._look_at(module)
+        self._stand(recorder, module, place)
+
+    def _look_at(self, module: torch.nn.Module) -> None:
+        """What kind of module it is."""
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        self.module = module
+        self.forward = self._own_forward(module.__dict__)
+        self.sequence = _sequence(module)
+        self.closed = scripted or "parametrizations" in module._modules
+        self.through_torch = scripted or type(module)._call_impl is not torch.nn.Module._call_impl
+
+    def _stand(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
+        """Stand before both ways into the module."""
         self.recorder, self.module, self.place = recorder, module, place
         own = module.__dict__
         self.before: dict[str, Any] | None = None
         if "forward" in own or "_compiled_call_impl" in own:
             self.before = {name: own[name] for name in _ENTRIES if name in own}
-        self.forward = self._own_forward(own)
-        scripted = isinstance(module, torch.jit.ScriptModule)
-        self.sequence = _sequence(module)
-        self.closed = scripted or "parametrizations" in module._modules
-        self.through_torch = scripted or type(module)._call_impl is not torch.nn.Module._call_impl
         # `inside`: torch's own way of calling runs, and forward comes next; `straight`: no hooks are wanted.
-        self.inside, self.straight = False, False
+        self.inside, self.straight, self.entry = False, False, None
         own["_compiled_call_impl"] = self.call
-        self.entry = None if scripted else self.direct
-        if not scripted:
-            own["forward"] = self.entry
+        if not isinstance(module, torch.jit.ScriptModule):
+            self.entry = own["forward"] = self.direct
 
     def release(self) -> None:
         """Give the module its own ways back."""
@@ -154,8 +162,11 @@ class WatchedLeaf(Watched):
     def __init__(
         self, recorder: Recorder, module: torch.nn.Module, place: int, plain: Callable[..., Any], rule: Rule | None
     ) -> None:
-        super().__init__(recorder, module, place)
         self.plain, self.rule = plain, rule
+        # What `_look_at` would find.
+        self.forward = MethodType(plain, module)
+        self.sequence, self.closed, self.through_torch = None, False, False
+        self._stand(recorder, module, place)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Instead of `module(...)`."""
