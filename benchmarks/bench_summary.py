@@ -54,8 +54,8 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]] = {
     "chain of 5,000 Linear": lambda: (chain(5000), torch.rand(1, 8)),
 }
 NOTES = {
-    "CNN of 100 modules": "about 50 µs a module: the walk, the snapshot of 99 buffers and putting them back 30, the rest "
-    "in describing calls and rows. glibc keeps its memory on both sides: page faults otherwise decide, by up to 2 ×",
+    "CNN of 100 modules": "about 50 µs a module: 30 in the walk, the snapshot of 99 buffers and putting them back, the "
+    "rest in describing calls and rows. glibc keeps its memory on both sides: else page faults decide, by up to 2 ×",
     "encoder of 48 layers": "about 38 µs a module: half of it in describing calls and tensors while the forward runs, "
     "whose matrices drive Python's data out of the caches; the other half before and after it",
     "chain of 5,000 Linear": "of our time the forward alone takes a fifth; the walk and the records a fifth, the "
