@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
+from torchkutils.data.queued_work import END, Call, Copies, End, Turns, unchanged
 from torchkutils.data.sequence import Sequence, batches_in, checked_batch
 from torchkutils.data.sequence_loader import SequenceLoader
 from torchkutils.data.shards import whole_number
@@ -141,7 +141,7 @@ class OrderedEnqueuer(_Enqueuer):
                 shuffle=self.shuffle,
                 seed=random.getrandbits(32) if self.shuffle else 0,
                 prefetch_factor=math.ceil(self._ahead / self._workers),
-                collate_fn=_unchanged,
+                collate_fn=unchanged,
             )
         self._begin_epoch()
 
@@ -188,7 +188,7 @@ class OrderedEnqueuer(_Enqueuer):
         order = list(range(self._left))
         if self.shuffle:
             random.shuffle(order)
-        self._epoch = self._in_threads(iter([_Call(self.sequence, index) for index in order]))
+        self._epoch = self._in_threads(iter([Call(self.sequence, index) for index in order]))
 
     def _end_epoch(self) -> None:
         if self._loader is not None:
@@ -241,15 +241,15 @@ class GeneratorEnqueuer(_Enqueuer):
         """Begin to run the generator."""
         super().start(workers, max_queue_size)
         if not self._use_multiprocessing:
-            self._items = self._in_threads(itertools.repeat(_Turns(iter(self._source))))
+            self._items = self._in_threads(itertools.repeat(Turns(iter(self._source))))
             return
         forked = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
         loader: DataLoader[Any] = DataLoader(
-            _Copies(self._source, self.random_seed),
+            Copies(self._source, self.random_seed),
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=math.ceil(self._ahead / self._workers),
-            collate_fn=_unchanged,
+            collate_fn=unchanged,
             multiprocessing_context=forked if hasattr(self._source, "__next__") else None,
             generator=torch.Generator(),
         )
@@ -259,11 +259,11 @@ class GeneratorEnqueuer(_Enqueuer):
         """Give items until the generator ends or `stop` is called; its exception stops and is raised."""
         while self._running:
             try:
-                item = next(self._items, _END)
+                item = next(self._items, END)
             except BaseException:
                 self.stop()
                 raise
-            if isinstance(item, _End):
+            if isinstance(item, End):
                 return
             yield checked_batch(item, 0) if item is None else item
 
@@ -271,54 +271,3 @@ class GeneratorEnqueuer(_Enqueuer):
         """Stop, and end the processes."""
         super().stop(timeout)
         self._items = iter(())
-
-
-class _End:
-    """Stands for the end of a generator in a queue; compared by type, for it may come from another process."""
-
-
-_END = _End()
-
-
-class _Call:
-    """Make one batch of a Sequence."""
-
-    def __init__(self, sequence: Sequence, index: int) -> None:
-        self._sequence = sequence
-        self._index = index
-
-    def __call__(self) -> Any:
-        return checked_batch(self._sequence[self._index], self._index)
-
-
-class _Turns:
-    """Take the next item of an iterator, one thread at a time."""
-
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items = items
-        self._turn = threading.Lock()
-
-    def __call__(self) -> Any:
-        with self._turn:
-            return next(self._items, _END)
-
-
-class _Copies(IterableDataset[Any]):
-    """An iterable that each worker runs for itself."""
-
-    def __init__(self, source: Any, seed: int | None) -> None:
-        self._source = source
-        self._seed = seed
-
-    def __iter__(self) -> Iterator[Any]:
-        info = get_worker_info()
-        if self._seed is not None and info is not None:
-            seed = self._seed + info.id
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.default_generator.manual_seed(seed)
-        return iter(self._source)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch

@@ -19,14 +19,13 @@ from torch.utils.data import Dataset
 from torchkutils.data.hdf5_file import FileStamp, Location, find_dataset
 from torchkutils.data.row_keys import RowKey, rows_of, run_or_rows
 from torchkutils.data.row_reader import Rows, open_rows
+from torchkutils.data.tensor_rows import described, fits_a_tensor, to_tensor
 
 if TYPE_CHECKING:
     from torchkutils._typing import PathLike
 
 _ITERATION_BYTES = 2**20
 """How much iterating over single rows reads at a time."""
-
-_TENSOR_KINDS = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "c8", "c16"}
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,9 @@ class HDF5Matrix(Dataset[Any]):
 
     def _probe(self, row: np.ndarray[Any, Any]) -> None:
         """Learn what the normalizer makes of a row, or of no rows where the window is empty."""
-        if self.normalizer is None and self._as_tensor and self._read_dtype.str[1:] not in _TENSOR_KINDS:
+        if self.normalizer is None and self._as_tensor and not fits_a_tensor(self._read_dtype):
             raise TypeError(
-                f"dataset {self._name!r} in {self._location.address!r} holds {_describe(self._read_dtype)}, which no "
+                f"dataset {self._name!r} in {self._location.address!r} holds {described(self._read_dtype)}, which no "
                 "tensor can hold; pass as_tensor=False, or a normalizer that makes numbers of it"
             )
         try:
@@ -263,7 +262,7 @@ class HDF5Matrix(Dataset[Any]):
     def _normalized(self, piece: np.ndarray[Any, Any]) -> torch.Tensor | np.ndarray[Any, Any]:
         result = piece if self.normalizer is None else self.normalizer(piece)
         if self._as_tensor:
-            return _to_tensor(result)
+            return to_tensor(result)
         return result.detach().cpu().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
     def _finish(self, piece: np.ndarray[Any, Any]) -> Any:
@@ -288,23 +287,3 @@ def _window(start: int, end: int | None, length: int) -> tuple[int, int]:
     if first > stop:
         raise ValueError(f"start must not lie behind end, got start={first}, end={stop}")
     return first, stop
-
-
-def _to_tensor(result: Any) -> torch.Tensor:
-    if isinstance(result, torch.Tensor):
-        return result
-    array = np.asarray(result)
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if native.dtype.str[1:] not in _TENSOR_KINDS:
-        raise TypeError(f"it gives {_describe(native.dtype)}, which no tensor can hold; pass as_tensor=False")
-    if not native.flags.writeable or any(stride < 0 for stride in native.strides):
-        native = native.copy()
-    return torch.from_numpy(native)
-
-
-def _describe(dtype: np.dtype[Any]) -> str:
-    if dtype.names is not None:
-        return f"a compound of the fields {list(dtype.names)}"
-    if dtype.kind in "SUTO":
-        return "text or objects of varying length" if dtype.kind == "O" else f"text ({dtype})"
-    return f"{dtype} values"

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from torchkutils.data.loader_state import Place, check_state
 from torchkutils.data.sequence import Sequence, batches_in, checked_batch, has_hook
 from torchkutils.data.sequence_worker import Failure
 from torchkutils.data.shards import World, whole_number
-from torchkutils.data.worker_crew import WorkerCrew
+from torchkutils.data.worker_crew import WorkerCrew, worker_options
 
 _NO_BATCHES = frozenset({NoneType, GeneratorType, Failure})
 
@@ -93,11 +94,11 @@ class SequenceLoader:
         self._options = {
             "pin_memory": pin_memory,
             "collate_fn": collate_fn,
-            **_worker_options(self.num_workers, prefetch_factor, timeout, multiprocessing_context),
+            **worker_options(self.num_workers, prefetch_factor, timeout, multiprocessing_context),
         }
         self._worker_init_fn = worker_init_fn
         self._epoch = 0
-        self._place = _Place(0)
+        self._place = Place(0)
         self._consumed = 0
         # Weak, for the epoch holds the loader: a cycle would keep workers until the garbage collector comes by.
         self._running: weakref.ref[_Epoch] | None = None
@@ -169,7 +170,7 @@ class SequenceLoader:
             ValueError: A malformed state, one taken with other settings (`shuffle`, `shard`), or in mid-epoch of a
                 Sequence of another length.
         """
-        _check_state(state, self)
+        check_state(state, self.shuffle, self.world.shard)
         if "sequence" in state:
             load = getattr(self.sequence, "load_state_dict", None)
             if not callable(load):
@@ -186,7 +187,7 @@ class SequenceLoader:
         if state["world_size"] != self.world.size:
             consumed, position = min(consumed + position * state["world_size"], state["length"]), 0
         self.seed = state["seed"]
-        self._epoch, self._place, self._consumed = state["epoch"], _Place(position), consumed
+        self._epoch, self._place, self._consumed = state["epoch"], Place(position), consumed
         self._stop_running("its loader was given another state")
         self.close()
 
@@ -200,7 +201,7 @@ class SequenceLoader:
         return self.world.share(order[self._consumed :])
 
     def _next_epoch(self) -> None:
-        self._epoch, self._place, self._consumed = self._epoch + 1, _Place(0), 0
+        self._epoch, self._place, self._consumed = self._epoch + 1, Place(0), 0
 
     def _stop_running(self, why: str) -> None:
         running = self._running() if self._running is not None else None
@@ -220,21 +221,6 @@ class SequenceLoader:
             # they would miss the signal to go.
             weakref.finalize(self, self._crew.dismiss).atexit = False
         return self._crew.begin(self.sequence, self.seed, self._epoch, order)
-
-
-class _Place:
-    """How far an epoch has come: a loader and the iterator over its epoch share it.
-
-    Attributes:
-        first: The number of batches before a resume.
-        handed_out: Batches since, those that raised included.
-    """
-
-    __slots__ = ("first", "handed_out")
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self.handed_out = 0
 
 
 class _Epoch(Iterator[Any]):
@@ -308,39 +294,3 @@ class _Epoch(Iterator[Any]):
         self._loader._running = None
         self._loader._next_epoch()
         self._loader.sequence.on_epoch_end()
-
-
-def _worker_options(num_workers: int, prefetch_factor: int, timeout: float, context: Any) -> dict[str, Any]:
-    """Check the arguments that concern workers; there are none to be passed on where there are no workers."""
-    whole_number("prefetch_factor", prefetch_factor, at_least=1)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise ValueError(f"timeout must be a number of seconds of at least 0, got {timeout!r}")
-    known = torch.multiprocessing.get_all_start_methods()
-    if isinstance(context, str) and context not in known:
-        raise ValueError(f"multiprocessing_context must be one of {known}, or a context; got {context!r}")
-    if num_workers:
-        return {
-            "num_workers": num_workers,
-            "prefetch_factor": prefetch_factor,
-            "timeout": timeout,
-            "multiprocessing_context": context,
-        }
-    for name, value in (("timeout", timeout), ("multiprocessing_context", context)):
-        if value:
-            raise ValueError(f"{name}={value!r} needs workers, and num_workers is 0")
-    return {}
-
-
-def _check_state(state: Mapping[str, Any], loader: SequenceLoader) -> None:
-    numbers = ("epoch", "position", "consumed", "length", "seed", "world_size")
-    if not isinstance(state, Mapping) or state.get("version") != 1:
-        raise ValueError(f"state must be what SequenceLoader.state_dict() gave, got {state!r:.80}")
-    for name in numbers:
-        value = state.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"state[{name!r}] must be an int of at least 0, got {value!r}")
-    for name, mine in (("shuffle", loader.shuffle), ("shard", loader.world.shard)):
-        if state.get(name) != mine:
-            raise ValueError(
-                f"the state was taken with {name}={state.get(name)!r}, this loader has {mine!r}: make it alike"
-            )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torchkutils.data.parcel import Packing
 from torchkutils.data.sequence import Sequence
 from torchkutils.data.sequence_worker import Task, WorkerView, sendable_state, start_worker
+from torchkutils.data.shards import whole_number
 
 SENT_STATE_BYTES = {"fork": 4 * 2**20, "spawn": 64 * 2**20, "forkserver": 64 * 2**20}
 """Up to which size a changed Sequence is sent to living workers, by start method: beyond it, starting anew is
@@ -133,3 +134,24 @@ def _start_method(context: Any) -> str:
         return context
     method: str = (context or torch.multiprocessing).get_start_method()
     return method
+
+
+def worker_options(num_workers: int, prefetch_factor: int, timeout: float, context: Any) -> dict[str, Any]:
+    """Check the arguments that concern workers; there are none to be passed on where there are no workers."""
+    whole_number("prefetch_factor", prefetch_factor, at_least=1)
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise ValueError(f"timeout must be a number of seconds of at least 0, got {timeout!r}")
+    known = torch.multiprocessing.get_all_start_methods()
+    if isinstance(context, str) and context not in known:
+        raise ValueError(f"multiprocessing_context must be one of {known}, or a context; got {context!r}")
+    if num_workers:
+        return {
+            "num_workers": num_workers,
+            "prefetch_factor": prefetch_factor,
+            "timeout": timeout,
+            "multiprocessing_context": context,
+        }
+    for name, value in (("timeout", timeout), ("multiprocessing_context", context)):
+        if value:
+            raise ValueError(f"{name}={value!r} needs workers, and num_workers is 0")
+    return {}
