@@ -536,11 +536,13 @@ def test_each_batch_comes_once_over_many_epochs_with_breaks_and_exceptions():
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 sys.path.insert(0, {root!r})
 from tests.data import sequences as kinds
 
 def main():
+    # A shell that runs the tests in the background has its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     loader = kinds.Hooked(1000).loader(num_workers=2, multiprocessing_context={method!r})
     epoch = iter(loader)
     processes = {{next(epoch)[2] for _ in range(4)}}
