@@ -15,7 +15,7 @@ from torchkutils.models.data_flow import DataFlow
 from torchkutils.models.flops import function_flops, module_flops
 from torchkutils.models.functions import HOOKING, QUIET, shown_name, written_tensors
 from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
+from torchkutils.models.records import Call, Collection, Failure, Value
 from torchkutils.models.running_call import RunningCall
 from torchkutils.models.tensor_states import TensorStates
 from torchkutils.models.values import Descriptions, aliased, storage_of, tensors_of
@@ -288,7 +288,3 @@ class Recorder(TorchFunctionMode):
     def finished_calls(self) -> tuple[Call, ...]:
         """The calls as plain records."""
         return tuple([call.finished() if isinstance(call, RunningCall) else call for call in self._calls])
-
-    def finished_flow(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
-        """Nodes and edges as plain records."""
-        return self.flow.finished()

@@ -78,12 +78,15 @@ def only_calls_children(module: nn.Module) -> bool:
 
 def runs_plainly(own: dict[str, Any]) -> bool:
     """Whether a stock leaf with these attributes has no hooks and writes to nothing but its own buffers."""
-    return not (
-        own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or own.get("inplace")
-        or own.get("max_norm") is not None
+    return not (hooked(own) or own.get("inplace") or own.get("max_norm") is not None)
+
+
+def hooked(own: dict[str, Any]) -> bool:
+    """Whether a plain call of forward would leave something out that `nn.Module.__call__` does."""
+    return bool(
+        own.get("_forward_hooks")
+        or own.get("_forward_pre_hooks")
+        or own.get("_backward_hooks")
+        or own.get("_backward_pre_hooks")
         or _has_any_global_hook()  # type: ignore[no-untyped-call]
     )

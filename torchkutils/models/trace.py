@@ -153,7 +153,7 @@ class _Forward:
                 error = raised
             failure = recorder.fail(error)
         given.restore()
-        nodes, edges = recorder.finished_flow()
+        nodes, edges = recorder.flow.finished()
         calls = recorder.finished_calls()
         trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
         if error is not None:

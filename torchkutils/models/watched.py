@@ -9,9 +9,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.modules.module import _has_any_global_hook
 
-from torchkutils.models.stock_leaves import Rule, only_calls_children, runs_plainly, stock_forward, stock_rule
+from torchkutils.models.stock_leaves import Rule, hooked, only_calls_children, runs_plainly, stock_forward, stock_rule
 
 if TYPE_CHECKING:
     from torchkutils.models.recorder import Recorder
@@ -118,7 +117,7 @@ class Watched:
         if get_ident() != recorder.thread:
             return self._elsewhere()(*args, **kwargs)
         # Hooks are run by torch's own way of calling, which comes back through `direct`.
-        self.inside = not self.straight and (self.through_torch or _hooked(self.module))
+        self.inside = not self.straight and (self.through_torch or hooked(self.module.__dict__))
         function: Callable[..., Any] = self.module._call_impl if self.inside else self.forward
         if not self.inside and self.module.__dict__.get("forward") is not self.entry:
             function = self._replaced()
@@ -197,18 +196,6 @@ def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     if plain is None:
         return forward
     return MethodType(plain, forward.__self__) if isinstance(forward, MethodType) else plain
-
-
-def _hooked(module: torch.nn.Module) -> bool:
-    """Whether a plain call of forward would leave something out that `nn.Module.__call__` does."""
-    hooks = module.__dict__
-    return bool(
-        hooks.get("_forward_hooks")
-        or hooks.get("_forward_pre_hooks")
-        or hooks.get("_backward_hooks")
-        or hooks.get("_backward_pre_hooks")
-        or _has_any_global_hook()  # type: ignore[no-untyped-call]
-    )
 
 
 def _sequence(module: torch.nn.Module) -> list[torch.nn.Module | None] | None:
