@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchkutils import _lazy
-from torchkutils.models.boxes import Arrow, Box
-from torchkutils.models.dot_labels import Look, escape_label, failed_text, label_of, title_of
-from torchkutils.models.picture_graph import PictureGraph
+from torchkutils.models.picture.boxes import Arrow, Box
+from torchkutils.models.picture.labels import Look, escape_label, failed_text, label_of, title_of
+from torchkutils.models.picture.picture_graph import PictureGraph
 from torchkutils.models.records import Trace
 from torchkutils.models.trace import EngineName, Mode, trace_model
 
 if TYPE_CHECKING:
-    from torchkutils.models.digraph import ModelDigraph
+    from torchkutils.models.picture.digraph import ModelDigraph
 
 RANKDIRS = ("TB", "BT", "LR", "RL")
 # More arrows than these between two boxes become one with a number.
@@ -157,7 +157,7 @@ def draw(
     picture: PictureGraph, look: Look, *, rankdir: str, dpi: float, subgraph: bool = False, tooltips: bool = True
 ) -> ModelDigraph:
     """The picture in the DOT language."""
-    from torchkutils.models.digraph import ModelDigraph
+    from torchkutils.models.picture.digraph import ModelDigraph
 
     trace = picture.trace
     # Two models in one graph must not share names of boxes.

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from torchkutils.models.boxes import agreed, arguments_text, dtypes_of
 from torchkutils.models.dot import draw
-from torchkutils.models.dot_labels import Look
-from torchkutils.models.picture_graph import PictureGraph, subtree
+from torchkutils.models.picture.boxes import agreed, arguments_text, dtypes_of
+from torchkutils.models.picture.labels import Look
+from torchkutils.models.picture.picture_graph import PictureGraph, subtree
 from torchkutils.models.records import Call, Trace, shape_text
 from torchkutils.models.render import render
 

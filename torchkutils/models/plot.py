@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from torchkutils._typing import PathLike
-from torchkutils.models.carried import add_note, attach
 from torchkutils.models.dot import check_drawing, model_to_dot
+from torchkutils.models.forward.raised_errors import add_note, attach
 from torchkutils.models.page import ModelPage, make_page
+from torchkutils.models.picture.torchview_drawer import torchview_graph
 from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
-from torchkutils.models.torchview_drawer import torchview_graph
 from torchkutils.models.trace import EngineName, Mode
 
 if TYPE_CHECKING:
-    from torchkutils.models.digraph import ModelDigraph
+    from torchkutils.models.picture.digraph import ModelDigraph
 
 
 class ModelPlot:

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from torchkutils.models.carried import attach
-from torchkutils.models.model_summary import (
+from torchkutils.models.forward.raised_errors import attach
+from torchkutils.models.records import Trace
+from torchkutils.models.table.model_summary import (
     COLUMNS,
     ModelSummary,
     SummaryRow,
     check_layout,
     print_model_summary,
 )
-from torchkutils.models.records import Trace
-from torchkutils.models.rows import summary_of
+from torchkutils.models.table.rows import summary_of
 from torchkutils.models.trace import EngineName, Mode, trace_model
 
 __all__ = ["ModelSummary", "SummaryRow", "print_summary", "summarize"]

@@ -7,19 +7,19 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from torchkutils.models.carried import add_note, attach
-from torchkutils.models.container_states import ContainerStates
-from torchkutils.models.inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
-from torchkutils.models.meta_copy import on_meta
-from torchkutils.models.module_records import module_records
-from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.open_dimensions import with_open_dimensions
-from torchkutils.models.recorder import Recorder
+from torchkutils.models.forward.meta_copy import on_meta
+from torchkutils.models.forward.open_dimensions import with_open_dimensions
+from torchkutils.models.forward.raised_errors import add_note, attach
+from torchkutils.models.forward.recorder import Recorder
 from torchkutils.models.records import Engine, Module, Trace
-from torchkutils.models.structure import structure_trace
-from torchkutils.models.tensor_states import TensorStates
-from torchkutils.models.undisturbed import Mode, in_mode, undisturbed
-from torchkutils.models.values import map_tensors, tensors_of
+from torchkutils.models.restore.restored import Mode, in_mode, undisturbed
+from torchkutils.models.restore.saved_containers import ContainerStates
+from torchkutils.models.restore.saved_tensors import TensorStates
+from torchkutils.models.tree.example_inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
+from torchkutils.models.tree.module_records import module_records
+from torchkutils.models.tree.module_tree import ModuleTree
+from torchkutils.models.tree.nested_values import map_tensors, tensors_of
+from torchkutils.models.without_running.definition_order import structure_trace
 
 __all__ = ["EngineName", "Mode", "trace_model"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from torchkutils.models.carried import message_of
-from torchkutils.models.module_records import module_records
-from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.forward.raised_errors import message_of
 from torchkutils.models.records import Call, Edge, Engine, Module, Node, Trace
-from torchkutils.models.symbolic import sequential_flow, symbolic_flow
-from torchkutils.models.undisturbed import Mode, in_mode, undisturbed
+from torchkutils.models.restore.restored import Mode, in_mode, undisturbed
+from torchkutils.models.tree.module_records import module_records
+from torchkutils.models.tree.module_tree import ModuleTree
+from torchkutils.models.without_running.symbolic import sequential_flow, symbolic_flow
 
 
 def structure_trace(tree: ModuleTree, mode: Mode, why: str, module_arguments: bool) -> Trace:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import collections
 
-from torchkutils.models.connections import inbound_names
-from torchkutils.models.model_summary import ModelSummary, SummaryRow
 from torchkutils.models.plain_record import record
 from torchkutils.models.records import Call, Module, Tensor, Trace, Value, shape_text, tensors_in
+from torchkutils.models.table.connections import inbound_names
+from torchkutils.models.table.model_summary import ModelSummary, SummaryRow
 
 
 @record

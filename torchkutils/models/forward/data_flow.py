@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from torchkutils.models.module_tree import ModuleTree
 from torchkutils.models.records import Edge, Node, NodeKind, Value
-from torchkutils.models.values import Descriptions, named_tensors, storage_of, tensors_of
+from torchkutils.models.tree.module_tree import ModuleTree
+from torchkutils.models.tree.nested_values import Descriptions, named_tensors, storage_of, tensors_of
 
 _HELD = ("parameter", "buffer", "constant")
 _SWEPT_EVERY = 256

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from torchkutils.models.module_tree import ORDINARY, ModuleTree
 from torchkutils.models.records import Module, Tensor
-from torchkutils.models.values import sizes_of
+from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
+from torchkutils.models.tree.nested_values import sizes_of
 
 
 def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module, ...]:

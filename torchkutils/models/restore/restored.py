@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from torchkutils.models.container_states import ContainerStates, hold, refill_changed
-from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.tensor_states import TensorStates, lazy_like
+from torchkutils.models.restore.saved_containers import ContainerStates, hold, refill_changed
+from torchkutils.models.restore.saved_tensors import TensorStates, lazy_like
+from torchkutils.models.tree.module_tree import ModuleTree
 
 Mode: TypeAlias = Literal["eval", "train", "same"]
 

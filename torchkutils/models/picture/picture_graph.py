@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchkutils.models.boxes import Arrow, Box, arguments_text, dtypes_of, listed
+from torchkutils.models.picture.boxes import Arrow, Box, arguments_text, dtypes_of, listed
 from torchkutils.models.records import Call, Edge, Module, Node, Trace, shape_text, tensors_in
 
 _CLASS_NAMES = {"input": "Input", "output": "Output", "parameter": "Parameter", "buffer": "Buffer"}

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from torchkutils.models.aside import aside
-from torchkutils.models.carried import message_of
-from torchkutils.models.data_flow import DataFlow
-from torchkutils.models.flops import function_flops, module_flops
-from torchkutils.models.functions import HOOKING, QUIET, shown_name, written_tensors
-from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.forward.call_stack import RunningCall
+from torchkutils.models.forward.data_flow import DataFlow
+from torchkutils.models.forward.entry_points import Watched, WatchedLeaf, watch
+from torchkutils.models.forward.flops import function_flops, module_flops
+from torchkutils.models.forward.function_mode import aside
+from torchkutils.models.forward.raised_errors import message_of
+from torchkutils.models.forward.torch_functions import HOOKING, QUIET, shown_name, written_tensors
 from torchkutils.models.records import Call, Collection, Failure, Value
-from torchkutils.models.running_call import RunningCall
-from torchkutils.models.tensor_states import TensorStates
-from torchkutils.models.values import Descriptions, aliased, storage_of, tensors_of
-from torchkutils.models.watched import Watched, WatchedLeaf, watch
+from torchkutils.models.restore.saved_tensors import TensorStates
+from torchkutils.models.tree.module_tree import ModuleTree
+from torchkutils.models.tree.nested_values import Descriptions, aliased, storage_of, tensors_of
 
 
 class Recorder(TorchFunctionMode):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from torchkutils._dtypes import torch_dtype
-from torchkutils.models.values import map_leaves
+from torchkutils.models.tree.nested_values import map_leaves
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 

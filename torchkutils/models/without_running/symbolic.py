@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from torchkutils.models.forward.known_layers import only_calls_children
 from torchkutils.models.records import Call, Edge, Module, Node
-from torchkutils.models.stock_leaves import only_calls_children
 
 # torch.fx patches nn.Module for as long as it follows a forward: one model at a time.
 _ONE_AT_A_TIME = threading.Lock()

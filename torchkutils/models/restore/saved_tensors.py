@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
-from torchkutils.models.module_tree import ModuleTree
-from torchkutils.models.values import tensors_of
+from torchkutils.models.tree.module_tree import ModuleTree
+from torchkutils.models.tree.nested_values import tensors_of
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchkutils import _lazy
-from torchkutils.models.inputs import model_arguments
-from torchkutils.models.module_tree import ModuleTree
+from torchkutils.models.restore.restored import undisturbed
 from torchkutils.models.trace import EngineName, Mode
-from torchkutils.models.undisturbed import undisturbed
+from torchkutils.models.tree.example_inputs import model_arguments
+from torchkutils.models.tree.module_tree import ModuleTree
 
 if TYPE_CHECKING:
-    from torchkutils.models.digraph import ModelDigraph
+    from torchkutils.models.picture.digraph import ModelDigraph
 
 # torchview patches nn.Module.__call__ and torch's factory functions while it looks: never two at once.
 _PATCHING = threading.Lock()
@@ -44,7 +44,7 @@ def torchview_graph(
         ValueError: No input was given, or an engine or mode that torchview does not have.
         RuntimeError: torchview or the model failed; the message has the cause, and the exception is chained.
     """
-    from torchkutils.models.digraph import ModelDigraph
+    from torchkutils.models.picture.digraph import ModelDigraph
 
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")

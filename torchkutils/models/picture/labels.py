@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchkutils.models.boxes import Box
-from torchkutils.models.picture_graph import PictureGraph, subtree
+from torchkutils.models.picture.boxes import Box
+from torchkutils.models.picture.picture_graph import PictureGraph, subtree
 
 # A longer name would make one box wider than the rest of the picture; its tooltip has all of it.
 LONGEST_TITLE = 120

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from torchkutils.models.inputs import Arguments
-from torchkutils.models.tensor_states import lazy_like
-from torchkutils.models.values import map_tensors
+from torchkutils.models.restore.saved_tensors import lazy_like
+from torchkutils.models.tree.example_inputs import Arguments
+from torchkutils.models.tree.nested_values import map_tensors
 
 
 def on_meta(model: torch.nn.Module, arguments: Arguments) -> tuple[torch.nn.Module, Arguments]:

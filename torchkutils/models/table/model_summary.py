@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchkutils.models.html_table import Entry, html_table
 from torchkutils.models.plain_record import record
-from torchkutils.models.text_table import fitting_positions, print_table
+from torchkutils.models.table.html_table import Entry, html_table
+from torchkutils.models.table.text_table import fitting_positions, print_table
 
 COLUMNS = ("input_shape", "output_shape", "dtype", "params", "trainable", "flops", "bytes", "connected_to")
 _NUMERIC = {"params", "trainable", "flops", "bytes"}

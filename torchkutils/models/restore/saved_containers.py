@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torchkutils.models.module_tree import CONTAINERS, HOLDING
+from torchkutils.models.tree.module_tree import CONTAINERS, HOLDING
 
 _SEQUENCES = (list, deque)
 

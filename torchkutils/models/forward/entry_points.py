@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchkutils.models.stock_leaves import Rule, hooked, only_calls_children, runs_plainly, stock_forward, stock_rule
+from torchkutils.models.forward.known_layers import (
+    Rule,
+    hooked,
+    only_calls_children,
+    runs_plainly,
+    stock_forward,
+    stock_rule,
+)
 
 if TYPE_CHECKING:
-    from torchkutils.models.recorder import Recorder
+    from torchkutils.models.forward.recorder import Recorder
 
 _CALL = torch.nn.Module.__call__
 _ENTRIES = ("_compiled_call_impl", "forward")

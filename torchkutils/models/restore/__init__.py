@@ -1,0 +1,1 @@
+"""A model, its inputs and the random state, put back as they were."""

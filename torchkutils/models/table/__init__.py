@@ -1,0 +1,1 @@
+"""Rows of a summary and their layouts."""

@@ -1,0 +1,1 @@
+"""The structure of a model that does not run."""
