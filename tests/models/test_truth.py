@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models.traced import traced
 from torchkutils import model_to_dot, summarize
-from torchkutils.models.trace import trace_model
 
 
 class Made(nn.Module):
@@ -28,7 +28,7 @@ class Made(nn.Module):
 
 def arrows(model: nn.Module, **inputs: Any) -> set[tuple[str, str]]:
     """The edges of a trace by the names of their ends."""
-    trace = trace_model(model, **inputs)
+    trace = traced(model, **inputs)
     return {(trace.nodes[edge.source].name, trace.nodes[edge.target].name) for edge in trace.edges}
 
 
@@ -80,7 +80,7 @@ def test_edges_are_right_where_a_leaf_hands_its_input_on(model: nn.Module, expec
 
 @pytest.mark.parametrize("forward", [written, through_a_view], ids=["item assignment", "a view written in place"])
 def test_writes_in_place_keep_their_edges(forward: Callable[..., Any]) -> None:
-    trace = trace_model(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))
+    trace = traced(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))
     above: dict[str, set[str]] = {}
     for edge in trace.edges:
         above.setdefault(trace.nodes[edge.target].name, set()).add(trace.nodes[edge.source].name)

@@ -19,6 +19,8 @@ ORDINARY = frozenset([torch.Tensor, torch.nn.Parameter, torch.nn.Buffer])
 _DEEPEST_CONTAINER = 4
 # Most modules are leaves, and a list for each would keep the garbage collector busy. No one adds to it.
 _NO_PLACES: list[int] = []
+# As it is when this is imported: a forward that someone has replaced is not known.
+_SEQUENTIAL_FORWARD = torch.nn.Sequential.forward
 
 
 class Layout:
@@ -170,6 +172,12 @@ class ModuleTree:
                 self.mixed.add(place)
         self.tensors += new
         return new
+
+
+def only_calls_children(module: torch.nn.Module) -> bool:
+    """Whether its forward is nothing but calls of its children, one after the other."""
+    kind = type(module)
+    return kind is torch.nn.Sequential and kind.forward is _SEQUENTIAL_FORWARD and "forward" not in module.__dict__
 
 
 def _modules_inside(name: str, container: Any) -> list[tuple[str, torch.nn.Module]]:
