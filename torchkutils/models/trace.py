@@ -6,6 +6,7 @@ import inspect
 
 import torch
 
+from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.meta_copy import on_meta
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
 from torchkutils.models.forward.raised_errors import add_note, attach
@@ -41,7 +42,7 @@ def trace_model(model: torch.nn.Module, run: Run) -> Trace:
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    model = _unwrapped(model)
+    model = unwrapped(model)
     tree = ModuleTree(model)
     if not run.has_inputs:
         if run.engine in ("real", "meta"):
@@ -55,16 +56,6 @@ def trace_model(model: torch.nn.Module, run: Run) -> Trace:
         if run.input_size is not None and has_open_dimensions(run.input_size):
             return forward.run_open()
         return forward.run_once(forward.arguments)
-
-
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside a compiled or a multi-device one: its own forward would talk to other processes."""
-    inner = model.__dict__.get("__template__")
-    if "_orig_mod" in model._modules:
-        inner = model._modules["_orig_mod"]
-    if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
-        inner = model.module
-    return _unwrapped(inner) if isinstance(inner, torch.nn.Module) else model
 
 
 def _forward_of(tree: ModuleTree, states: TensorStates, run: Run, arguments: Arguments) -> _Forward:

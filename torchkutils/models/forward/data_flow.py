@@ -10,7 +10,7 @@ import torch
 
 from torchkutils.models.records import Edge, Node, NodeKind, Value
 from torchkutils.models.tree.module_tree import ModuleTree
-from torchkutils.models.tree.nested_values import Descriptions, named_tensors, storage_of, tensors_of
+from torchkutils.models.tree.nested_values import Descriptions, all_tensors_of, named_tensors, storage_of
 
 Source: TypeAlias = tuple[int, int]
 """A node, and which of the tensors in its output is meant."""
@@ -62,7 +62,7 @@ class DataFlow:
             self._add_input(name, value)
 
     def _add_input(self, name: str, value: Any) -> None:
-        if tensors_of(value):
+        if all_tensors_of(value):
             self.set_sources(value, self.add("input", name, None, self._describe.of(value)))
 
     def add_outputs(self, output: Any) -> None:
@@ -79,7 +79,7 @@ class DataFlow:
 
     def set_sources(self, value: Any, node: int) -> None:
         """The tensors of a value come from this node, numbered from left to right."""
-        for position, tensor in enumerate(tensors_of(value)):
+        for position, tensor in enumerate(all_tensors_of(value)):
             self.set_source(tensor, node, position)
 
     def set_source(self, tensor: torch.Tensor, node: int, position: int) -> None:

@@ -18,7 +18,7 @@ from torchkutils.models.forward.torch_functions import HOOKING, QUIET, shown_nam
 from torchkutils.models.records import Call, Collection, Failure, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.module_tree import ModuleTree
-from torchkutils.models.tree.nested_values import Descriptions, aliased, tensors_of
+from torchkutils.models.tree.nested_values import Descriptions, aliased, all_tensors_of, tensors_of
 
 
 class Recorder:
@@ -99,9 +99,10 @@ class Recorder:
     def _begin(self, entry: EntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
         outer = self._calls.parent()
         call = self._calls.begin(entry.index, self.describe.arguments(args, kwargs))
-        call.tensors = tensors_of(*args, *kwargs.values())
+        one_box = entry.closed or not self.tree.children[entry.index]
+        call.tensors = (all_tensors_of if one_box else tensors_of)(*args, *kwargs.values())
         sources = self._sources(call.tensors, outer)
-        if entry.closed or not self.tree.children[entry.index]:
+        if one_box:
             call.node = self.flow.add("call", self._name(entry.index), call.index, None)
             self.flow.add_edges(call.node, sources)
         else:
@@ -122,8 +123,8 @@ class Recorder:
             self._failed = (index, inputs, error)
 
     def _finish(self, entry: EntryPoints, call: RunningCall, output: Any) -> Any:
-        call.output = self.describe.of(output)
         call.leaf = call.leaf or entry.closed
+        call.output = self.describe.of(output, objects=call.leaf)
         if call.leaf:
             output = self._finish_leaf(entry, call, call.output, output)
         self._calls.end(call)
