@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 ONLY ?=
+MARK ?= not slow and not browser
 
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -58,6 +59,14 @@ test-lowest:  ## The fast tests with the oldest dependencies that are claimed, i
 	build/lowest/venv/bin/python -m pip check
 	mkdir build/lowest/tests && cp -r tests pyproject.toml build/lowest/tests/
 	cd build/lowest/tests && ../venv/bin/python -m pytest -q -m "not slow and not browser" -n $(WORKERS) -p no:cacheprovider
+
+# One release of torch in a venv of its own, the newest of everything else that fits it: gigabytes, so no part of `.ci/run`.
+test-with:  ## The fast tests on another Python and torch: make test-with PYTHON=python3.12 TORCH=2.6.0 (MARK=slow for the slow ones)
+	$(eval VENV := build/torch-$(TORCH)-$(notdir $(PYTHON)))
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e . $(WHEEL_TEST_TOOLS)
+	$(VENV)/bin/python -m pytest -q -m "$(MARK)" -n $(WORKERS) -p no:cacheprovider
 
 check: $(READY)  ## Lint, format and types
 	$(PY) -m ruff check .

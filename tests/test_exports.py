@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import inspect
 import pathlib
@@ -10,43 +9,7 @@ import pathlib
 import pytest
 
 import torchkutils
-
-PUBLIC_NAMES = [
-    "ArchiveError",
-    "ChunkShuffleSampler",
-    "CustomObjectScope",
-    "DownloadError",
-    "GeneratorEnqueuer",
-    "HDF5Matrix",
-    "ModelPlot",
-    "ModelSummary",
-    "OrderedEnqueuer",
-    "Progbar",
-    "Sequence",
-    "SequenceLoader",
-    "custom_object_scope",
-    "deserialize_keras_object",
-    "get_custom_objects",
-    "get_file",
-    "get_registered_name",
-    "get_registered_object",
-    "load_model",
-    "load_optimizer",
-    "load_weights",
-    "model_to_dot",
-    "multi_gpu_model",
-    "normalize",
-    "plot_model",
-    "print_summary",
-    "read_metadata",
-    "register_keras_serializable",
-    "save_model",
-    "save_weights",
-    "serialize_keras_object",
-    "summarize",
-    "to_categorical",
-    "validate_file",
-]
+from torchkutils._public_names import PUBLIC_NAMES, stub
 
 # Keras 2.3.1's arguments, in its order: a Keras call runs unchanged.
 KERAS_ARGUMENTS = {
@@ -70,8 +33,9 @@ KERAS_ARGUMENTS = {
 }  # fmt: skip
 
 
-def test_all_is_pinned_and_sorted() -> None:
+def test_the_public_names_are_pinned_and_sorted(golden) -> None:
     assert torchkutils.__all__ == sorted(PUBLIC_NAMES)
+    golden("public_names.txt", "".join(f"{name}\n" for name in torchkutils.__all__))
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)
@@ -86,15 +50,11 @@ def test_keras_arguments_come_first_and_in_order(name: str) -> None:
     assert positional == KERAS_ARGUMENTS[name]
 
 
-def test_type_checkers_see_the_modules_that_names_come_from() -> None:
-    tree = ast.parse(pathlib.Path(torchkutils.__file__).read_text(encoding="utf-8"))
-    imported = {
-        alias.name: (node.module or "").removeprefix("torchkutils.")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torchkutils.")
-        for alias in node.names
-    }
-    assert imported == torchkutils._MODULES
+def test_type_checkers_read_the_same_names(request: pytest.FixtureRequest) -> None:
+    path = pathlib.Path(torchkutils.__file__).with_suffix(".pyi")
+    if request.config.getoption("--regold"):
+        path.write_text(stub(), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == stub()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -12,7 +12,17 @@ import torchkutils
 
 PACKAGE = pathlib.Path(torchkutils.__file__).parent
 FOLDERS = {"objects", "data", "files", "models", "parallel", "numerical"}
-SHARED = {"errors", "_lazy", "_typing", "_whole_file", "progress", "_dtypes"}
+SHARED = {
+    "errors",
+    "_lazy",
+    "_typing",
+    "_whole_file",
+    "progress",
+    "_dtypes",
+    "_nested",
+    "_torch_versions",
+    "_wrapped_models",
+}
 TOP = {"__init__", "__main__", "cli"}
 
 # A method that makes an object of the module above it, imported when it is called; nothing else goes up.

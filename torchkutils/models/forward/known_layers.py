@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+
+from torchkutils._torch_versions import any_global_hook
 
 Rule: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor], int]
 
@@ -88,5 +89,5 @@ def hooked(own: dict[str, Any]) -> bool:
         or own.get("_forward_pre_hooks")
         or own.get("_backward_hooks")
         or own.get("_backward_pre_hooks")
-        or _has_any_global_hook()  # type: ignore[no-untyped-call]
+        or any_global_hook()
     )

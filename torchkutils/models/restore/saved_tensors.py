@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
+from torchkutils._torch_versions import set_version_counters
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import tensors_of
 
@@ -116,7 +117,7 @@ class TensorStates:
                     target.copy_(content)
         if self.versions:
             held, versions = zip(*self.versions.values(), strict=True)
-            torch._C._autograd._unsafe_set_version_counter(held, versions)
+            set_version_counters(held, versions)
         for tensor, before in self.hooks.values():
             for name, (hooks, items) in zip(_HOOKS, before, strict=True):
                 # In place: torch and the handles of these hooks hold this very dict.
