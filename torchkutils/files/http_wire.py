@@ -127,7 +127,9 @@ class Wire:
             head = self._one_head(Deadline(self._read_limit, "the time limit for an answer's head"))
             if head.status >= 200 or head.status == 101:
                 return head
-        raise FailedAttempt(f"more than {INTERIM_ANSWERS} answers that only announce one (HTTP {head.status})", retry=True)
+        raise FailedAttempt(
+            f"more than {INTERIM_ANSWERS} answers that only announce one (HTTP {head.status})", retry=True
+        )
 
     def _one_head(self, within: Deadline) -> Head:
         line = self.line(HEAD_BYTES, within)
@@ -262,7 +264,9 @@ def declared_length(head: Head) -> int | None:
         return None
     if len(texts) != 1 or not re.fullmatch(r"[0-9]{1,18}", next(iter(texts)), re.ASCII):
         shown = ", ".join(sorted(texts))[:60]
-        raise FailedAttempt(f"the answer's Content-Length is {shown!r}, not one number", retry=False, status=head.status)
+        raise FailedAttempt(
+            f"the answer's Content-Length is {shown!r}, not one number", retry=False, status=head.status
+        )
     return int(next(iter(texts)))
 
 
