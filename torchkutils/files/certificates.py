@@ -41,8 +41,8 @@ def context_for(verify: Verify) -> ssl.SSLContext:
     if not isinstance(verify, bool):
         return _context_of(os.fspath(verify))
     for variable in _VARIABLES:
-        # SSL_CERT_FILE and SSL_CERT_DIR are read by OpenSSL itself, and come first.
-        if (path := os.environ.get(variable)) and "SSL_CERT_FILE" not in os.environ:
+        # SSL_CERT_FILE and SSL_CERT_DIR are read by OpenSSL itself, where neither of these is set.
+        if path := os.environ.get(variable):
             try:
                 return _context_of(path)
             except OSError:
