@@ -215,7 +215,7 @@ class _State:
 
 
 def _graphic(share: float, width: int, *, ascii_only: bool) -> str:
-    from tqdm.std import Bar
+    from tqdm.std import Bar  # type: ignore[attr-defined]
 
     return format(Bar(share, default_len=width, charset=Bar.ASCII if ascii_only else Bar.UTF), "")
 
@@ -290,7 +290,9 @@ class _TerminalBar:
 
     def _add_row(self) -> None:
         # tqdm would draw at once: the row's text is empty then.
-        row = self._new_row(total=1, file=self._output, leave=not self._rows, ncols=_DEFAULT_COLUMNS, dynamic_ncols=False)
+        row = self._new_row(
+            total=1, file=self._output, leave=not self._rows, ncols=_DEFAULT_COLUMNS, dynamic_ncols=False
+        )
         self._rows.append(row)
 
     def _end(self, texts: list[str]) -> None:
