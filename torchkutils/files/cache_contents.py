@@ -1,7 +1,7 @@
 """What lies in the cache: its files with where they came from, and what ended calls have left."""
 
 # Paths stay text here, as everywhere about the cache.
-# ruff: noqa: PTH108, PTH112, PTH118, PTH119, PTH120
+# ruff: noqa: PTH108, PTH112, PTH113, PTH114, PTH116, PTH118, PTH119, PTH120
 from __future__ import annotations
 
 import contextlib

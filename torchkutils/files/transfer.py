@@ -310,7 +310,7 @@ class _Transfer:
     def _judge(self, source: str) -> None:
         """Raise where the whole body is not what was asked for; then nothing of it is kept."""
         part, expected = self.part, self.request.expected
-        page = web_pages.page_in_words(part.head(), part.content_type, source)
+        page = web_pages.page_in_words(part.head(), part.content_type, source) if is_http(source) else None
         if part.hash is not None and expected is not None:
             digest = hex_digest(part.hash, len(expected.digest))
             if digest == expected.digest:
