@@ -11,6 +11,7 @@ import torch
 
 from torchkutils import _nested
 from torchkutils._dtypes import torch_dtype
+from torchkutils.models.tree.offloaded import execution_device
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -116,6 +117,9 @@ def _example(model: torch.nn.Module, shape: list[int], dtype: Any) -> torch.Tens
 
 
 def _device(model: torch.nn.Module) -> torch.device:
+    offloaded = execution_device(model.modules())
+    if offloaded is not None:
+        return offloaded
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
