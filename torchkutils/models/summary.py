@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
 from torchkutils.models.records import Trace
 from torchkutils.models.table.model_summary import (
@@ -19,7 +20,7 @@ from torchkutils.models.table.model_summary import (
 from torchkutils.models.table.rows import summary_of
 from torchkutils.models.trace import EngineName, Mode, trace_model
 
-__all__ = ["ModelSummary", "SummaryRow", "print_summary", "summarize"]
+__all__ = ["ModelSummary", "SummaryRow", "print_summary", "register_flop_formula", "summarize"]
 
 
 def summarize(

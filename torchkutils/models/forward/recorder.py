@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torchkutils.models.forward.call_stack import RunningCall
 from torchkutils.models.forward.data_flow import DataFlow
 from torchkutils.models.forward.entry_points import Watched, WatchedLeaf, watch
-from torchkutils.models.forward.flops import function_flops, module_flops
+from torchkutils.models.forward.flops import Count, function_flops, module_flops
 from torchkutils.models.forward.function_mode import aside
 from torchkutils.models.forward.raised_errors import message_of
 from torchkutils.models.forward.torch_functions import HOOKING, QUIET, shown_name, written_tensors
@@ -177,7 +177,7 @@ class Recorder(TorchFunctionMode):
         assert running.output is not None
         own = module_flops(watched.module, running.inputs, running.output)
         if own is not None:
-            running.flops, running.flops_known = own, True
+            running.flops, running.flops_known = own
         flow.give(running.point, running.output)
         flow.made_by(output, running.point)
         for tensor in running.tensors if flow.written else ():
@@ -213,19 +213,20 @@ class Recorder(TorchFunctionMode):
         else:
             output = aliased(output, given)
             flow.made_by(output, point)
-        calls.append(Call(index, place, number, parent, inputs, value, flops or 0, flops is not None, True))
+        calls.append(Call(index, place, number, parent, inputs, value, flops.operations, flops.known, True))
         return output
 
     def _leaf_flops(
         self, watched: WatchedLeaf, inputs: Collection, given: Sequence[torch.Tensor], output: Any, value: Value
-    ) -> int | None:
-        """What a stock leaf ran; None where its tensors are such that it cannot be told."""
+    ) -> Count:
+        """What a stock leaf ran."""
         if watched.rule is None:
-            return 0 if len(given) < 2 else module_flops(watched.module, inputs, value) or 0
+            # Of the layers without a rule only attention takes several tensors.
+            return (module_flops(watched.module, inputs, value) if len(given) > 1 else None) or Count(0, True)
         try:
-            return watched.rule(watched.module, given[0], output)
+            return Count(watched.rule(watched.module, given[0], output), True)
         except (TypeError, IndexError, AttributeError, RuntimeError):
-            return None
+            return Count(0, False)
 
     # -- functions -------------------------------------------------------------------------------------------------
 
