@@ -177,6 +177,15 @@ def test_vmap_counts_all_examples() -> None:
     def blocks(x: torch.Tensor) -> torch.Tensor:
         return torch.vmap(torch.vmap(lambda row: row @ weight))(x.reshape(7, 3, 5))
 
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.vmap(self.layer)(x)
+
+    assert summarize(Layer(), input_size=(7, 5)).flops == 2 * 7 * 5 * 2
     assert summarize(Computed(rows), input_size=(7, 5)).flops == 2 * 7 * 5 * 6
     assert summarize(Computed(blocks), input_size=(21, 5)).flops == 2 * 21 * 5 * 6
 

@@ -144,7 +144,7 @@ def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         if not all(map(_is_dense, of_kind(torch.Tensor, args, kwargs))):
             return None
         count = formula(*args, **kwargs, out_val=out)
-        return None if count is None else int(count) * _examples(args, kwargs)
+        return None if count is None else int(count) * examples_at_once(args, kwargs)
     except (TypeError, IndexError, AttributeError, KeyError, ValueError, RuntimeError):
         return None
 
@@ -185,11 +185,11 @@ def _is_dense(tensor: torch.Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_nested
 
 
-def _examples(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def examples_at_once(*values: Any) -> int:
     """How many examples `torch.vmap` runs at once: inside of it, a tensor shows the shape of one."""
     sizes: dict[int, int] = {}
     if _torch_versions.inside_function_transform():
-        for tensor in of_kind(torch.Tensor, args, kwargs):
+        for tensor in of_kind(torch.Tensor, *values):
             sizes.update(_torch_versions.vmap_sizes(tensor))
     return math.prod(sizes.values())
 
@@ -214,7 +214,8 @@ def module_flops(module: nn.Module, inputs: Collection, output: Value | None) ->
         return Count(0, False)
     for kind, flops in _KINDS.items():
         if isinstance(module, kind):
-            return _count(flops(module, inputs))
+            # The records of a call inside torch.vmap have the shapes of one example.
+            return _count(None if _torch_versions.inside_function_transform() else flops(module, inputs))
     return None
 
 
