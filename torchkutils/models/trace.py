@@ -15,7 +15,14 @@ from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
 from torchkutils.models.restore.restored import in_mode, restored
 from torchkutils.models.restore.saved_containers import ContainerStates
 from torchkutils.models.restore.saved_tensors import TensorStates
-from torchkutils.models.tree.example_inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
+from torchkutils.models.tree.example_inputs import (
+    OPEN_SIZES,
+    Arguments,
+    has_open_dimensions,
+    model_arguments,
+    pairs_of_open_sizes,
+    wrapping_hint,
+)
 from torchkutils.models.tree.module_records import module_records
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import map_tensors, tensors_of
@@ -49,13 +56,18 @@ def trace_model(model: torch.nn.Module, run: Run) -> Trace:
             raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
         return structure_trace(tree, run, "no input was given")
     with restored(tree) as tensor_states:
-        arguments = model_arguments(model, run.input_size, run.input_data, run.dtypes)
+        arguments = model_arguments(model, run)
         if run.engine == "structure":
             return structure_trace(tree, run, "asked for")
         forward = _forward_of(tree, tensor_states, run, arguments)
-        if run.input_size is not None and has_open_dimensions(run.input_size):
-            return forward.run_open()
-        return forward.run_once(forward.arguments)
+        try:
+            return forward.trace()
+        except IndexError:
+            if not forward.makes_indices():
+                raise
+            # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
+            forward.largest_index = 0
+            return forward.trace()
 
 
 def _forward_of(tree: ModuleTree, states: TensorStates, run: Run, arguments: Arguments) -> _Forward:
@@ -70,6 +82,9 @@ def _forward_of(tree: ModuleTree, states: TensorStates, run: Run, arguments: Arg
     if run.input_size is not None:
         made = [f"{tensor.dtype}".removeprefix("torch.") for tensor in tensors_of(*arguments)]
         forward.notes.append(f"Inputs made from input_size: {', '.join(made)}; dtypes= chooses others.")
+    hint = wrapping_hint(tree.modules[0], run)
+    if hint is not None:
+        forward.notes.append(hint)
     return forward
 
 
@@ -90,9 +105,21 @@ class _Forward:
         self.tree, self.states, self.run, self.arguments = tree, states, run, arguments
         self.records: tuple[ModuleRecord, ...] = module_records(tree, arguments=run.module_arguments)
         self.engine = Engine("meta" if reason else "real", "traced", reason)
+        self.largest_index: int | None = None
         self.notes: list[str] = []
         if reason:
             self.notes.append("The trace ran on the meta device, where no value is known; engine='real' runs it.")
+
+    def trace(self) -> Trace:
+        """The trace of one forward, or of two at different sizes where dimensions are open."""
+        if self.run.input_size is not None and has_open_dimensions(self.run.input_size):
+            return self.run_open()
+        return self.run_once(self.arguments) if self.largest_index is None else self._run_at(OPEN_SIZES[0][0])
+
+    def makes_indices(self) -> bool:
+        """Whether integers were made from sizes, other than zeros."""
+        tensors = tensors_of(*self.arguments) if self.run.input_size is not None else []
+        return self.largest_index is None and any(not tensor.is_floating_point() for tensor in tensors)
 
     def run_open(self) -> Trace:
         """The trace of two forwards at different sizes: what differs is open. Small ones are tried where large fail."""
@@ -111,9 +138,8 @@ class _Forward:
         """Each of the forwards finds the model as it was."""
         with restored(self.tree) as self.states:
             model, run = self.tree.modules[0], self.run
-            return self.run_once(
-                model_arguments(model, run.input_size, run.input_data, run.dtypes, open_sizes=open_sizes)
-            )
+            arguments = model_arguments(model, run, open_sizes=open_sizes, largest_index=self.largest_index)
+            return self.run_once(arguments)
 
     def run_once(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far."""
