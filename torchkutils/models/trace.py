@@ -19,7 +19,14 @@ from torchkutils.models.forward.recorder import Recorder
 from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
 from torchkutils.models.restore.restored import in_mode, restored
 from torchkutils.models.restore.saved_tensors import TensorStates
-from torchkutils.models.tree.example_inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
+from torchkutils.models.tree.example_inputs import (
+    OPEN_SIZES,
+    Arguments,
+    has_open_dimensions,
+    model_arguments,
+    pairs_of_open_sizes,
+    wrapping_hint,
+)
 from torchkutils.models.tree.given_model import given_model
 from torchkutils.models.tree.module_records import module_records
 from torchkutils.models.tree.module_tree import ModuleTree
@@ -55,14 +62,19 @@ def trace_model(model: Any, run: Run) -> Trace:
         if run.engine in ("real", "meta"):
             raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
         return structure_trace(tree, run, "no input was given")
-    with random_state_kept():
-        arguments = model_arguments(model, run.input_size, run.input_data, run.dtypes)
+    forward = _Forward(tree, run, _reason_for_meta(tree, run))
+    # Arguments that nothing can be made of are refused for every engine.
+    forward.arguments()
     if run.engine == "structure":
         return structure_trace(tree, run, "asked for")
-    forward = _Forward(tree, run, _reason_for_meta(tree, run))
-    if run.input_size is not None and has_open_dimensions(run.input_size):
-        return forward.trace_open()
-    return forward.trace(arguments)
+    try:
+        return forward.trace()
+    except IndexError:
+        if not forward.makes_indices():
+            raise
+    # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
+    forward.largest_index = 0
+    return forward.trace()
 
 
 def _reason_for_meta(tree: ModuleTree, run: Run) -> str:
@@ -84,14 +96,31 @@ class _Forward:
 
     def __init__(self, tree: ModuleTree, run: Run, reason: str) -> None:
         self.tree, self.run = tree, run
+        self.largest_index: int | None = None
         self.engine = Engine("meta" if reason else "real", "traced", reason)
 
-    def trace_open(self) -> Trace:
-        """The trace of two forwards at different sizes: what differs is open. Small ones are tried where large fail."""
+    def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
+        """What forward is given; random numbers that are drawn for it are the caller's afterwards."""
+        with random_state_kept():
+            return model_arguments(
+                self.tree.modules[0], self.run, open_sizes=open_sizes, largest_index=self.largest_index
+            )
+
+    def makes_indices(self) -> bool:
+        """Whether integers are made from sizes, other than zeros."""
+        if self.run.input_size is None or self.largest_index is not None:
+            return False
+        return any(not tensor.is_floating_point() for tensor in tensors_of(*self.arguments()))
+
+    def trace(self) -> Trace:
+        """The trace of one forward, or of two at different sizes where dimensions are open."""
+        if self.run.input_size is None or not has_open_dimensions(self.run.input_size):
+            return self._trace(self.arguments())
         failed: Exception | None = None
+        # Small sizes are tried where large ones fail.
         for pair in pairs_of_open_sizes(self.run.input_size):
             try:
-                one, other = [self._trace_at(open_sizes) for open_sizes in pair]
+                one, other = [self._trace(self.arguments(open_sizes)) for open_sizes in pair]
             except Exception as error:
                 failed = failed or error
             else:
@@ -99,13 +128,7 @@ class _Forward:
         assert failed is not None
         raise failed
 
-    def _trace_at(self, open_sizes: tuple[int, int]) -> Trace:
-        model, run = self.tree.modules[0], self.run
-        with random_state_kept():
-            arguments = model_arguments(model, run.input_size, run.input_data, run.dtypes, open_sizes=open_sizes)
-        return self.trace(arguments)
-
-    def trace(self, arguments: Arguments) -> Trace:
+    def _trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far.
 
         Gradients are off, which saves memory. A forward that fails because it wants a graph runs again with them.
@@ -115,7 +138,8 @@ class _Forward:
             trace, error = self._run(arguments, grad=True)
         if error is None:
             return trace
-        add_note(error, failure_note(trace, self.run, tensors_of(*arguments)))
+        hint = wrapping_hint(self.tree.modules[0], self.run)
+        add_note(error, failure_note(trace, self.run, tensors_of(*arguments), hint))
         attach(error, "trace", trace)
         raise error
 

@@ -162,8 +162,17 @@ def _squares_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, x.shape[-1], _LONG):
             piece = x[..., start : start + _LONG]
-            total += np.vecdot(piece, piece)
+            total += _dot_of_rows(piece)
     return total[..., None]
+
+
+def _dot_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if hasattr(np, "vecdot"):
+        products: npt.NDArray[Any] = np.vecdot(x, x)
+        return products
+    # NumPy 1.26
+    products = np.einsum("...i,...i->...", x, x)
+    return products
 
 
 def _squares_of_columns(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -49,11 +49,11 @@ class restored:  # noqa: N801
             Held(value, f"{tree.paths[index]}.{name}".lstrip("."), tree.modules[index].__dict__, name)
             for value, index, name in tree.loose
         ]
-        also = ("torch.distributed",) if shards.roots() else ()
-        reached = Reachable([*attributes, *shards.roots(), Held(self._arguments, "the input", None, None)], also)
+        reached = Reachable([*attributes, Held(self._arguments, "the input", None, None)])
         if not reached.complete:
             self.lost.append("attributes beyond the first million objects (not remembered)")
         modules, values = _ModuleStates(tree, reached), ValueStates(reached.stateful)
+        beside = shards.containers()
         process = _ProcessState()
         self.tensors = TensorStates(tree, reached.tensors)
         with ExitStack() as afterwards:
@@ -63,6 +63,7 @@ class restored:  # noqa: N801
             afterwards.callback(lambda: self.lost.extend(values.lost))
             afterwards.callback(values.restore)
             afterwards.callback(modules.restore)
+            afterwards.callback(beside.restore)
             afterwards.callback(shards.restore)
             self.tensors.take_gradients()
             modules.give_stand_ins()

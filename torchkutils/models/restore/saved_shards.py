@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from torchkutils._torch_versions import fsdp_state, is_sharded_tensor
-from torchkutils.models.restore.reachable import Held
+from torchkutils.models.restore.reachable import Held, Reachable
+from torchkutils.models.restore.saved_containers import ContainerStates
 
 
 class ShardStates:
@@ -25,9 +26,10 @@ class ShardStates:
         self._states = [(module, state) for module in modules if (state := fsdp_state(module)) is not None]
         self._were_sharded = [_is_sharded(module) for module, _ in self._states]
 
-    def roots(self) -> list[Held]:
-        """What torch keeps beside the modules."""
-        return [Held(state, "the state of fully_shard", None, None) for _, state in self._states]
+    def containers(self) -> ContainerStates:
+        """What torch keeps beside the modules. Its tensors are buffers of torch's, whose memory comes and goes."""
+        roots = [Held(state, "the state of fully_shard", None, None) for _, state in self._states]
+        return ContainerStates([], [], Reachable(roots, ("torch.distributed",)))
 
     def restore(self) -> None:
         """Gather or shard each module whose parameters are not as they were."""

@@ -101,7 +101,7 @@ class TensorStates:
             return
         if not tensor.is_inference():
             self.versions[id(tensor)] = (tensor, tensor._version)
-        if tensor.is_meta:
+        if tensor.is_meta or _is_freed(tensor):
             return
         target = tensor
         if _has_storage(tensor) and not tensor.is_contiguous():
@@ -118,7 +118,8 @@ class TensorStates:
             # inference mode can be written to in no other.
             with torch.inference_mode():
                 for target, content in self.contents.values():
-                    target.copy_(content)
+                    if not _is_freed(target):
+                        target.copy_(content)
         if self.versions:
             held, versions = zip(*self.versions.values(), strict=True)
             set_version_counters(held, versions)
@@ -172,6 +173,11 @@ def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
 def _addresses(tensors: list[torch.Tensor]) -> list[int]:
     kind: Any = torch.Tensor
     return list(map(kind.data_ptr, tensors))
+
+
+def _is_freed(tensor: torch.Tensor) -> bool:
+    """Whether someone has taken its memory away, as fully_shard does with whole parameters; torch does not check."""
+    return _has_storage(tensor) and bool(tensor.numel()) and not tensor.untyped_storage().size()
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:

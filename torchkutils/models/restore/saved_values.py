@@ -164,7 +164,8 @@ def _position(value: Any) -> Any:
     """Where a built-in iterator stands, by what pickle would keep of it; of anything else its identity."""
     if isinstance(value, types.GeneratorType):
         return _generator_position(value)
-    if isinstance(value, int):
+    if isinstance(value, int | float | range):
+        # What pickle keeps of an iterator over a range is a new range each time.
         return value
     if not _is_builtin_iterator(value):
         return id(value)
