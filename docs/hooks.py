@@ -31,6 +31,7 @@ REFERENCE = {
         "print_summary",
         "summarize",
         "ModelSummary",
+        "register_flop_formula",
         "plot_model",
         "ModelPlot",
         "model_to_dot",

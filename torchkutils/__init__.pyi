@@ -15,6 +15,7 @@ from torchkutils.models.plot import ModelPlot as ModelPlot
 from torchkutils.models.plot import plot_model as plot_model
 from torchkutils.models.summary import ModelSummary as ModelSummary
 from torchkutils.models.summary import print_summary as print_summary
+from torchkutils.models.summary import register_flop_formula as register_flop_formula
 from torchkutils.models.summary import summarize as summarize
 from torchkutils.numerical.from_categorical import from_categorical as from_categorical
 from torchkutils.numerical.normalize import normalize as normalize
@@ -68,6 +69,7 @@ __all__ = [
     "plot_model",
     "print_summary",
     "read_metadata",
+    "register_flop_formula",
     "register_keras_serializable",
     "save_model",
     "save_weights",

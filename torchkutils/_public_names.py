@@ -37,6 +37,7 @@ PUBLIC_NAMES = {
     "plot_model": "models.plot",
     "print_summary": "models.summary",
     "read_metadata": "objects.model_file",
+    "register_flop_formula": "models.summary",
     "register_keras_serializable": "objects.registry",
     "save_model": "objects.model_file",
     "save_weights": "objects.model_file",

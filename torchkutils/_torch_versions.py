@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any
 
 import torch
@@ -112,6 +113,24 @@ def default_device() -> torch.device:
     return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
 
 
+# -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
+
+
+def fsdp_state(module: nn.Module) -> Any:
+    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+
+    Public are only `reshard` and `unshard`.
+    """
+    state = getattr(type(module), "_get_fsdp_state", None)
+    return None if state is None else state(module)
+
+
+def is_sharded_tensor(tensor: Any) -> bool:
+    """Whether it is a DTensor; whoever made one has imported its module."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
+
+
 # -- several devices ---------------------------------------------------------------------------------------------------
 
 
@@ -160,3 +179,29 @@ def newer_module_class(name: str) -> type[nn.Module] | None:
     """A class of `torch.nn` that older versions lack (`LinearCrossEntropyLoss`: 2.13); None where it is absent."""
     found: type[nn.Module] | None = getattr(nn, name, None)
     return found
+
+
+# -- operators and torch.func, as the summary's FLOP count sees them --------------------------------------------------
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator with its namespace and without its overload: "aten::mm". No public way."""
+    packet = operator.overloadpacket if isinstance(operator, OperatorOverload) else operator
+    return str(packet._qualified_op_name)
+
+
+def inside_function_transform() -> bool:
+    """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
+    """By the level of each `torch.vmap` around a tensor, how many examples it runs at once. No public way."""
+    functorch = torch._C._functorch
+    sizes = {}
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        inner = functorch.get_unwrapped(tensor)
+        if functorch.is_batchedtensor(tensor):
+            sizes[functorch.maybe_get_level(tensor)] = inner.shape[functorch.maybe_get_bdim(tensor)]
+        tensor = inner
+    return sizes

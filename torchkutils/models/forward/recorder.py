@@ -11,7 +11,7 @@ import torch
 from torchkutils.models.forward.call_stack import CallStack, RunningCall
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoints, replace_entry_points
-from torchkutils.models.forward.flops import function_flops, module_flops
+from torchkutils.models.forward.flops import Count, examples_at_once, function_flops, module_flops
 from torchkutils.models.forward.function_mode import FunctionMode, without_function_modes
 from torchkutils.models.forward.raised_errors import message_of
 from torchkutils.models.forward.torch_functions import HOOKING, QUIET, shown_name, written_tensors
@@ -141,7 +141,7 @@ class Recorder:
             flow.fold(call.functions, call.node)
         own = module_flops(entry.module, call.inputs, value)
         if own is not None:
-            call.flops, call.flops_known = own, True
+            call.flops, call.flops_known = own
         flow.set_output(call.node, value)
         flow.set_sources(output, call.node)
         flow.move_writes(call.tensors, call.index, call.node)
@@ -187,19 +187,20 @@ class Recorder:
         else:
             output = aliased(output, given)
             flow.set_sources(output, node)
-        calls.add(Call(index, module, number, parent, inputs, value, flops or 0, flops is not None, True))
+        calls.add(Call(index, module, number, parent, inputs, value, flops.operations, flops.known, True))
         return output
 
     def _stock_flops(
         self, entry: StockEntryPoints, inputs: Collection, given: Sequence[torch.Tensor], output: Any, value: Value
-    ) -> int | None:
-        """The operations of a stock layer; None where its tensors are such that they cannot be counted."""
+    ) -> Count:
+        """The operations of a stock layer."""
         if entry.rule is None:
-            return 0 if len(given) < 2 else module_flops(entry.module, inputs, value) or 0
+            # Of the layers without a rule only attention takes several tensors.
+            return (module_flops(entry.module, inputs, value) if len(given) > 1 else None) or Count(0, True)
         try:
-            return entry.rule(entry.module, given[0], output)
+            return Count(entry.rule(entry.module, given[0], output) * examples_at_once(given), True)
         except (TypeError, IndexError, AttributeError, RuntimeError):
-            return None
+            return Count(0, False)
 
     # -- functions -------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ def summary_of(trace: Trace, depth: int | None, columns: tuple[str, ...] | None)
         columns=columns,
         buffer_bytes=buffer_bytes,
         bytes_by_dtype=by_dtype,
+        notes=trace.notes,
     )
 
 
