@@ -168,11 +168,9 @@ def _squares_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _dot_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if hasattr(np, "vecdot"):
-        products: npt.NDArray[Any] = np.vecdot(x, x)
-        return products
+        return np.asarray(np.vecdot(x, x))
     # NumPy 1.26
-    products = np.einsum("...i,...i->...", x, x)
-    return products
+    return np.asarray(np.einsum("...i,...i->...", x, x))
 
 
 def _squares_of_columns(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import torch
 from torch.overrides import TorchFunctionMode
+
+from torchkutils._torch_versions import (
+    function_mode_at,
+    function_modes,
+    pop_function_mode,
+    push_function_mode,
+    without_torch_function,
+)
 
 RunFunction: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -39,23 +46,23 @@ class FunctionMode(TorchFunctionMode):
         self.on = False
 
     def _is_on_stack(self) -> bool:
-        depth = torch._C._len_torch_function_stack()
-        return any(torch._C._get_function_stack_at(level) is self for level in range(depth))
+        depth = function_modes()
+        return any(function_mode_at(level) is self for level in range(depth))
 
     def pop_mode(self) -> bool:
         """Take the mode from torch's stack; False, and nothing is done, where another mode lies above it."""
-        if not torch._C._len_torch_function_stack():
+        if not function_modes():
             return False
-        top = torch._C._pop_torch_function_stack()
+        top = pop_function_mode()
         if top is not self:
-            torch._C._push_on_torch_function_stack(top)
+            push_function_mode(top)
             return False
         self.on = False
         return True
 
     def push_mode(self) -> None:
         """Put the mode on torch's stack again."""
-        torch._C._push_on_torch_function_stack(self)
+        push_function_mode(self)
         self.on = True
 
     def __torch_function__(
@@ -70,7 +77,7 @@ class without_function_modes:  # noqa: N801
     __slots__ = ("guard",)
 
     def __init__(self, needed: bool = True) -> None:
-        self.guard = torch._C.DisableTorchFunction() if needed else None
+        self.guard = without_torch_function() if needed else None
 
     def __enter__(self) -> None:
         if self.guard is not None:
