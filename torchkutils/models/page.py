@@ -14,7 +14,7 @@ from typing import Any
 from torchkutils.models.dot import draw
 from torchkutils.models.picture.boxes import agreed, arguments_text, dtypes_of
 from torchkutils.models.picture.labels import Look
-from torchkutils.models.picture.picture_graph import PictureGraph, subtree
+from torchkutils.models.picture.picture_graph import PictureGraph
 from torchkutils.models.records import Call, Trace, shape_text
 from torchkutils.models.render import render
 from torchkutils.models.tree.totals import Operations, bounded, held_below, held_by_each, totals_of
@@ -163,7 +163,8 @@ def _modules(trace: Trace) -> list[dict[str, Any]]:
 def totals_text(trace: Trace) -> str:
     """The summary's totals in one line."""
     totals = totals_of(trace)
-    parts = [f"{bounded(totals.params, not totals.lazy)} parameters", f"{bounded(totals.trainable, not totals.lazy)} trainable"]
+    made = not totals.lazy
+    parts = [f"{bounded(totals.params, made)} parameters", f"{bounded(totals.trainable, made)} trainable"]
     if trace.engine.ran != "structure":
         parts.append(f"{bounded(totals.flops, totals.flops_known)} FLOPs")
     return " · ".join([*parts, str(trace.engine)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +39,7 @@ def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module
                 module.training,
                 first,
                 place not in tree.unregistered,
-                _packed(module) if first is None and _keeps_packed_weights(type(module)) else (),
+                _packed(module) if first is None else (),
             )
         )
     return tuple(records)
@@ -133,13 +132,10 @@ def _bits(tensor: torch.Tensor, held: tuple[tuple[str, int], ...]) -> int:
     return round(8 * largest / max(tensor.numel(), 1))
 
 
-@functools.lru_cache(maxsize=1024)
-def _keeps_packed_weights(kind: Any) -> bool:
-    return any(base.__module__.startswith(("torch.ao.nn.", "torch.nn.quantized")) for base in kind.__mro__)
-
-
 def _packed(module: Any) -> tuple[TensorRecord, ...]:
     """The weights that a quantised module of torch gives on request, in their own shapes."""
+    if not type(module).__module__.startswith(("torch.ao.nn.", "torch.nn.quantized")):
+        return ()
     weight = getattr(module, "weight", None)
     if not callable(weight):
         return ()
