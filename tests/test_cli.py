@@ -30,6 +30,10 @@ def broken():
     raise RuntimeError("no weights\\nin this folder")
 
 
+def late():
+    return torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Embedding(9, 2))
+
+
 def number():
     return 7
 """
@@ -105,7 +109,8 @@ def test_show_lists_what_a_model_file_holds(capsys: pytest.CaptureFixture[str]) 
         (["summary", "factories:number"], "factories:number gave int"),
         (["summary", "factories:network", "--input-size", "2,5"], "cannot be multiplied"),
         (["summary", "absent.py:network"], "there is no file"),
-        (["summary", "factories:network", "--input-size", "2,5"], "dtypes= chooses others"),
+        (["summary", "factories:network", "--input-size", "2,5"], "which was given (2, 5)"),
+        (["summary", "factories:late", "--input-size", "2,5"], "dtypes= chooses others"),
         (["plot", "factories:network", "-o", "net.xyz"], "net.xyz|xyz"),
         (["get", "nowhere://x/y"], "nowhere"),
         (["show", "missing.h5"], "missing.h5"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from typing import Any
 
 import torch
@@ -100,6 +101,24 @@ def default_device() -> torch.device:
     `torch.get_default_device()` sees a surrounding `with torch.device(…)` in 2.9 and newer; in 2.6 and 2.7 it does not.
     """
     return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
+
+
+# -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
+
+
+def fsdp_state(module: nn.Module) -> Any:
+    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+
+    Public are only `reshard` and `unshard`.
+    """
+    state = getattr(type(module), "_get_fsdp_state", None)
+    return None if state is None else state(module)
+
+
+def is_sharded_tensor(tensor: Any) -> bool:
+    """Whether it is a DTensor; whoever made one has imported its module."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
 
 
 # -- several devices ---------------------------------------------------------------------------------------------------

@@ -306,6 +306,7 @@ class Trace:
         engine: What ran.
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
+        notes: What a reader must know beside: what forward changed and could not be put back.
     """
 
     model_name: str
@@ -316,6 +317,7 @@ class Trace:
     engine: Engine
     mode: str
     failure: Failure | None = None
+    notes: tuple[str, ...] = ()
 
     def enclosing(self, node: Node) -> tuple[Call, ...]:
         """The calls that a node lies in, from the model's own down; a leaf call's node ends with that call."""

@@ -12,6 +12,7 @@ from torchkutils import _lazy
 from torchkutils.models.records import EngineName, Mode, Run
 from torchkutils.models.restore.restored import restored
 from torchkutils.models.tree.example_inputs import model_arguments
+from torchkutils.models.tree.given_model import given_model
 from torchkutils.models.tree.module_tree import ModuleTree
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def torchview_graph(
     """
     from torchkutils.models.picture.digraph import ModelDigraph
 
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    model = given_model(model)
     if engine not in ("auto", "real") or mode not in ("eval", "train"):
         raise ValueError(f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {engine!r}, {mode!r}")
     if input_size is None and input_data is None:

@@ -24,6 +24,7 @@ def summary_of(trace: Trace, depth: int | None, columns: tuple[str, ...] | None)
         columns=columns,
         buffer_bytes=totals.buffer_bytes,
         bytes_by_dtype=totals.bytes_by_dtype,
+        notes=trace.notes,
     )
 
 

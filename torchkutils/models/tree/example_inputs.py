@@ -13,6 +13,7 @@ import torch
 from torchkutils import _nested
 from torchkutils._dtypes import torch_dtype
 from torchkutils.models.records import Run
+from torchkutils.models.tree.offloaded import execution_device
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 Sizes: TypeAlias = Sequence[int | None]
@@ -200,6 +201,9 @@ def _list_of_sizes(input_size: Any) -> list[Sizes]:
 
 
 def _device(model: torch.nn.Module) -> torch.device:
+    offloaded = execution_device(model.modules())
+    if offloaded is not None:
+        return offloaded
     first = next(itertools.chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 

@@ -14,7 +14,7 @@ from torchkutils.models.tree.nested_values import sizes_of
 
 
 def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[ModuleRecord, ...]:
-    """A record for each place of the tree.
+    """A record for each entry of the tree.
 
     Args:
         tree: The modules.
@@ -22,23 +22,23 @@ def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module
     """
     held = _HeldTensors(tree)
     records = []
-    for place, module in enumerate(tree.modules):
-        first = tree.same_as[place]
+    for index, module in enumerate(tree.modules):
+        first = tree.same_as[index]
         records.append(
             ModuleRecord(
-                place,
-                tree.paths[place],
-                tree.names[place],
+                index,
+                tree.paths[index],
+                tree.names[index],
                 type(module).__name__,
-                tree.depths[place],
-                tree.parents[place],
-                tuple(tree.children[place]),
-                held.records(place, module._parameters) if first is None else (),
-                held.records(place, module._buffers) if first is None else (),
+                tree.depths[index],
+                tree.parents[index],
+                tuple(tree.children[index]),
+                held.records(index, module._parameters) if first is None else (),
+                held.records(index, module._buffers) if first is None else (),
                 module.extra_repr() if arguments else "",
-                module.training,
+                bool(getattr(module, "training", False)),
                 first,
-                place not in tree.unregistered,
+                index not in tree.unregistered,
                 _packed(module) if first is None else (),
             )
         )
@@ -52,12 +52,12 @@ class _HeldTensors:
         self._tree = tree
         self._groups: dict[tuple[Any, ...], tuple[TensorRecord, ...]] = {}
 
-    def records(self, place: int, held: Mapping[str, torch.Tensor | None]) -> tuple[TensorRecord, ...]:
-        """Of what the module at a place holds."""
+    def records(self, index: int, held: Mapping[str, torch.Tensor | None]) -> tuple[TensorRecord, ...]:
+        """Of what the module of this index holds."""
         if not held:
             return ()
-        if place in self._tree.mixed:
-            return tuple([self._record(place, name, tensor) for name, tensor in held.items() if tensor is not None])
+        if index in self._tree.mixed:
+            return tuple([self._record(index, name, tensor) for name, tensor in held.items() if tensor is not None])
         key = tuple([t if t is None else (name, t.shape, t.dtype, t.requires_grad) for name, t in held.items()])
         found = self._groups.get(key)
         if found is None:
@@ -65,9 +65,9 @@ class _HeldTensors:
             self._groups[key] = found
         return found
 
-    def _record(self, place: int, name: str, tensor: torch.Tensor) -> TensorRecord:
+    def _record(self, index: int, name: str, tensor: torch.Tensor) -> TensorRecord:
         # A lazy module holds stand-ins, which the tree does not know.
-        here = self._tree.holders.get(id(tensor), place) == place and self._tree.keys.get(id(tensor), name) == name
+        here = self._tree.holders.get(id(tensor), index) == index and self._tree.keys.get(id(tensor), name) == name
         return _tensor_record(name, tensor, None if here else self._tree.tensor_name(tensor))
 
 
