@@ -57,6 +57,16 @@ def any_global_hook() -> bool:
     return any(_GLOBAL_HOOKS)
 
 
+def values_can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether code in Python may decide by a tensor's values: not on meta, in vmap, grad, compile or export."""
+    return not (
+        torch.compiler.is_compiling()
+        or tensor.is_meta
+        or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
 # -- torch's stack of function modes: `TorchFunctionMode` can only be entered and left as a block; no public way ------
 
 

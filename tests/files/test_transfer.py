@@ -14,7 +14,7 @@ import pytest
 
 from tests.files.faulty_server import BODY, DIGEST, HALF, serving
 from torchkutils import DownloadError, get_file, validate_file
-from torchkutils.files import companions, http_source, transfer
+from torchkutils.files import http_source, sidecar_files, transfer
 
 OLD = b"the old file"
 
@@ -174,8 +174,8 @@ def test_eight_processes_make_one_request(method, server, tmp_path) -> None:
 
 HOLDER = """
 import sys
-from torchkutils.files.companions import Companions, only_one_process
-with only_one_process(Companions(sys.argv[1]), "hold"):
+from torchkutils.files.sidecar_files import SidecarFiles, only_one_process
+with only_one_process(SidecarFiles(sys.argv[1]), "hold"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -188,7 +188,7 @@ def test_a_waiter_gives_up_by_name_and_goes_on_when_the_holder_is_killed(server,
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        monkeypatch.setattr(companions, "LOCK_PATIENCE", 0.1)
+        monkeypatch.setattr(sidecar_files, "LOCK_PATIENCE", 0.1)
         with pytest.raises(TimeoutError, match=rf"process {os.getpid()} waited .* to fetch .*good.*lock .*f\.bin"):
             download(tmp_path, server.url("good"))
     finally:

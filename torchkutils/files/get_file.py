@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from torchkutils._typing import PathLike
 from torchkutils.errors import ArchiveError, DownloadError
 from torchkutils.files import archive, arguments, cache_folder, transfer
-from torchkutils.files.companions import Companions, only_one_process
 from torchkutils.files.hashing import ExpectedHash, file_matches
+from torchkutils.files.sidecar_files import SidecarFiles, only_one_process
 from torchkutils.progress import Progbar
 
 
@@ -170,9 +170,9 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
         if valid:
             job = _fed_by(job, place.path)
         return _get(job, cache_folder.substitute_folder(base), subdir, name)
-    companions = Companions(place.path)
-    with only_one_process(companions, f"fetch {transfer.without_password(job.wish.sources[0])} to {place.path}"):
-        companions.remove_leftovers(keep=archive.unfinished_staging(place.path))
+    sidecars = SidecarFiles(place.path)
+    with only_one_process(sidecars, f"fetch {transfer.without_password(job.wish.sources[0])} to {place.path}"):
+        sidecars.remove_leftovers(keep=archive.unfinished_staging(place.path))
         return _get_alone(job, place, seen, valid)
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from torchkutils.errors import DownloadError
-from torchkutils.files.companions import Companions, remove_whatever, sync_folder
 from torchkutils.files.fsspec_source import FsspecAnswer
 from torchkutils.files.hashing import ExpectedHash, new_hash
 from torchkutils.files.http_source import Fault, Timeouts, open_http
+from torchkutils.files.sidecar_files import SidecarFiles, remove_whatever, sync_folder
 
 BACKOFF_SECONDS = 0.5
 """The first pause between two attempts; each further one is twice as long."""
@@ -102,7 +102,7 @@ def fetch(wish: Wish, path: str, report: Report) -> None:
         ValueError: A source gave a file of another hash, and no other source had the right one.
         OSError: The disk refused the bytes.
     """
-    name = Companions(path).new_part()
+    name = SidecarFiles(path).new_part()
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
         with open(os.open(name, flags, 0o666), "r+b", buffering=0) as file:
