@@ -1,4 +1,4 @@
-"""Totals: the parameters that `model.parameters()` gives, the bytes that are held, the same on table, page and labels."""
+"""Totals: what `model.parameters()` gives, the bytes that are held, the same on table, page and labels."""
 
 from __future__ import annotations
 
