@@ -99,9 +99,9 @@ REFUSED = {
     "999": (answer(b"", status="999 Denied"), "HTTP 999"),
     "Retry-After in other digits": (answer(b"", "Retry-After: \xb2", status="503 Busy"), "HTTP 503"),
     "Retry-After of 400 digits": (answer(b"", f"Retry-After: {'9' * 400}", status="503 Busy"), "HTTP 503"),
-    "Retry-After at no date": (answer(b"", "Retry-After: Wed, 99 Foo 2015 99:99:99 GMT", status="503 Busy"), "HTTP 503"),
+    "Retry-After at no date": (answer(b"", "Retry-After: Wed, 99 Foo 2015 99:99 GMT", status="503 Busy"), "HTTP 503"),
     "a rate limit without sense": (answer(b"", 'RateLimit: ;;t=-1;r=;"', status="429 Slow"), "HTTP 429"),
-    "a cookie without sense": (answer(b"", "Set-Cookie: ;;=;\x01", "Location: /f.bin", status="302 Found"), "redirects"),
+    "a cookie without sense": (answer(b"", "Set-Cookie: ;;=;\x01", "Location: /f.bin", status="302 A"), "redirects"),
 }  # fmt: skip
 
 # What comes all the same.
@@ -173,7 +173,7 @@ def test_a_cut_under_tls_is_no_end(tmp_path) -> None:
 def test_a_handshake_drop_by_drop_ends_with_the_time_to_connect(tmp_path) -> None:
     with raw_server(forever(b"\x16", b"", 0.05), greets=True) as server:
         started = time.monotonic()
-        with pytest.raises(DownloadError, match="time limit|SSL"):
+        with pytest.raises(DownloadError, match=r"time limit|SSL"):
             get_file("f", server.url(scheme="https"), cache_dir=tmp_path, **HURRY)
     assert time.monotonic() - started < 5
 
@@ -181,6 +181,6 @@ def test_a_handshake_drop_by_drop_ends_with_the_time_to_connect(tmp_path) -> Non
 def test_the_total_time_holds_for_all_attempts_and_mirrors(tmp_path) -> None:
     with raw_server(answer(b"", status="503 Busy")) as server:
         started = time.monotonic()
-        with pytest.raises(DownloadError, match="HTTP 503|time limit"):
+        with pytest.raises(DownloadError, match=r"HTTP 503|time limit"):
             fetched(server, tmp_path, timeout=(1, 1, 0.3), retries=10**6, mirrors=[server.url()] * 3)
     assert time.monotonic() - started < 3
