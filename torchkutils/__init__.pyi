@@ -15,6 +15,7 @@ from torchkutils.models.summary import ModelSummary as ModelSummary
 from torchkutils.models.summary import print_summary as print_summary
 from torchkutils.models.summary import register_flop_formula as register_flop_formula
 from torchkutils.models.summary import summarize as summarize
+from torchkutils.numerical.from_categorical import from_categorical as from_categorical
 from torchkutils.numerical.normalize import normalize as normalize
 from torchkutils.numerical.to_categorical import to_categorical as to_categorical
 from torchkutils.objects.model_file import load_model as load_model
@@ -50,6 +51,7 @@ __all__ = [
     "SequenceLoader",
     "custom_object_scope",
     "deserialize_keras_object",
+    "from_categorical",
     "get_custom_objects",
     "get_file",
     "get_registered_name",

@@ -21,6 +21,7 @@ PUBLIC_NAMES = {
     "SequenceLoader": "data.sequence_loader",
     "custom_object_scope": "objects.scope",
     "deserialize_keras_object": "objects.serialization",
+    "from_categorical": "numerical.from_categorical",
     "get_custom_objects": "objects.scope",
     "get_file": "files.get_file",
     "get_registered_name": "objects.registry",

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
+from torchkutils._torch_versions import MODULE_CALL
 from torchkutils.models.forward.known_layers import Rule, hooked, runs_plainly, stock_forward, stock_rule
 from torchkutils.models.tree.module_tree import only_calls_children
 
@@ -99,7 +100,7 @@ class EntryPoints:
         self.children_only = _children_only(module)
         self.closed = scripted or "parametrizations" in module._modules
         # A class with a way of calling of its own, and a script, must run by it.
-        self._through_torch = scripted or type(module)._call_impl is not torch.nn.Module._call_impl
+        self._through_torch = scripted or type(module)._call_impl is not MODULE_CALL
         self._replace(listener, module, index)
 
     def _replace(self, listener: CallListener, module: torch.nn.Module, index: int) -> None:
@@ -235,7 +236,7 @@ class StockEntryPoints(EntryPoints):
 def replace_entry_points(listener: CallListener, module: torch.nn.Module, index: int) -> EntryPoints:
     """Replace a module's entry points until `release` is called."""
     forward = stock_forward(module)
-    if forward is None or type(module)._call_impl is not torch.nn.Module._call_impl:
+    if forward is None or type(module)._call_impl is not MODULE_CALL:
         return EntryPoints(listener, module, index)
     return StockEntryPoints(listener, module, index, forward, stock_rule(module))
 
