@@ -108,6 +108,14 @@ def set_version_counters(tensors: Any, versions: Any) -> None:
             set_counters(tensor, version)
 
 
+def default_device() -> torch.device:
+    """Where a factory function puts a tensor now.
+
+    `torch.get_default_device()` sees a surrounding `with torch.device(…)` in 2.9 and newer; in 2.6 and 2.7 it does not.
+    """
+    return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
+
+
 # -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
 
 
@@ -124,14 +132,6 @@ def is_sharded_tensor(tensor: Any) -> bool:
     """Whether it is a DTensor; whoever made one has imported its module."""
     kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     return kind is not None and isinstance(tensor, kind)
-
-
-def default_device() -> torch.device:
-    """Where a factory function puts a tensor now.
-
-    `torch.get_default_device()` sees a surrounding `with torch.device(…)` in 2.9 and newer; in 2.6 and 2.7 it does not.
-    """
-    return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
 
 
 # -- several devices ---------------------------------------------------------------------------------------------------

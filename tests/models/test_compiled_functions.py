@@ -102,7 +102,10 @@ def test_a_compiled_function_is_one_box(kind: type[nn.Module], ran_before: bool)
         if kind is Cond:
             # It called no module under watch: what it did itself is part of its box.
             return
-        assert {trace.nodes[edge.source].name for edge in trace.edges if edge.target == nodes[0].index} & {"a", "getitem"}
+        assert {trace.nodes[edge.source].name for edge in trace.edges if edge.target == nodes[0].index} & {
+            "a",
+            "getitem",
+        }
         # What a look compiled is what the model itself runs: nothing is compiled once more.
         model(x)
         torch._dynamo.callback_handler.register_start_callback(began)
