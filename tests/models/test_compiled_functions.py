@@ -104,6 +104,7 @@ def test_a_compiled_function_is_one_box(kind: type[nn.Module], ran_before: bool)
             return
         assert {trace.nodes[edge.source].name for edge in trace.edges if edge.target == nodes[0].index} & {
             "a",
+            "x",
             "getitem",
         }
         # What a look compiled is what the model itself runs: nothing is compiled once more.
