@@ -6,9 +6,12 @@ can go, or that torch has no public way.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -195,6 +198,14 @@ def inside_function_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def untransformed(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that `torch.vmap`, `torch.func.grad` and other transforms have wrapped. No public way."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
     """By the level of each `torch.vmap` around a tensor, how many examples it runs at once. No public way."""
     functorch = torch._C._functorch
@@ -205,3 +216,32 @@ def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
             sizes[functorch.maybe_get_level(tensor)] = inner.shape[functorch.maybe_get_bdim(tensor)]
         tensor = inner
     return sizes
+
+
+# -- functions that torch.compile made ---------------------------------------------------------------------------------
+
+_COMPILED_CALLS = ("_TorchDynamoContext.__call__.<locals>.compile_wrapper", "_TorchDynamoContext.__call__.<locals>._fn")
+
+
+def compiler_is_loaded() -> bool:
+    """Whether something was compiled, or could be, in this process."""
+    return "torch._dynamo" in sys.modules
+
+
+def is_call_of_compiled_function(code: types.CodeType) -> bool:
+    """Whether a frame with this code runs a function that `torch.compile` made. No public way."""
+    return code.co_qualname in _COMPILED_CALLS
+
+
+@contextlib.contextmanager
+def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
+    """In the block, the callback is called when torch.compile begins to compile, in whatever thread."""
+    handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+    if handler is None:
+        yield
+        return
+    handler.register_start_callback(callback)
+    try:
+        yield
+    finally:
+        handler.remove_start_callback(callback)
