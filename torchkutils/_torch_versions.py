@@ -119,3 +119,17 @@ def newer_module_class(name: str) -> type[nn.Module] | None:
     """A class of `torch.nn` that older versions lack (`LinearCrossEntropyLoss`: 2.13); None where it is absent."""
     found: type[nn.Module] | None = getattr(nn, name, None)
     return found
+
+
+# -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
+
+
+def loader_workers(iterator: Any) -> list[Any]:
+    """The processes behind an iterator over a DataLoader."""
+    workers: list[Any] = iterator._workers
+    return workers
+
+
+def end_loader_workers(iterator: Any) -> None:
+    """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
+    iterator._shutdown_workers()
