@@ -7,13 +7,16 @@ from torchkutils.data.sequence_loader import SequenceLoader as SequenceLoader
 from torchkutils.errors import ArchiveError as ArchiveError
 from torchkutils.errors import DownloadError as DownloadError
 from torchkutils.files.get_file import get_file as get_file
+from torchkutils.files.hashing import hash_file as hash_file
 from torchkutils.files.hashing import validate_file as validate_file
+from torchkutils.files.registry import Registry as Registry
 from torchkutils.models.dot import model_to_dot as model_to_dot
 from torchkutils.models.plot import ModelPlot as ModelPlot
 from torchkutils.models.plot import plot_model as plot_model
 from torchkutils.models.summary import ModelSummary as ModelSummary
 from torchkutils.models.summary import print_summary as print_summary
 from torchkutils.models.summary import summarize as summarize
+from torchkutils.numerical.from_categorical import from_categorical as from_categorical
 from torchkutils.numerical.normalize import normalize as normalize
 from torchkutils.numerical.to_categorical import to_categorical as to_categorical
 from torchkutils.objects.model_file import load_model as load_model
@@ -45,14 +48,17 @@ __all__ = [
     "ModelSummary",
     "OrderedEnqueuer",
     "Progbar",
+    "Registry",
     "Sequence",
     "SequenceLoader",
     "custom_object_scope",
     "deserialize_keras_object",
+    "from_categorical",
     "get_custom_objects",
     "get_file",
     "get_registered_name",
     "get_registered_object",
+    "hash_file",
     "load_model",
     "load_optimizer",
     "load_weights",

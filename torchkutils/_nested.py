@@ -70,7 +70,9 @@ def children(value: Any, *, objects: bool = False) -> Children | None:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return Children("field", value._fields, list(value))
     if isinstance(value, tuple | list | collections.deque | Set):
-        return Children("position", range(len(value)), list(value))
+        # Not by `len`, which a class may forbid, and which `list` asks for too.
+        contents = list(iter(value))
+        return Children("position", range(len(contents)), contents)
     names = _attribute_names(value, objects)
     return None if names is None else Children("field", names, [getattr(value, name) for name in names])
 

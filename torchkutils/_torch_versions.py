@@ -12,12 +12,22 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+# The base classes of torch's batch and instance normalisations, for `isinstance`. No public names.
+BatchNormBase = _BatchNorm
+InstanceNormBase = _InstanceNorm
 
 TORCH_VERSION: tuple[int, int] = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))  # type: ignore[assignment]
 
 # What torch.ops holds. Their schemas say what they write to. No public name up to 2.15.
 OPERATORS: tuple[type[Any], ...] = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 OperatorOverload: Any = torch._ops.OpOverload
+
+
+# What `nn.Module.__call__` is made of. Only a class that replaces it has another. No public name.
+MODULE_CALL: Any = nn.Module._call_impl
 
 
 def needs_torch(version: str, what: str) -> None:
@@ -44,6 +54,16 @@ def any_global_hook() -> bool:
     torch has such a function since 2.9, a private one; before that its parts are looked at.
     """
     return any(_GLOBAL_HOOKS)
+
+
+def values_can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether code in Python may decide by a tensor's values: not on meta, in vmap, grad, compile or export."""
+    return not (
+        torch.compiler.is_compiling()
+        or tensor.is_meta
+        or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
 
 
 # -- torch's stack of function modes: `TorchFunctionMode` can only be entered and left as a block; no public way ------
@@ -84,6 +104,14 @@ def set_version_counters(tensors: Any, versions: Any) -> None:
             set_counters(tensor, version)
 
 
+def default_device() -> torch.device:
+    """Where a factory function puts a tensor now.
+
+    `torch.get_default_device()` sees a surrounding `with torch.device(…)` in 2.9 and newer; in 2.6 and 2.7 it does not.
+    """
+    return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
+
+
 # -- several devices ---------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +138,19 @@ def without_exchange_of_values() -> dict[str, Any]:
     accepted = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
     return {name: False for name in ("init_sync", buffers) if name in accepted}
+
+
+def check_sharding_on(device: torch.device) -> None:
+    """Refuse `fully_shard` on CPUs where torch cannot do it: in 2.6 its CPU streams know no events.
+
+    Raises:
+        RuntimeError: This torch shards on accelerators only.
+    """
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise RuntimeError(
+            f"fully_shard (strategy='fsdp') on CPUs needs a newer torch, got {torch.__version__}; "
+            "upgrade torch (2.9 can), or use strategy='ddp'"
+        )
 
 
 # -- classes that came later -------------------------------------------------------------------------------------------

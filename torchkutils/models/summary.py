@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchkutils.models.forward.raised_errors import attach
-from torchkutils.models.records import Trace
+from torchkutils.models.records import EngineName, Mode, Run, Trace
 from torchkutils.models.table.model_summary import (
     COLUMNS,
     ModelSummary,
@@ -17,7 +17,7 @@ from torchkutils.models.table.model_summary import (
     print_model_summary,
 )
 from torchkutils.models.table.rows import summary_of
-from torchkutils.models.trace import EngineName, Mode, trace_model
+from torchkutils.models.trace import trace_model
 
 __all__ = ["ModelSummary", "SummaryRow", "print_summary", "summarize"]
 
@@ -59,11 +59,10 @@ def summarize(
     """
     shown = _checked_columns(columns)
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
-        raise ValueError(f"depth has to be None or an int of 0 or more, got {depth!r}")
+        raise ValueError(f"depth must be None or an int of 0 or more, got {depth!r}")
+    run = Run(input_size=input_size, input_data=input_data, dtypes=dtypes, mode=mode, engine=engine)
     try:
-        trace = trace_model(
-            model, input_size=input_size, input_data=input_data, dtypes=dtypes, mode=mode, engine=engine
-        )
+        trace = trace_model(model, run)
     except BaseException as error:
         partial = getattr(error, "trace", None)
         if isinstance(partial, Trace):
@@ -119,7 +118,7 @@ def print_summary(
     """
     print_line = print if print_fn is None else print_fn
     if not callable(print_line):
-        raise TypeError(f"print_fn has to be callable, got {type(print_fn).__name__}")
+        raise TypeError(f"print_fn must be callable, got {type(print_fn).__name__}")
     check_layout(line_length, positions, None if columns is None else len(columns) + 1)
     try:
         summary = summarize(
@@ -145,5 +144,5 @@ def _checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     unknown = [name for name in columns if name not in COLUMNS]
     if isinstance(columns, str) or unknown:
-        raise ValueError(f"columns has to name some of {', '.join(COLUMNS)}; got {columns!r}")
+        raise ValueError(f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}")
     return tuple(columns)

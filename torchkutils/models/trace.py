@@ -1,18 +1,18 @@
-"""The one look at a model that the summary and the picture share."""
+"""One look at a model, which the summary and the picture share."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, TypeAlias
 
 import torch
 
+from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.meta_copy import on_meta
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
 from torchkutils.models.forward.raised_errors import add_note, attach
 from torchkutils.models.forward.recorder import Recorder
-from torchkutils.models.records import Engine, Module, Trace
-from torchkutils.models.restore.restored import Mode, in_mode, undisturbed
+from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
+from torchkutils.models.restore.restored import in_mode, restored
 from torchkutils.models.restore.saved_containers import ContainerStates
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.example_inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
@@ -21,31 +21,15 @@ from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import map_tensors, tensors_of
 from torchkutils.models.without_running.definition_order import structure_trace
 
-__all__ = ["EngineName", "Mode", "trace_model"]
-
-EngineName: TypeAlias = Literal["auto", "real", "meta", "structure"]
+__all__ = ["trace_model"]
 
 
-def trace_model(
-    model: torch.nn.Module,
-    *,
-    input_size: Any = None,
-    input_data: Any = None,
-    dtypes: Any = None,
-    mode: Mode = "eval",
-    engine: EngineName = "auto",
-    module_arguments: bool = False,
-) -> Trace:
-    """Run a model once, or read its structure when no input is given, and write down what happened.
+def trace_model(model: torch.nn.Module, run: Run) -> Trace:
+    """Run a model once, or read its structure when no input is given, and record what happened.
 
     Args:
         model: Any module; afterwards it is bit for bit as before.
-        input_size: One shape with the batch axis, a list of shapes, or a dict of them by argument name.
-        input_data: A tensor, a tuple of positional arguments or a dict of keyword arguments.
-        dtypes: Of generated inputs; one, or a list or dict like `input_size`.
-        mode: The training flag that forward sees; "same" leaves each module's own.
-        engine: "real" runs the maths, "meta" shapes only, "structure" nothing.
-        module_arguments: Fill `Module.extra_repr` too.
+        run: How to run it.
 
     Returns:
         Plain records; no tensor and no module is held.
@@ -57,73 +41,65 @@ def trace_model(
             with `failure` filled.
     """
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
-    if mode not in ("eval", "train", "same"):
-        raise ValueError(f"mode has to be 'eval', 'train' or 'same', got {mode!r}")
-    if engine not in ("auto", "real", "meta", "structure"):
-        raise ValueError(f"engine has to be 'auto', 'real', 'meta' or 'structure', got {engine!r}")
-    model = _wrapped(model)
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
     tree = ModuleTree(model)
-    if input_size is None and input_data is None:
-        if engine in ("real", "meta"):
-            raise ValueError(f"engine={engine!r} runs the model: give input_size or input_data")
-        return structure_trace(tree, mode, "no input was given", module_arguments)
-    with undisturbed(tree) as before:
-        states: TensorStates | None = before
-        arguments = model_arguments(model, input_size, input_data, dtypes)
-        if engine == "structure":
-            return structure_trace(tree, mode, "asked for", module_arguments)
-        if engine == "meta":
-            model, arguments = on_meta(model, arguments)
-            tree, states = ModuleTree(model), None
-            reason = "asked for"
-        else:
-            reason = "the model lies on the meta device" if any(tensor.is_meta for tensor in tree.tensors) else ""
-        forward = _Forward(tree, states, module_records(tree, arguments=module_arguments), mode, reason)
-        if input_size is not None:
-            made = [f"{tensor.dtype}".removeprefix("torch.") for tensor in tensors_of(*arguments)]
-            forward.notes.append(f"Inputs made from input_size: {', '.join(made)}; dtypes= chooses others.")
-        if input_size is not None and has_open_dimensions(input_size):
-            return forward.run_open(input_size, dtypes)
-        return forward.run(arguments)
+    if not run.has_inputs:
+        if run.engine in ("real", "meta"):
+            raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
+        return structure_trace(tree, run, "no input was given")
+    with restored(tree) as tensor_states:
+        arguments = model_arguments(model, run.input_size, run.input_data, run.dtypes)
+        if run.engine == "structure":
+            return structure_trace(tree, run, "asked for")
+        forward = _forward_of(tree, tensor_states, run, arguments)
+        if run.input_size is not None and has_open_dimensions(run.input_size):
+            return forward.run_open()
+        return forward.run_once(forward.arguments)
 
 
-def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside a compiled or a multi-device one: its own forward would talk to other processes."""
-    inner = model.__dict__.get("__template__")
-    if "_orig_mod" in model._modules:
-        inner = model._modules["_orig_mod"]
-    if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
-        inner = model.module
-    return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
+def _forward_of(tree: ModuleTree, states: TensorStates, run: Run, arguments: Arguments) -> _Forward:
+    """The forward on the engine that the run asks for, with the notes that go with it."""
+    if run.engine == "meta":
+        model, arguments = on_meta(tree.modules[0], arguments)
+        forward = _Forward(ModuleTree(model), None, run, arguments, "asked for")
+    else:
+        on_meta_device = any(tensor.is_meta for tensor in tree.tensors)
+        reason = "the model lies on the meta device" if on_meta_device else ""
+        forward = _Forward(tree, states, run, arguments, reason)
+    if run.input_size is not None:
+        made = [f"{tensor.dtype}".removeprefix("torch.") for tensor in tensors_of(*arguments)]
+        forward.notes.append(f"Inputs made from input_size: {', '.join(made)}; dtypes= chooses others.")
+    return forward
 
 
 class _Forward:
-    """A model that is run once or twice, and what is told of it.
+    """A model that is run once or twice, and what its trace says beside the recording.
 
     Args:
         tree: The model, walked.
-        states: Told of parameters that are about to change; None where nothing has to be put back.
-        records: Its modules.
-        mode: The training flag that forward sees.
+        states: Told of parameters that are about to change; None where nothing must be put back.
+        run: How to run it.
+        arguments: Of the forward.
         reason: Why the maths does not run; "" when it does.
     """
 
     def __init__(
-        self, tree: ModuleTree, states: TensorStates | None, records: tuple[Module, ...], mode: Mode, reason: str
+        self, tree: ModuleTree, states: TensorStates | None, run: Run, arguments: Arguments, reason: str
     ) -> None:
-        self.tree, self.states, self.records, self.mode = tree, states, records, mode
+        self.tree, self.states, self.run, self.arguments = tree, states, run, arguments
+        self.records: tuple[ModuleRecord, ...] = module_records(tree, arguments=run.module_arguments)
         self.engine = Engine("meta" if reason else "real", "traced", reason)
         self.notes: list[str] = []
         if reason:
             self.notes.append("The trace ran on the meta device, where no value is known; engine='real' runs it.")
 
-    def run_open(self, input_size: Any, dtypes: Any) -> Trace:
+    def run_open(self) -> Trace:
         """The trace of two forwards at different sizes: what differs is open. Small ones are tried where large fail."""
         failed: Exception | None = None
-        for pair in pairs_of_open_sizes(input_size):
+        for pair in pairs_of_open_sizes(self.run.input_size):
             try:
-                one, other = [self._run_at(open_sizes, input_size, dtypes) for open_sizes in pair]
+                one, other = [self._run_at(open_sizes) for open_sizes in pair]
             except Exception as error:
                 failed = failed or error
             else:
@@ -131,31 +107,33 @@ class _Forward:
         assert failed is not None
         raise failed
 
-    def _run_at(self, open_sizes: tuple[int, int], input_size: Any, dtypes: Any) -> Trace:
+    def _run_at(self, open_sizes: tuple[int, int]) -> Trace:
         """Each of the forwards finds the model as it was."""
-        with undisturbed(self.tree) as self.states:
-            arguments = model_arguments(self.tree.modules[0], input_size, None, dtypes, open_sizes=open_sizes)
-            return self.run(arguments)
+        with restored(self.tree) as self.states:
+            model, run = self.tree.modules[0], self.run
+            return self.run_once(
+                model_arguments(model, run.input_size, run.input_data, run.dtypes, open_sizes=open_sizes)
+            )
 
-    def run(self, arguments: Arguments) -> Trace:
+    def run_once(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far."""
         model, recorder = self.tree.modules[0], Recorder(self.tree, self.states)
         given = ContainerStates([], [], [arguments])
         args, kwargs = _private(arguments, self.states)
         error: BaseException | None = None
         names = _argument_names(model)
-        with torch.no_grad(), in_mode(self.tree, self.mode), recorder:
+        with torch.no_grad(), in_mode(self.tree, self.run.mode), recorder:
             recorder.flow.add_inputs(args, kwargs, names)
             try:
                 output = model(*args, **kwargs)
                 recorder.flow.add_outputs(output)
             except BaseException as raised:
                 error = raised
-            failure = recorder.fail(error)
+            failure = recorder.failure(error)
         given.restore()
         nodes, edges = recorder.flow.finished()
         calls = recorder.finished_calls()
-        trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
+        trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.run.mode, failure)
         if error is not None:
             for note in self.notes:
                 add_note(error, note)

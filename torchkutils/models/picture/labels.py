@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torchkutils.models.picture.boxes import Box
 from torchkutils.models.picture.picture_graph import PictureGraph, subtree
+from torchkutils.models.records import Trace
 
 # A longer name would make one box wider than the rest of the picture; its tooltip has all of it.
 LONGEST_TITLE = 120
@@ -60,6 +61,25 @@ class Look:
     params: bool = False
     trainable: bool = False
     across: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a graph was drawn from: enough to draw it again at other depths.
+
+    Attributes:
+        trace: What ran.
+        look: What stands in a box.
+        rankdir: The direction of the arrows.
+        functions: Whether functions between modules have boxes.
+        depth: Down to which modules are open.
+    """
+
+    trace: Trace
+    look: Look
+    rankdir: str
+    functions: bool
+    depth: int
 
 
 def label_of(box: Box, graph: PictureGraph, look: Look) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchkutils import _lazy
-from torchkutils.models.restore.restored import undisturbed
-from torchkutils.models.trace import EngineName, Mode
+from torchkutils.models.records import EngineName, Mode
+from torchkutils.models.restore.restored import restored
 from torchkutils.models.tree.example_inputs import model_arguments
 from torchkutils.models.tree.module_tree import ModuleTree
 
@@ -47,12 +47,12 @@ def torchview_graph(
     from torchkutils.models.picture.digraph import ModelDigraph
 
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if engine not in ("auto", "real") or mode not in ("eval", "train"):
         raise ValueError(f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {engine!r}, {mode!r}")
     if input_size is None and input_data is None:
         raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
-    with undisturbed(ModuleTree(model)), _PATCHING:
+    with restored(ModuleTree(model)), _PATCHING:
         args, kwargs = copy.deepcopy(model_arguments(model, input_size, input_data, dtypes))
         if args and kwargs:
             raise ValueError("drawer='torchview' takes positional or keyword arguments, not both")

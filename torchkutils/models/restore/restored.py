@@ -6,20 +6,19 @@ import itertools
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
+from torchkutils.models.records import Mode
 from torchkutils.models.restore.saved_containers import ContainerStates, hold, refill_changed
 from torchkutils.models.restore.saved_tensors import TensorStates, lazy_like
 from torchkutils.models.tree.module_tree import ModuleTree
 
-Mode: TypeAlias = Literal["eval", "train", "same"]
 
-
-class undisturbed:  # noqa: N801
+class restored:  # noqa: N801
     """Put the model, and the state of the process, back as they were, however the block ends.
 
     Restored are every module's attributes (training flag and hooks among them), the contents of buffers, gradients,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchkutils.models.plain_record import record
+from torchkutils.models.records import record
 from torchkutils.models.table.html_table import Entry, html_table
 from torchkutils.models.table.text_table import fitting_positions, print_table
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import collections
 
-from torchkutils.models.plain_record import record
-from torchkutils.models.records import Call, Module, Tensor, Trace, Value, shape_text, tensors_in
+from torchkutils.models.records import Call, ModuleRecord, TensorRecord, Trace, Value, record, shape_text, tensors_in
 from torchkutils.models.table.connections import inbound_names
 from torchkutils.models.table.model_summary import ModelSummary, SummaryRow
 
@@ -147,7 +146,7 @@ def _held_by_each(trace: Trace) -> list[_Held]:
     return held
 
 
-def _held(parameters: tuple[Tensor, ...]) -> _Held:
+def _held(parameters: tuple[TensorRecord, ...]) -> _Held:
     own = [tensor for tensor in parameters if tensor.same_as is None]
     return _Held(
         sum(tensor.elements for tensor in own),
@@ -206,7 +205,7 @@ class _Operations:
         return sum(self._flops[call.index] for call in calls), all(self._exact[call.index] for call in calls)
 
 
-def _shown_modules(trace: Trace, depth: int | None) -> list[Module]:
+def _shown_modules(trace: Trace, depth: int | None) -> list[ModuleRecord]:
     root = trace.modules[0]
     shown = list(trace.modules[1:])
     if depth is not None:
@@ -217,7 +216,7 @@ def _shown_modules(trace: Trace, depth: int | None) -> list[Module]:
     return shown
 
 
-def _family(trace: Trace, module: Module) -> list[int]:
+def _family(trace: Trace, module: ModuleRecord) -> list[int]:
     members, stack = [], [module.index]
     while stack:
         members.append(stack.pop())
@@ -225,7 +224,7 @@ def _family(trace: Trace, module: Module) -> list[int]:
     return members
 
 
-def _shared_with(trace: Trace, module: Module, own: _Held) -> str | None:
+def _shared_with(trace: Trace, module: ModuleRecord, own: _Held) -> str | None:
     if module.same_as is not None:
         return trace.modules[module.same_as].path
     return None if own.first_holder is None else own.first_holder.rpartition(".")[0]

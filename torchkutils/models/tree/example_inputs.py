@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from torchkutils import _nested
 from torchkutils._dtypes import torch_dtype
-from torchkutils.models.tree.nested_values import map_leaves
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -69,7 +69,7 @@ def _each_size(input_size: Any) -> list[Sequence[int | None]]:
 
 
 def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
-    given = map_leaves(data, np.ndarray, lambda array: _tensor(model, array))
+    given = _nested.map_leaves(data, lambda array: _tensor(model, array), kind=np.ndarray, rigid=True)
     if type(given) in (tuple, list):
         return tuple(given), {}
     if isinstance(given, Mapping):

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from torchkutils.models.records import Module, Tensor
+from torchkutils.models.records import ModuleRecord, TensorRecord
 from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
 from torchkutils.models.tree.nested_values import sizes_of
 
 
-def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module, ...]:
+def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[ModuleRecord, ...]:
     """A record for each place of the tree.
 
     Args:
@@ -25,7 +25,7 @@ def module_records(tree: ModuleTree, *, arguments: bool = False) -> tuple[Module
     for place, module in enumerate(tree.modules):
         first = tree.same_as[place]
         records.append(
-            Module(
+            ModuleRecord(
                 place,
                 tree.paths[place],
                 tree.names[place],
@@ -49,9 +49,9 @@ class _HeldTensors:
 
     def __init__(self, tree: ModuleTree) -> None:
         self._tree = tree
-        self._groups: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        self._groups: dict[tuple[Any, ...], tuple[TensorRecord, ...]] = {}
 
-    def records(self, place: int, held: Mapping[str, torch.Tensor | None]) -> tuple[Tensor, ...]:
+    def records(self, place: int, held: Mapping[str, torch.Tensor | None]) -> tuple[TensorRecord, ...]:
         """Of what the module at a place holds."""
         if not held:
             return ()
@@ -64,19 +64,21 @@ class _HeldTensors:
             self._groups[key] = found
         return found
 
-    def _record(self, place: int, name: str, tensor: torch.Tensor) -> Tensor:
+    def _record(self, place: int, name: str, tensor: torch.Tensor) -> TensorRecord:
         # A lazy module holds stand-ins, which the tree does not know.
         here = self._tree.holders.get(id(tensor), place) == place and self._tree.keys.get(id(tensor), name) == name
         return _tensor_record(name, tensor, None if here else self._tree.tensor_name(tensor))
 
 
-def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> Tensor:
+def _tensor_record(name: str, tensor: torch.Tensor, same_as: str | None) -> TensorRecord:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if is_lazy(tensor):
-        return Tensor(name, None, 0, 0, dtype, tensor.requires_grad, same_as, "lazy")
+        return TensorRecord(name, None, 0, 0, dtype, tensor.requires_grad, same_as, "lazy")
     elements = tensor.numel()
     size = sum(part.numel() * part.element_size() for part in _parts(tensor))
-    return Tensor(name, sizes_of(tensor), elements, size, dtype, tensor.requires_grad, same_as, _tensor_kind(tensor))
+    return TensorRecord(
+        name, sizes_of(tensor), elements, size, dtype, tensor.requires_grad, same_as, _tensor_kind(tensor)
+    )
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
+from torchkutils import _nested
+
 _OWN_CONTAINERS = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict | set))
 CONTAINERS = (dict, list, set, collections.deque)
 HOLDING = (tuple, *CONTAINERS)
 # What can neither hold a module nor change: looked at first, since most attributes are such.
 _ATOMS = frozenset([bool, int, float, str, type(None), torch.dtype, torch.device])
 ORDINARY = frozenset([torch.Tensor, torch.nn.Parameter, torch.nn.Buffer])
-_DEEPEST_CONTAINER = 4
 # Most modules are leaves, and a list for each would keep the garbage collector busy. No one adds to it.
 _NO_PLACES: list[int] = []
+# As it is when this is imported: a forward that someone has replaced is not known.
+_SEQUENTIAL_FORWARD = torch.nn.Sequential.forward
 
 
 class Layout:
@@ -149,7 +152,7 @@ class ModuleTree:
                 value = values[position]
                 if type(value) not in _ATOMS and isinstance(value, HOLDING):
                     self.loose.append(value)
-                    hidden = _modules_inside(name, value) if value else []
+                    hidden = _modules_inside(name, value)
                     self._any_hidden = self._any_hidden or bool(hidden)
                     below += hidden
         return below
@@ -172,16 +175,14 @@ class ModuleTree:
         return new
 
 
+def only_calls_children(module: torch.nn.Module) -> bool:
+    """Whether its forward is nothing but calls of its children, one after the other."""
+    kind = type(module)
+    return kind is torch.nn.Sequential and kind.forward is _SEQUENTIAL_FORWARD and "forward" not in module.__dict__
+
+
 def _modules_inside(name: str, container: Any) -> list[tuple[str, torch.nn.Module]]:
-    """Modules that lie where torch does not look: in lists, tuples and dicts."""
-    found: list[tuple[str, torch.nn.Module]] = []
-    stack: list[tuple[str, Any, int]] = [(name, container, 0)]
-    while stack:
-        where, top, level = stack.pop()
-        if isinstance(top, torch.nn.Module):
-            found.append((where, top))
-        elif isinstance(top, list | tuple | dict) and level < _DEEPEST_CONTAINER:
-            items = top.items() if isinstance(top, dict) else enumerate(top)
-            below = [(f"{where}[{key!r}]", item, level + 1) for key, item in items if type(item) not in _ATOMS]
-            stack.extend(reversed(below))
-    return found
+    """Modules that lie where torch does not look for them: in lists, tuples, dicts and dataclasses."""
+    if not _nested.of_kind(torch.nn.Module, container):
+        return []
+    return [(path, m) for path, m in _nested.leaves_with_paths(container, name) if isinstance(m, torch.nn.Module)]
