@@ -124,7 +124,7 @@ class SequenceLoader:
         self.workers = workers
         self.on_error = on_error
         self.pin_memory = bool(pin_memory)
-        self.prefetch_factor = prefetch_factor
+        self._prefetch_factor = prefetch_factor
         self.timeout = timeout
         self.multiprocessing_context = multiprocessing_context
         self.worker_init_fn = worker_init_fn
@@ -138,9 +138,18 @@ class SequenceLoader:
     batch_size = None
     drop_last = False
     generator = None
-    persistent_workers = True
     pin_memory_device = ""
     in_order = True
+
+    @property
+    def persistent_workers(self) -> bool:
+        """Whether there are workers: they live on where that is safe."""
+        return self.num_workers > 0
+
+    @property
+    def prefetch_factor(self) -> int | None:
+        """Batches that each worker makes ahead; None without workers, as in DataLoader."""
+        return self._prefetch_factor if self.num_workers else None
 
     @property
     def dataset(self) -> BatchSource:
@@ -173,6 +182,20 @@ class SequenceLoader:
         A place in the middle of that epoch, from `load_state_dict`, is kept.
         """
         self._places.set_epoch(whole_number("epoch", epoch, at_least=0))
+
+    def skip(self, batches: int) -> None:
+        """Let the next epoch, and only that, begin after its first `batches` batches."""
+        whole_number("batches", batches, at_least=0)
+        self.finish_epoch()
+        self._places.make_ready()
+        place = self._places.counting()
+        place.first = min(place.first + batches, len(self._order(place)))
+
+    def share(self, rank: int, world_size: int) -> None:
+        """Share the batches among ranks from the next epoch on, unless the loader was made with a `world_size`."""
+        if self._asked_world[1] is None:
+            World.of(rank, world_size, self._asked_world[2])
+            self._asked_world = rank, world_size, self._asked_world[2]
 
     def __len__(self) -> int:
         """How many batches this rank gets in an epoch (in a resumed one, together with those before)."""
@@ -365,7 +388,7 @@ class SequenceLoader:
         if self.num_workers == 0 or first >= len(order):
             return DirectEpoch(self.sequence, order.after(first), self.collate_fn, pin, self._stats)
         options = PoolOptions(
-            *(self.num_workers, self.prefetch_factor, self.timeout, self.multiprocessing_context),
+            *(self.num_workers, self._prefetch_factor, self.timeout, self.multiprocessing_context),
             init=self.worker_init_fn,
             collate=self.collate_fn,
             seed=self._agree_on_seed(),
