@@ -245,3 +245,17 @@ def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
         yield
     finally:
         handler.remove_start_callback(callback)
+
+
+# -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
+
+
+def loader_workers(iterator: Any) -> list[Any]:
+    """The processes behind an iterator over a DataLoader."""
+    workers: list[Any] = iterator._workers
+    return workers
+
+
+def end_loader_workers(iterator: Any) -> None:
+    """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
+    iterator._shutdown_workers()
