@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -57,7 +57,11 @@ class ChunkCache:
             self._pending_bytes -= size
         if pending is None:
             return None
-        chunk = pending.result()
+        try:
+            chunk = pending.result()
+        except CancelledError:
+            # Another thread closed the cache meanwhile: this one decodes for itself.
+            return None
         if chunk is not None:
             self.put(key, chunk)
         return chunk

@@ -127,10 +127,10 @@ class ChunkShuffleSampler(Sampler[int]):
                     return
 
     def _chunks_in_pool(self, chunk_rows: int, largest_block: int, length: int) -> int:
-        """How many chunks of a part the rows of one pool may lie in, at most."""
-        pooled_rows = self._buffer_chunks * largest_block
-        chunks_in_data = math.ceil(length / chunk_rows) + 1
-        return min(chunks_in_data, max(self._buffer_chunks, self._buffer_chunks * math.ceil(pooled_rows / chunk_rows)))
+        """How many chunks of a part the rows of one pool may lie in."""
+        # A block that is no multiple of this part's chunks begins and ends inside of one.
+        in_a_block = math.ceil(largest_block / chunk_rows) + (largest_block % chunk_rows != 0)
+        return min(math.ceil(length / chunk_rows) + 1, self._buffer_chunks * in_a_block)
 
 
 def _shuffled(pool: list[np.ndarray[Any, Any]], generator: np.random.Generator) -> np.ndarray[Any, Any]:
