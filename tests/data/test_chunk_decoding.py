@@ -184,7 +184,7 @@ def test_a_damaged_chunk_is_an_error_that_names_it(pipeline, threads, key, tmp_p
         file.seek(info.byte_offset + info.size // 2)
         file.write(bytes(64))
     matrix = HDF5Matrix(path, "x", threads=threads)
-    says = rf"dataset 'x' in '.*a.h5': rows \d+ to \d+ cannot be read \(filters: .*(gzip|fletcher32)"
+    says = r"dataset 'x' in '.*a.h5': rows \d+ to \d+ cannot be read \(filters: .*(gzip|fletcher32)"
     with pytest.raises(OSError, match=says):
         matrix[key]
     # The other chunks can be read all the same.
