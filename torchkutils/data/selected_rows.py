@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from torchkutils.data.stored_rows import StoredRows
+from torchkutils.data.stored_rows import StoredRows, ragged_values
 
 if TYPE_CHECKING:
     import h5py
@@ -32,6 +32,8 @@ class SelectedRows:
     ) -> None:
         self._view: Any = dataset if field is None else dataset.fields(field)
         self._before = before
+        ragged = ragged_values(dataset.dtype if field is None else dataset.dtype[field])
+        self._swapped = ragged if ragged is not None and not ragged.isnative else None
 
     def span(self, first: int, stop: int) -> Array:
         """Rows first … stop - 1."""
@@ -61,7 +63,13 @@ class SelectedRows:
     def _read(self, key: Any) -> Array:
         if self._before is not None:
             self._before()
-        return np.asarray(self._view[key])
+        read = np.asarray(self._view[key])
+        if self._swapped is None:
+            return read
+        # h5py reads such values in the file's byte order, and calls the arrays native.
+        for place, row in enumerate(read):
+            read[place] = row if row.dtype == self._swapped else row.view(self._swapped)
+        return read
 
 
 class GroupRows:
