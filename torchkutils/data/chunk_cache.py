@@ -48,11 +48,13 @@ class ChunkCache:
 
     def get(self, key: ChunkKey) -> Array | None:
         """Give a chunk that is kept or being decoded; None where it is neither, or could not be decoded here."""
-        with self._lock:
-            chunk = self._kept.get(key)
-            if chunk is not None:
+        chunk = self._kept.get(key)
+        if chunk is not None:
+            # Another thread may have pushed it out meanwhile.
+            with contextlib.suppress(KeyError):
                 self._kept.move_to_end(key)
-                return chunk
+            return chunk
+        with self._lock:
             pending, size = self._pending.pop(key, (None, 0))
             self._pending_bytes -= size
         if pending is None:

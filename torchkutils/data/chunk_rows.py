@@ -99,10 +99,10 @@ class ChunkedRows:
     def _long_rows(self, bands: list[int], edges: list[int], order: Array, inside: Array) -> Array:
         """Rows that are copied one by one to their places: for long ones that is less than copying all twice."""
         out = np.empty((len(order), *self._row_shape), self._dtype)
+        places, rows = order.tolist(), inside[order].tolist()
         for band, start, stop in zip(self._started(bands), edges[:-1], edges[1:], strict=True):
             chunk = self._chunk(band, self._tiles[0], keep=True)
-            places = order[start:stop]
-            for place, row in zip(places.tolist(), inside[places].tolist(), strict=True):
+            for place, row in zip(places[start:stop], rows[start:stop], strict=True):
                 out[place] = chunk[row]
         return out
 
@@ -117,16 +117,15 @@ class ChunkedRows:
         bands, inside = np.divmod(rows, self._chunk_rows)
         order = np.argsort(bands, kind="stable")
         ordered = bands[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        edges = [*starts.tolist(), len(rows)]
-        needed = ordered[starts].tolist()
+        edges = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(rows)]
+        needed = ordered[edges[:-1]].tolist()
         self._fetch(needed)
         if len(self._tiles) == 1 and self._chunk_bytes >= self._chunk_rows * _LONG_ROW:
             return self._long_rows(needed, edges, order, inside)
         by_band = np.empty((len(rows), *self._row_shape), self._dtype)
         for band, start, stop in zip(self._started(needed), edges[:-1], edges[1:], strict=True):
             self._copy(band, inside[order[start:stop]], by_band[start:stop], keep=True)
-        if len(starts) == 1:
+        if len(needed) == 1:
             return by_band
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
@@ -140,11 +139,15 @@ class ChunkedRows:
 
     def _started(self, bands: Any) -> Iterator[int]:
         """The same bands; threads are given those that follow."""
+        tile = self._tiles[0]
+        missing = [] if self._cache.threads <= 1 else [b for b in bands if (self._number, b, tile) not in self._cache]
+        if len(missing) < 2:
+            yield from bands
+            return
         window = 2 * self._cache.threads
         for place, band in enumerate(bands):
-            if self._cache.threads > 1 and len(bands) > 1:
-                for later in bands[place : place + window]:
-                    self._start(later)
+            for later in bands[place : place + window]:
+                self._start(later)
             yield band
 
     def _start(self, band: int) -> bool:
