@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkutils._torch_versions import newer_module_class
+
 __all__ = ["stock_config"]
 
 # Where a module lives and what it computes with follow from its tensors; the rest is deprecated or private.
@@ -102,16 +104,19 @@ _ADAPTERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     nn.TransformerEncoder: _transformer_stack,
     nn.TransformerDecoder: _transformer_stack,
     nn.Transformer: _transformer,
-    nn.LinearCrossEntropyLoss: lambda module: {
-        "in_features": module.linear.in_features,
-        "bias": module.linear.bias is not None,
-    },
     nn.AdaptiveLogSoftmaxWithLoss: lambda module: {"cutoffs": module.cutoffs[:-1]},
     nn.PairwiseDistance: lambda module: {"p": module.norm},
     nn.RNNCellBase: lambda m: (
         {"num_chunks": m.weight_ih.shape[0] // max(m.hidden_size, 1)} if type(m) is nn.RNNCellBase else {}
     ),
 }
+
+_FUSED_LOSS = newer_module_class("LinearCrossEntropyLoss")
+if _FUSED_LOSS is not None:
+    _ADAPTERS[_FUSED_LOSS] = lambda module: {
+        "in_features": module.linear.in_features,
+        "bias": module.linear.bias is not None,
+    }
 
 _CONTAINERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     nn.Sequential: lambda module: {"modules": dict(module._modules)},
