@@ -39,6 +39,8 @@ REFERENCE = {
         "save_model",
         "load_model",
         "load_optimizer",
+        "load_scheduler",
+        "open_model_file",
         "read_metadata",
         "save_weights",
         "load_weights",

@@ -6,6 +6,7 @@ can go, or that torch has no public way.
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import re
 from typing import Any
@@ -159,4 +160,22 @@ def check_sharding_on(device: torch.device) -> None:
 def newer_module_class(name: str) -> type[nn.Module] | None:
     """A class of `torch.nn` that older versions lack (`LinearCrossEntropyLoss`: 2.13); None where it is absent."""
     found: type[nn.Module] | None = getattr(nn, name, None)
+    return found
+
+
+# -- process groups ----------------------------------------------------------------------------------------------------
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group. No public way."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long the default process group's operations may take. No public way."""
+    group: Any = torch.distributed.distributed_c10d._get_default_group()
+    try:
+        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = torch.distributed.constants.default_pg_timeout
     return found
