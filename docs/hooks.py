@@ -26,7 +26,7 @@ REFERENCE = {
         "OrderedEnqueuer",
         "GeneratorEnqueuer",
     ],
-    "Files": ["get_file", "validate_file", "Progbar", "DownloadError", "ArchiveError"],
+    "Files": ["get_file", "Registry", "validate_file", "hash_file", "Progbar", "DownloadError", "ArchiveError"],
     "Looking at models": [
         "print_summary",
         "summarize",

@@ -24,7 +24,7 @@ SHARED = {
     "_torch_versions",
     "_wrapped_models",
 }
-TOP = {"__init__", "__main__", "cli"}
+TOP = {"__init__", "__main__", "cli", "cli_files"}
 
 # A method that makes an object of the module above it, imported when it is called; nothing else goes up.
 GOES_UP = {("data.sequence", "data.sequence_loader")}

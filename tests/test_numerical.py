@@ -240,7 +240,7 @@ def test_what_is_masked_stays_masked():
 
 
 def test_text_is_pointed_to_numpys_unique():
-    with pytest.raises(ValueError, match="numpy.unique\\(y, return_inverse=True\\)"):
+    with pytest.raises(ValueError, match=r"numpy.unique\(y, return_inverse=True\)"):
         to_categorical(["cat", "dog"])
 
 

@@ -7,7 +7,9 @@ from torchkutils.data.sequence_loader import SequenceLoader as SequenceLoader
 from torchkutils.errors import ArchiveError as ArchiveError
 from torchkutils.errors import DownloadError as DownloadError
 from torchkutils.files.get_file import get_file as get_file
+from torchkutils.files.hashing import hash_file as hash_file
 from torchkutils.files.hashing import validate_file as validate_file
+from torchkutils.files.registry import Registry as Registry
 from torchkutils.models.dot import model_to_dot as model_to_dot
 from torchkutils.models.plot import ModelPlot as ModelPlot
 from torchkutils.models.plot import plot_model as plot_model
@@ -48,6 +50,7 @@ __all__ = [
     "ModelSummary",
     "OrderedEnqueuer",
     "Progbar",
+    "Registry",
     "Sequence",
     "SequenceLoader",
     "custom_object_scope",
@@ -57,6 +60,7 @@ __all__ = [
     "get_file",
     "get_registered_name",
     "get_registered_object",
+    "hash_file",
     "load_model",
     "load_optimizer",
     "load_scheduler",

@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from torchkutils.errors import ArchiveError
 from torchkutils.files.archive_readers import ENDINGS, BrokenArchive, archive_kind, members_of
 from torchkutils.files.commit import commit, is_equal, is_real_folder
-from torchkutils.files.companions import Companions, remove_whatever
 from torchkutils.files.manifest import (
     Manifest,
     claimed_by_others,
@@ -30,6 +29,7 @@ from torchkutils.files.manifest import (
     stamp_of_archive,
     write_manifest,
 )
+from torchkutils.files.sidecar_files import SidecarFiles, remove_whatever
 from torchkutils.files.staging import Limits, Stage
 
 MAX_BYTES = 1 << 40
@@ -71,7 +71,7 @@ def checked_formats(archive_format: str | Iterable[str] | None) -> tuple[str, ..
 
 def extraction_state(path: str, folder: str, formats: tuple[str, ...], *, allow_links: bool) -> str:
     """'complete' when all members lie unchanged in the folder, 'unknown' without a manifest, else 'incomplete'."""
-    manifest = read_manifest(Companions(path).manifest)
+    manifest = read_manifest(SidecarFiles(path).manifest)
     if manifest is None:
         return "unknown"
     links = any(kind == "symlink" for _, kind, _, _ in manifest.members)
@@ -87,7 +87,7 @@ def extraction_state(path: str, folder: str, formats: tuple[str, ...], *, allow_
 
 def unfinished_staging(path: str) -> str | None:
     """The name of the staging folder that a decided extraction still needs."""
-    manifest = read_manifest(Companions(path).manifest)
+    manifest = read_manifest(SidecarFiles(path).manifest)
     return (manifest.staging or None) if manifest else None
 
 
@@ -103,12 +103,12 @@ def extract_beside(
             is not its own.
         OSError: The disk is full or cannot be written.
     """
-    companions = Companions(path)
+    sidecars = SidecarFiles(path)
     finish_interrupted(path, folder)
     kind = _kind_or_error(path, formats)
     if kind is None:
         return
-    staging = companions.new_staging()
+    staging = sidecars.new_staging()
     try:
         os.mkdir(staging, 0o700)
         try:
@@ -119,8 +119,8 @@ def extract_beside(
             where = f"member {err.member!r}: " if err.member is not None else ""
             raise ArchiveError(f"{path} is not extracted: {where}{err}", path=path, member=err.member) from err
         _sync_disk(staging)
-        before = read_manifest(companions.manifest)
-        write_manifest(companions.manifest, journal)
+        before = read_manifest(sidecars.manifest)
+        write_manifest(sidecars.manifest, journal)
         commit(path, folder, journal, before)
     finally:
         remove_whatever(staging)
@@ -134,17 +134,17 @@ def _check_promised(promised: str, folder: str, staging: str, journal: Manifest)
 
 def finish_interrupted(path: str, folder: str) -> None:
     """Finish the renames of an extraction that was decided and then killed."""
-    companions = Companions(path)
-    journal = read_manifest(companions.manifest)
+    sidecars = SidecarFiles(path)
+    journal = read_manifest(sidecars.manifest)
     if journal is None or not journal.staging:
         return
-    target = os.path.normpath(os.path.join(companions.folder, journal.folder))
-    staging = os.path.join(companions.folder, journal.staging)
+    target = os.path.normpath(os.path.join(sidecars.folder, journal.folder))
+    staging = os.path.join(sidecars.folder, journal.staging)
     if os.path.isdir(staging):
         commit(path, target, journal, None)
         remove_whatever(staging)
     else:
-        pathlib.Path(companions.manifest).unlink()
+        pathlib.Path(sidecars.manifest).unlink()
 
 
 def _kind_or_error(path: str, formats: tuple[str, ...]) -> str | None:
@@ -179,7 +179,7 @@ def _journal(path: str, folder: str, kind: str, staging: str, entries: dict[str,
     Raises:
         BrokenArchive: A member would replace something that is not its own, or pass through a link.
     """
-    before = read_manifest(Companions(path).manifest)
+    before = read_manifest(SidecarFiles(path).manifest)
     ours = before.names() if before and before.folder == _relative(folder, path) else set()
     replaces = []
     others: set[str] | None = None
@@ -192,7 +192,7 @@ def _journal(path: str, folder: str, kind: str, staging: str, entries: dict[str,
         if is_equal(f"{staging}/{name}", target, member_kind):
             continue
         if others is None:
-            others = claimed_by_others(folder or ".", Companions(path).manifest)
+            others = claimed_by_others(folder or ".", SidecarFiles(path).manifest)
         if name not in ours or name in others or member_kind == "folder" or is_real_folder(target):
             raise BrokenArchive(f"{target} is there already, different, and not this archive's; move it away", name)
         replaces.append(name)
@@ -213,7 +213,7 @@ def _stale(path: str, folder: str, before: Manifest, entries: dict[str, str]) ->
     gone = [member for member in before.members if member[0] not in entries and member[1] != "folder"]
     if not gone:
         return []
-    others = claimed_by_others(folder or ".", Companions(path).manifest)
+    others = claimed_by_others(folder or ".", SidecarFiles(path).manifest)
     return [
         member[0]
         for member in gone

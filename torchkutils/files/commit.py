@@ -9,8 +9,8 @@ import pathlib
 
 from torchkutils.errors import ArchiveError
 from torchkutils.files.archive_readers import BrokenArchive
-from torchkutils.files.companions import Companions, sync_folder
 from torchkutils.files.manifest import Manifest, stamped, write_manifest
+from torchkutils.files.sidecar_files import SidecarFiles, sync_folder
 
 _BACKUPS = "replaced"
 
@@ -38,8 +38,8 @@ def is_equal(staged: str, target: str, kind: str) -> bool:
 
 def commit(path: str, folder: str, journal: Manifest, before: Manifest | None) -> None:
     """Move everything into place and say so; undo it all when a rename fails."""
-    companions = Companions(path)
-    staging = os.path.join(companions.folder, journal.staging)
+    sidecars = SidecarFiles(path)
+    staging = os.path.join(sidecars.folder, journal.staging)
     backups = f"{staging}{os.sep}{_backup_name(journal)}"
     moved: list[tuple[str, str]] = []
     os.makedirs(backups, exist_ok=True)
@@ -50,13 +50,13 @@ def commit(path: str, folder: str, journal: Manifest, before: Manifest | None) -
         for source, target in reversed(moved):
             os.replace(target, source)
         if before is not None:
-            write_manifest(companions.manifest, before)
+            write_manifest(sidecars.manifest, before)
         else:
-            pathlib.Path(companions.manifest).unlink(missing_ok=True)
+            pathlib.Path(sidecars.manifest).unlink(missing_ok=True)
         if isinstance(err, BrokenArchive):
             raise ArchiveError(f"{path} is not extracted: {err}", path=path, member=err.member) from err
         raise
-    write_manifest(companions.manifest, Manifest(journal.archive, journal.kind, journal.folder, done))
+    write_manifest(sidecars.manifest, Manifest(journal.archive, journal.kind, journal.folder, done))
     for name in journal.stale:
         _remove_empty_folders(folder or ".", name, journal)
     sync_folder(folder)

@@ -12,7 +12,7 @@ import secrets
 import stat
 from dataclasses import asdict, dataclass, field
 
-from torchkutils.files.companions import MARK, sync_folder
+from torchkutils.files.sidecar_files import MARK, sync_folder
 
 VERSION = 1
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from torchkutils.files.archive_readers import PIECE, BrokenArchive, Member
-from torchkutils.files.companions import MARK
+from torchkutils.files.sidecar_files import MARK
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

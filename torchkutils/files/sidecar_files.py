@@ -11,7 +11,7 @@ import pathlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torchkutils import _lazy
 
@@ -24,7 +24,7 @@ LOCK_PATIENCE = 600.0
 _POLL_SECONDS = 2.0
 
 
-class Companions:
+class SidecarFiles:
     """Names of the files that belong to one download, all of them hidden and in its folder."""
 
     def __init__(self, path: str) -> None:
@@ -35,6 +35,7 @@ class Companions:
         self._prefix = f".{label}{MARK}"
         self.lock = self._beside("lock")
         self.manifest = self._beside("members.json")
+        self.resume = self._beside("resume.json")
 
     def _beside(self, ending: str) -> str:
         return os.path.join(self.folder, self._prefix + ending)
@@ -57,10 +58,10 @@ class Companions:
             ]
         return []
 
-    def remove_leftovers(self, *, keep: str | None = None) -> None:
+    def remove_leftovers(self, *, keep: Collection[str | None] = ()) -> None:
         """Remove what a killed process left; only under the lock, where nobody else writes."""
         for path in self.leftovers():
-            if os.path.basename(path) != keep:
+            if os.path.basename(path) not in keep:
                 remove_whatever(path)
 
 
@@ -73,39 +74,39 @@ def remove_whatever(path: str) -> None:
 
 
 @contextlib.contextmanager
-def only_one_process(companions: Companions, purpose: str) -> Iterator[None]:
+def only_one_process(sidecars: SidecarFiles, purpose: str) -> Iterator[None]:
     """Hold the download's lock; wait for another holder as long as its temporary files change.
 
     Raises:
         TimeoutError: Another process held the lock for LOCK_PATIENCE seconds without any visible progress.
     """
-    lock = _lazy.filelock.FileLock(companions.lock)
-    seen, deadline = _progress_marks(companions), time.monotonic() + LOCK_PATIENCE
+    lock = _lazy.filelock.FileLock(sidecars.lock)
+    seen, deadline = _progress_marks(sidecars), time.monotonic() + LOCK_PATIENCE
     while True:
         try:
             lock.acquire(timeout=min(_POLL_SECONDS, LOCK_PATIENCE), poll_interval=0.02)
             break
         except _lazy.filelock.Timeout:
-            marks = _progress_marks(companions)
+            marks = _progress_marks(sidecars)
             if marks != seen:
                 seen, deadline = marks, time.monotonic() + LOCK_PATIENCE
             elif time.monotonic() >= deadline:
                 raise TimeoutError(
                     f"process {os.getpid()} waited {LOCK_PATIENCE:g} s to {purpose}, but another process holds the "
-                    f"lock {companions.lock} and makes no progress; end that process and call again"
+                    f"lock {sidecars.lock} and makes no progress; end that process and call again"
                 ) from None
     try:
         yield
     finally:
         # Unlinked while it is held: whoever opened it in between sees that its name is gone and opens a new one.
         if os.name == "posix":
-            pathlib.Path(companions.lock).unlink(missing_ok=True)
+            pathlib.Path(sidecars.lock).unlink(missing_ok=True)
         lock.release()
 
 
-def _progress_marks(companions: Companions) -> set[tuple[str, int, int]]:
+def _progress_marks(sidecars: SidecarFiles) -> set[tuple[str, int, int]]:
     marks = set()
-    for path in companions.leftovers():
+    for path in sidecars.leftovers():
         with contextlib.suppress(OSError):
             status = os.lstat(path)
             marks.add((path, status.st_size, status.st_mtime_ns))
