@@ -41,6 +41,7 @@ REFERENCE = {
         "load_optimizer",
         "load_scheduler",
         "open_model_file",
+        "register_library",
         "read_metadata",
         "save_weights",
         "load_weights",

@@ -19,6 +19,7 @@ from torchkutils.models.summary import summarize as summarize
 from torchkutils.numerical.from_categorical import from_categorical as from_categorical
 from torchkutils.numerical.normalize import normalize as normalize
 from torchkutils.numerical.to_categorical import to_categorical as to_categorical
+from torchkutils.objects.libraries import register_library as register_library
 from torchkutils.objects.model_file import load_model as load_model
 from torchkutils.objects.model_file import read_metadata as read_metadata
 from torchkutils.objects.model_file import save_model as save_model
@@ -73,6 +74,7 @@ __all__ = [
     "print_summary",
     "read_metadata",
     "register_keras_serializable",
+    "register_library",
     "save_model",
     "save_weights",
     "serialize_keras_object",

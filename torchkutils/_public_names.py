@@ -40,6 +40,7 @@ PUBLIC_NAMES = {
     "print_summary": "models.summary",
     "read_metadata": "objects.model_file",
     "register_keras_serializable": "objects.registry",
+    "register_library": "objects.libraries",
     "save_model": "objects.model_file",
     "save_weights": "objects.weights_file",
     "serialize_keras_object": "objects.serialization",

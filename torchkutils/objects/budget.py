@@ -43,6 +43,7 @@ class Budget:
         self.paths_limit = _FREE_MENTIONS + 8 * names + self.modules_left
         self.mentions_left = _FREE_MENTIONS + 8 * (tensors + names)
         self.layers_limit = max(names, 1)
+        self.bytes_left = nbytes + (16 << 20)
 
     def modules(self, count: int, what: str) -> None:
         """Pay for modules that are about to be built.
@@ -53,6 +54,16 @@ class Budget:
         self.modules_left -= count
         if self.modules_left < 0:
             raise ValueError(f"{what} would make more modules than the tensors in the file can fill")
+
+    def allocate(self, nbytes: int) -> None:
+        """Pay for memory beside the tensors.
+
+        Raises:
+            ValueError: It would be more than the tensors take.
+        """
+        self.bytes_left -= nbytes
+        if self.bytes_left < 0:
+            raise ValueError("its modules would be larger than the tensors in the file")
 
     def mention(self) -> None:
         """Pay for a place that names a tensor.

@@ -13,7 +13,7 @@ from torch import nn
 from torchkutils.objects.budget import Budget
 from torchkutils.objects.builtin_objects import builtin_name, is_stock_class
 from torchkutils.objects.edits import apply_edit
-from torchkutils.objects.libraries import build_from_library, library_node
+from torchkutils.objects.libraries import build_from_library, built_empty, library_advice, library_node
 from torchkutils.objects.parametrizations import plain_class
 from torchkutils.objects.plain_values import decode, encode
 from torchkutils.objects.recorded_arguments import recorded_config
@@ -76,7 +76,7 @@ class ConfigWriter:
             self.real_classes = True
             result["class_name"], config = from_library
         else:
-            result["class_name"] = self._class_name(kind, where)
+            result["class_name"] = self._class_name(module, kind, where)
             config = self._config(module, kind, where)
         result["config"] = self._encode(config, where)
         if self._edits is not None and not is_stock_class(kind):
@@ -87,17 +87,12 @@ class ConfigWriter:
         """Whether a node was made of this very module."""
         return id(module) in self._nodes
 
-    def _class_name(self, kind: type, where: str) -> str:
+    def _class_name(self, module: nn.Module, kind: type, where: str) -> str:
         name = registered_name(kind) or builtin_name(kind) or _name_in_scope(kind) or kind.__name__
         if not is_stock_class(kind):
             self.real_classes = True
             if registered_name(kind) is None and not hasattr(kind, "get_config"):
-                raise ValueError(
-                    f"{where} is a {kind.__qualname__}, which is neither a torch.nn class nor registered and has no "
-                    "get_config; decorate the class, before the model is built:\n"
-                    f"    @torchkutils.register_keras_serializable()\n    class {kind.__name__}(...): ...\n"
-                    "or keep the tensors alone: torchkutils.save_weights(model, path)"
-                )
+                raise ValueError(_unknown_class(module, kind, where))
             if registered_name(kind) is None and look_up(name, None, None) not in (None, kind):
                 raise ValueError(f"{where} is a {kind.__qualname__}, a name that is taken; register it in a package")
         if self.classes.setdefault(name, kind) is not kind:
@@ -128,6 +123,18 @@ class ConfigWriter:
         if isinstance(value, nn.Module):
             return {"__module__": self.node(value, where)}
         return {"__tensor__": self._store_tensor(value, where)}
+
+
+def _unknown_class(module: nn.Module, kind: type, where: str) -> str:
+    what = f"{where} is a {kind.__qualname__}, which is neither a torch.nn class nor registered and has no get_config; "
+    advice = library_advice(module)
+    if advice:
+        return f"{what}let the library's models be stored by name:\n    {advice}"
+    return (
+        f"{what}decorate the class, before the model is built:\n"
+        f"    @torchkutils.register_keras_serializable()\n    class {kind.__name__}(...): ...\n"
+        "or keep the tensors alone: torchkutils.save_weights(model, path)"
+    )
 
 
 def _name_in_scope(kind: type) -> str | None:
@@ -204,6 +211,8 @@ class ConfigReader:
         if self._budget is not None:
             self._budget.modules(1, node["class_name"][:60])
         config = {key: self.decode(value) for key, value in node["config"].items()}
+        if self._check_stock is not None:
+            self._check_stock(built_empty(lambda: build_from_library(node["class_name"], config)))
         return build_from_library(node["class_name"], config)
 
     def _of_class(self, kind: type[nn.Module], node: dict[str, Any]) -> nn.Module:
@@ -249,6 +258,11 @@ class ConfigReader:
         if self._budget is not None:
             self._budget.mention()
         return self._read_tensor(name)
+
+    def allocate(self, nbytes: int) -> None:
+        """Pay for memory that an edit takes."""
+        if self._budget is not None:
+            self._budget.allocate(nbytes)
 
     def empty(self, name: Any) -> torch.Tensor:
         """A tensor on the meta device like a stored one; while a model is being saved, the tensor itself."""

@@ -42,6 +42,9 @@ class Builder(Protocol):
     def tensor(self, name: Any) -> torch.Tensor:
         """A stored tensor."""
 
+    def allocate(self, nbytes: int) -> None:
+        """Pay for memory that an edit takes."""
+
     def empty(self, name: Any) -> torch.Tensor:
         """A tensor of the shape and dtype of a stored one, on the meta device."""
 
@@ -164,7 +167,7 @@ def as_parameter(tensor: torch.Tensor) -> nn.Parameter:
 def _parametrize(root: nn.Module, path: Any, described: Any, builder: Builder) -> None:
     module = module_at(root, path)
     for name, applied in described.items():
-        parametrize_again(module, name, applied, lambda body: builder.module(body["__module__"]))
+        parametrize_again(module, name, applied, lambda body: builder.module(body["__module__"]), builder.allocate)
 
 
 def _norms(root: nn.Module, path: Any, described: Any, builder: Builder) -> None:

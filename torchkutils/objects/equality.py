@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from torchkutils import _nested
 from torchkutils.objects.builtin_objects import builtin_function_name
+from torchkutils.objects.libraries import config_of
 
 __all__ = ["MISSING", "Equality"]
 
@@ -130,6 +131,9 @@ class Equality:
         own: Any = type(one).__eq__
         if own is not object.__eq__ and type(one).__module__.partition(".")[0] in sys.stdlib_module_names:
             return _true(lambda: one == other)  # a date, a path, a pattern: attributes may be caches
+        told = config_of(one)
+        if told is not None:
+            return self(told, config_of(other))
         held, others = _nested.children(one, objects=True), _nested.children(other, objects=True)
         if (held is None) != (others is None):
             return False

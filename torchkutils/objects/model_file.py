@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -260,14 +260,15 @@ def _build(
     architecture: Any, state: StoredState, custom_objects: Mapping[str, Any] | None, device: torch.device
 ) -> nn.Module:
     budget = state.file.budget
-    shapes = {stored.shape for stored in state.file.tensors.values()}
+    all_stock, exact = _looked_at(architecture, custom_objects)
+    shapes = {stored.shape for stored in state.file.tensors.values()} if exact else None
     room = 2 * state.file.nbytes + (16 << 20)
     place = device if device.type != "meta" else torch.device("cpu")
 
     def check(module: nn.Module) -> None:
         nonlocal room
         for tensor in [*module.parameters(), *module.buffers()]:
-            if tuple(tensor.shape) not in shapes:
+            if shapes is not None and tuple(tensor.shape) not in shapes:
                 raise ValueError(
                     f"it would have a tensor of shape {tuple(tensor.shape)}, the file has none of that shape"
                 )
@@ -275,21 +276,35 @@ def _build(
         if room < 0:
             raise ValueError("its modules would be larger than the tensors in the file")
 
-    if not _all_stock(architecture, custom_objects):
+    if not all_stock:
         reader = ConfigReader(state.read, custom_objects, budget, check, state.empty, place)
         return reader.module(architecture)
     with torch.device("meta"):
-        return ConfigReader(state.read, custom_objects, budget, None, state.empty, place).module(architecture)
+        reader = ConfigReader(
+            _on_cpu(state.read), custom_objects, budget, None, state.empty, place, empty_parameters=True
+        )
+        return reader.module(architecture)
 
 
-def _all_stock(node: Any, custom_objects: Mapping[str, Any] | None) -> bool:
+def _on_cpu(read: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+    """The same function where modules are built on the meta device: arguments are read for real."""
+
+    def reading(name: Any) -> torch.Tensor:
+        with torch.device("cpu"):
+            return read(name)
+
+    return reading
+
+
+def _looked_at(node: Any, custom_objects: Mapping[str, Any] | None) -> tuple[bool, bool]:
+    """Whether all classes are torch.nn's, and whether the file has a tensor for whatever they build (no edits)."""
     reader = ConfigReader(lambda body: torch.empty(0), custom_objects)
-    todo = [node]
+    all_stock, exact, todo = True, True, [node]
     while todo:
         one = todo.pop()
         if isinstance(one, dict) and {"class_name", "config"} <= set(one):
             kind = reader.class_of(one)
-            if kind is None or not is_stock_class(kind):
-                return False
+            all_stock = all_stock and kind is not None and is_stock_class(kind)
+            exact = exact and kind is not None and "edits" not in one
         todo.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
-    return True
+    return all_stock, exact

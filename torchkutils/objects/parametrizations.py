@@ -44,8 +44,17 @@ def _described(one: Any, node: Callable[[nn.Module], Any]) -> Any:
     return {"__module__": node(one)}
 
 
-def parametrize_again(module: nn.Module, name: str, applied: Any, build: Callable[[Any], nn.Module]) -> None:
+def parametrize_again(
+    module: nn.Module, name: str, applied: Any, build: Callable[[Any], nn.Module], pay: Callable[[int], None]
+) -> None:
     """Apply to a tensor what `describe_parametrizations` found.
+
+    Args:
+        module: The module.
+        name: Its tensor.
+        applied: The description.
+        build: Builds a parametrization of a class that torch does not have itself.
+        pay: Is told how many bytes are allocated where a parametrization must look at values.
 
     Raises:
         ValueError: The description is malformed.
@@ -62,11 +71,24 @@ def parametrize_again(module: nn.Module, name: str, applied: Any, build: Callabl
                 raise ValueError("spectral_norm must have at most 100 power iterations")
             parametrizations.spectral_norm(module, name, rounds, eps, dim)
         elif kind == "orthogonal" and len(arguments) == 2:
-            parametrizations.orthogonal(module, name, arguments[0], use_trivialization=bool(arguments[1]))
+            _real_values(module, name, pay)
+            with torch.device("cpu"):
+                parametrizations.orthogonal(module, name, arguments[0], use_trivialization=bool(arguments[1]))
         elif isinstance(one, dict):
             parametrize.register_parametrization(module, name, build(one), unsafe=True)
         else:
             raise ValueError(f"unknown parametrization {str(one)[:60]}")
+
+
+def _real_values(module: nn.Module, name: str, pay: Callable[[int], None]) -> None:
+    """Give a tensor on the meta device values: `orthogonal` factorises them."""
+    tensor = module._parameters[name]
+    if tensor is None or not tensor.is_meta or tensor.ndim < 2:
+        return
+    pay(tensor.numel() * tensor.element_size())
+    rows = tensor.shape[-2]
+    values = torch.eye(rows, tensor.shape[-1], dtype=tensor.dtype, device="cpu").expand(tensor.shape).clone()
+    module._parameters[name] = nn.Parameter(values)
 
 
 # -- the older weight_norm and spectral_norm: a forward pre-hook that computes a plain attribute -----------------------

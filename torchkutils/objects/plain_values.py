@@ -23,6 +23,7 @@ import torch
 
 from torchkutils.objects.budget import MAX_LEVELS
 from torchkutils.objects.known_callables import callable_tag, class_of_name, function_of_name, known_object
+from torchkutils.objects.libraries import config_from_library, library_config
 from torchkutils.objects.registry import instance_of
 
 __all__ = ["Special", "decode", "encode"]
@@ -102,6 +103,9 @@ class _Encoder:
 
     def _object(self, value: Any, where: str, level: int) -> Any:
         """An instance of a class that is registered or in scope."""
+        from_library = library_config(value)
+        if from_library is not None:
+            return {"__library__": [from_library[0], self.dict(from_library[1], where, level)]}
         name = known_object(type(value))
         if name is None and self.loose:
             return self._as_base(value, where, level)
@@ -152,9 +156,8 @@ class _Encoder:
     def sequence(self, value: Any, where: str, level: int) -> Any:
         tag = next(tag for tag, kind in _SEQUENCES.items() if type(value) is kind)
         ordered = sorted(value, key=repr) if type(value) in _SETS.values() else list(value)
-        if tag == "__deque__" and value.maxlen is not None:
-            return {"__deque__": self.list(ordered, where, level), "maxlen": value.maxlen}
-        return {tag: self.list(ordered, where, level)}
+        held = self.list(ordered, where, level)
+        return {tag: [held, value.maxlen] if tag == "__deque__" else held}
 
     def dict(self, value: dict[Any, Any], where: str, level: int) -> Any:
         if all(type(key) is str and not key.startswith("__") for key in value):
@@ -167,7 +170,9 @@ class _Encoder:
             return {"__counter__" if type(value) is collections.Counter else "__ordered__": pairs}
         factory = value.default_factory
         if factory is not None and factory not in _FACTORIES.values():
-            raise NotPlainError(f"{where} must have list, dict, set, int, float or str as default_factory, got {factory!r}")
+            raise NotPlainError(
+                f"{where} must have list, dict, set, int, float or str as default_factory, got {factory!r}"
+            )
         return {"__defaultdict__": [None if factory is None else factory.__name__, pairs]}
 
     def pairs(self, value: Mapping[Any, Any], where: str, level: int) -> Any:
@@ -276,7 +281,7 @@ class _Decoder:
         tag = next((key for key in value if key.startswith("__")), None)
         if tag is None:
             return {key: self.decode(one) for key, one in value.items()}
-        if len(value) > 1 + ("maxlen" in value):
+        if len(value) > 1:
             raise ValueError(f"unknown value {str(value)[:100]} in a config")
         read = _TAGS.get(tag)
         if read is None:
@@ -412,7 +417,7 @@ _TAGS: dict[str, Callable[[_Decoder, Any], Any]] = {
     "__array__": lambda _, body: _array_of(body),
     "__tuple__": lambda reader, body: reader._sequence(tuple)(body),
     "__size__": lambda reader, body: reader._sequence(torch.Size)(body),
-    "__deque__": lambda reader, body: reader._sequence(collections.deque)(body),
+    "__deque__": lambda reader, body: collections.deque(reader.decode(_checked(body[0], list)), body[1]),
     "__set__": lambda reader, body: reader._set(set, body),
     "__frozenset__": lambda reader, body: reader._set(frozenset, body),
     "__items__": _Decoder._pairs,
@@ -423,6 +428,7 @@ _TAGS: dict[str, Callable[[_Decoder, Any], Any]] = {
     "__partial__": _Decoder._partial,
     "__enum__": _Decoder._enum,
     "__object__": _Decoder._object,
+    "__library__": lambda reader, body: config_from_library(body[0], reader.decode(body[1])),
     "__class__": _Decoder._class,
     "__function__": _Decoder._function,
 }

@@ -233,11 +233,13 @@ def _averaged(module: Any) -> dict[str, Any]:
 
 
 def _averaging(function: Any) -> Any:
-    code = getattr(function, "__code__", None)
+    """One of torch's averaging functions by name, with its number; any other function as it is."""
+    inner = inspect.unwrap(function)  # torch.no_grad is around it
+    code = getattr(inner, "__code__", None)
     for name, make in _EMA.items():
-        if code is make().__code__:
-            return [name, inspect.getclosurevars(function).nonlocals["decay"]]
-    return next(([name] for name, make in _SWA.items() if code is make().__code__), function)
+        if code is inspect.unwrap(make()).__code__:
+            return [name, inspect.getclosurevars(inner).nonlocals["decay"]]
+    return next(([name] for name, make in _SWA.items() if code is inspect.unwrap(make()).__code__), function)
 
 
 def _build_averaged(config: dict[str, Any]) -> nn.Module:
