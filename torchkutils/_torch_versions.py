@@ -7,6 +7,7 @@ can go, or that torch has no public way.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import inspect
 import re
 import sys
@@ -259,3 +260,19 @@ def loader_workers(iterator: Any) -> list[Any]:
 def end_loader_workers(iterator: Any) -> None:
     """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
     iterator._shutdown_workers()
+# -- process groups ----------------------------------------------------------------------------------------------------
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group. No public way."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long the default process group's operations may take. No public way."""
+    group: Any = torch.distributed.distributed_c10d._get_default_group()
+    try:
+        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = torch.distributed.constants.default_pg_timeout
+    return found
