@@ -260,6 +260,8 @@ def loader_workers(iterator: Any) -> list[Any]:
 def end_loader_workers(iterator: Any) -> None:
     """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
     iterator._shutdown_workers()
+
+
 # -- process groups ----------------------------------------------------------------------------------------------------
 
 
