@@ -47,7 +47,7 @@ def visible(folder: pathlib.Path) -> list[str]:
 
 @pytest.mark.parametrize("case", sorted(HOSTILE))
 def test_a_hostile_archive_leaves_nothing(case, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(archive, "MAX_MEMBERS", 2_000)
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 500)
     monkeypatch.setattr(archive, "FREE_BYTES", 4 << 20)
     cache, name = tmp_path / "cache", "v.tar" if case.startswith("tar") else "v.zip"
     cache.mkdir()
