@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks._harness import RESULTS, figure, store
-from benchmarks.bench_distributed import BATCH, CONTROL, network
+from benchmarks._two_ranks import BATCH, CONTROL, network
 from benchmarks.counted_copies import counted
 from torchkutils.parallel.fingerprints import fingerprint
 from torchkutils.parallel.structure import Structure

@@ -167,7 +167,7 @@ def test_an_object_is_opened_only_when_asked(make: Any) -> None:
         A, torch.Size([2]), "text", b"bytes", 3, None, torch.nn.Linear(1, 1), torch.nn.ModuleList(), iter([1]),
         (x for x in []), Holder, print, range(3), torch.float32,
     ],
-    ids=repr,
+    ids=lambda leaf: type(leaf).__name__,
 )  # fmt: skip
 def test_a_leaf_holds_nothing(leaf: Any) -> None:
     assert _nested.children(leaf, objects=True) is None

@@ -4,6 +4,7 @@
     python -m torchkutils summary package.module:factory --input-size 1,3,224,224
     python -m torchkutils plot package.module:factory --input-size 1,3,224,224 -o model.svg
     python -m torchkutils get https://example.org/data.tar.gz --hash sha256:… --extract
+    python -m torchkutils cache list
     python -m torchkutils show my_model.h5
 
 Exit status: 0; 1 when it failed, and one line on the standard error says why; 2 for wrong usage.
@@ -14,17 +15,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
 
 import torchkutils
-from torchkutils.files.get_file import get_file
+from torchkutils.cli_files import SomeFailed, WrongUsage, add_cache, add_get, complain
 from torchkutils.models.plot import plot_model
 from torchkutils.models.summary import print_summary, summarize
 from torchkutils.objects.describe import describe_model_file
@@ -48,16 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read us has left (`| head`): keep the interpreter from complaining when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
+    except WrongUsage as error:
+        _usage_error(str(error))
+    except SomeFailed:
+        return 1
     except Exception as error:
-        reason = " ".join(str(error).split())
-        print(f"torchkutils: {type(error).__name__}: {reason}", file=sys.stderr)
+        complain(error)
         return 1
     return 0
 
@@ -65,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="torchkutils", description="keras.utils for PyTorch, from the shell.")
     parser.add_argument("--version", action="version", version=f"torchkutils {torchkutils.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="summary | plot | get | show")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="summary | plot | get | cache | show")
 
     summary = commands.add_parser("summary", help="print a model's layers, shapes, parameters and FLOPs")
     _add_model_arguments(summary)
@@ -83,18 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         plot.add_argument(f"--{flag}", action="store_true", help=text)
     plot.set_defaults(command=_plot)
 
-    get = commands.add_parser("get", help="download a file into the cache and print its path")
-    get.add_argument("url")
-    get.add_argument("--name", help="the file's name in the cache (the URL's last part)")
-    get.add_argument("--hash", help="expected hash: sha256:…, or plain hexadecimal digits")
-    get.add_argument("--extract", action="store_true", help="extract the archive beside it")
-    get.add_argument("--cache-dir", help="base folder ($TORCHKUTILS_HOME, $KERAS_HOME, ~/.keras)")
-    get.add_argument("--cache-subdir", default="datasets", help="folder below the base (datasets)")
-    get.add_argument("--mirror", action="append", default=[], help="another address of the same file; repeatable")
-    get.add_argument("--force", action="store_true", help="download even if it is there")
-    get.add_argument("--offline", action="store_true", help="never use the network")
-    get.add_argument("--quiet", action="store_true", help="no progress bar")
-    get.set_defaults(command=_get)
+    add_get(commands)
+    add_cache(commands)
 
     show = commands.add_parser("show", help="print what a saved model file holds, without building the model")
     show.add_argument("file")
@@ -116,7 +113,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODULE:FACTORY",
-        help="what makes the model: a class, a function without arguments, or a model, by its dotted path",
+        help="what makes the model: a class, a function without arguments, or a model; a file may stand for the module",
     )
     parser.add_argument(
         "--input-size",
@@ -172,30 +169,43 @@ def _usage_error(message: str) -> NoReturn:
 
 
 def _model(path: str) -> torch.nn.Module:
-    """Import `module:factory` from the current folder or the environment and make the model."""
-    module_name, colon, attributes = path.partition(":")
+    """Import `module:factory`, from the current folder or the environment, or `file.py:factory`, and make the model."""
+    module_name, colon, attributes = path.rpartition(":")
     if not (module_name and colon and attributes):
-        _usage_error(f"{path!r} names no model; write package.module:factory")
-    with _current_folder_importable():
-        found: Any = importlib.import_module(module_name)
+        _usage_error(f"{path!r} names no model; write package.module:factory or path/to/file.py:factory")
+    file = pathlib.Path(module_name).resolve() if module_name.endswith(".py") else None
+    with _importable_from(pathlib.Path.cwd() if file is None else file.parent):
+        found: Any = importlib.import_module(module_name) if file is None else _file_module(file)
         for name in attributes.split("."):
             found = getattr(found, name)
         model = found if isinstance(found, torch.nn.Module) else found()
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"{path} gave {type(model).__name__}; it has to give a torch.nn.Module")
+        raise TypeError(f"{path} gave {type(model).__name__}; it must give a torch.nn.Module")
     return model
 
 
-class _current_folder_importable(contextlib.ContextDecorator):  # noqa: N801 - reads as a verb phrase
+def _file_module(file: pathlib.Path) -> types.ModuleType:
+    """The module that a Python file makes."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    name = f"{file.stem}_file" if file.stem in sys.modules else file.stem
+    spec: Any = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    # Pickle and dataclasses look a class's module up there.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _importable_from(folder: pathlib.Path) -> Iterator[None]:
     """The console script, unlike `python -m`, does not look for modules in the current folder."""
-
-    def __enter__(self) -> None:
-        self.folder = str(pathlib.Path.cwd())
-        sys.path.insert(0, self.folder)
-
-    def __exit__(self, *_: object) -> None:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
         with contextlib.suppress(ValueError):
-            sys.path.remove(self.folder)
+            sys.path.remove(str(folder))
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -218,23 +228,6 @@ def _plot(options: argparse.Namespace) -> None:
         **_input_arguments(options),
     )
     print(options.output)
-
-
-def _get(options: argparse.Namespace) -> None:
-    print(
-        get_file(
-            options.name,
-            options.url,
-            file_hash=options.hash,
-            extract=options.extract,
-            cache_dir=options.cache_dir,
-            cache_subdir=options.cache_subdir,
-            mirrors=options.mirror,
-            force=options.force,
-            offline=options.offline,
-            progress=not options.quiet,
-        )
-    )
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -224,6 +224,7 @@ get_file("t.tar", sys.argv[1], cache_dir=sys.argv[2], cache_subdir="", extract=T
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the journal", "after the journal", "between the renames"])
 def test_the_next_call_ends_what_a_kill_interrupted(moment, tmp_path) -> None:
     """The child ends itself at the named point, without any clean-up."""

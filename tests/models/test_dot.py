@@ -165,12 +165,12 @@ def test_every_direction_draws(rankdir):
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"rankdir": "XY"}, "rankdir has to be one of TB, BT, LR, RL; got 'XY'"),
-        ({"rankdir": "tb"}, "rankdir has to be one of"),
-        ({"dpi": 0}, "dpi has to be a number above 0"),
-        ({"dpi": "high"}, "dpi has to be a number above 0"),
-        ({"depth": -1}, "depth has to be None or an int of 0 or more, got -1"),
-        ({"depth": True}, "depth has to be None or an int"),
+        ({"rankdir": "XY"}, "rankdir must be one of TB, BT, LR, RL; got 'XY'"),
+        ({"rankdir": "tb"}, "rankdir must be one of"),
+        ({"dpi": 0}, "dpi must be a number above 0"),
+        ({"dpi": "high"}, "dpi must be a number above 0"),
+        ({"depth": -1}, "depth must be None or an int of 0 or more, got -1"),
+        ({"depth": True}, "depth must be None or an int"),
     ],
 )
 def test_bad_looks_are_refused(keywords, message):
@@ -179,7 +179,7 @@ def test_bad_looks_are_refused(keywords, message):
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(TypeError, match=r"model has to be a torch\.nn\.Module, got str"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         torchkutils.model_to_dot("model")
 
 
@@ -295,7 +295,7 @@ def test_it_copies_and_pickles():
         assert (other.source, other.caption) == (graph.source, graph.caption)
 
 
-@pytest.mark.parametrize(("call", "message"), [("create", "prog has to be 'dot'"), ("pipe", "engine has to be 'dot'")])
+@pytest.mark.parametrize(("call", "message"), [("create", "prog must be 'dot'"), ("pipe", "engine must be 'dot'")])
 def test_other_layouts_are_refused(call, message):
     graph = torchkutils.model_to_dot(nn.Linear(2, 2), input_size=(1, 2))
     with pytest.raises(ValueError, match=message):

@@ -71,7 +71,7 @@ def test_a_broken_graph_is_an_error():
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(ValueError, match=r"format has to be one of .*svg.*; got 'bmp'"):
+    with pytest.raises(ValueError, match=r"format must be one of .*svg.*; got 'bmp'"):
         render(SOURCE, "bmp")
 
 
@@ -101,7 +101,7 @@ def test_the_ending_chooses_the_format(name, expected):
 
 
 def test_an_unknown_ending_is_refused():
-    with pytest.raises(ValueError, match=r"to_file ends in \.bmp; it has to be one of \.dot, \.html, \.png"):
+    with pytest.raises(ValueError, match=r"to_file ends in \.bmp; it must be one of \.dot, \.html, \.png"):
         picture_format_of("m.bmp")
 
 

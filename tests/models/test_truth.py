@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models.traced import traced
 from torchkutils import model_to_dot, summarize
-from torchkutils.models.trace import trace_model
 
 
 class Made(nn.Module):
@@ -28,7 +30,7 @@ class Made(nn.Module):
 
 def arrows(model: nn.Module, **inputs: Any) -> set[tuple[str, str]]:
     """The edges of a trace by the names of their ends."""
-    trace = trace_model(model, **inputs)
+    trace = traced(model, **inputs)
     return {(trace.nodes[edge.source].name, trace.nodes[edge.target].name) for edge in trace.edges}
 
 
@@ -78,9 +80,70 @@ def test_edges_are_right_where_a_leaf_hands_its_input_on(model: nn.Module, expec
     assert found == expected
 
 
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    x: torch.Tensor
+
+
+class Parcel:
+    """A class of one's own, as detection models and graph libraries have them."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+HANDED_ON: dict[str, tuple[Callable[[torch.Tensor], Any], Callable[[Any], torch.Tensor]]] = {
+    "tuple": (lambda x: (x,), lambda y: y[0]),
+    "list in a dict": (lambda x: {"a": [x]}, lambda y: y["a"][0]),
+    "OrderedDict": (lambda x: collections.OrderedDict(x=x), lambda y: y["x"]),
+    "defaultdict": (lambda x: collections.defaultdict(list, x=x), lambda y: y["x"]),
+    "frozen dataclass": (Carried, lambda y: y.x),
+    "user's class": (Parcel, lambda y: y.x),
+    "user's class with slots": (Slotted, lambda y: y.x),
+}
+
+
+@pytest.mark.parametrize("kind", HANDED_ON)
+@pytest.mark.parametrize("changed", [False, True], ids=["the same tensor", "another tensor"])
+def test_edges_go_through_what_a_leaf_hands_its_tensor_on_in(kind: str, changed: bool) -> None:
+    wrap, take = HANDED_ON[kind]
+    leaf = Made(lambda self, x: wrap(x * 2 if changed else x))
+    model = Made(lambda self, x: x + take(self.leaf(x)), leaf=leaf)
+    trace = traced(model, input_size=(2, 4))
+    found = {(trace.nodes[e.source].name, trace.nodes[e.target].name): e.count for e in trace.edges}
+    assert found == {("args", "leaf"): 1, ("leaf", "add"): 1, ("args", "add"): 1, ("add", "output"): 1} or found == {
+        ("input[0]", "leaf"): 1,
+        ("leaf", "add"): 1,
+        ("input[0]", "add"): 1,
+        ("add", "output"): 1,
+    }
+
+
+@pytest.mark.parametrize("hook", ["call", "forward"])
+def test_a_pre_hook_may_call_its_own_module(hook: str) -> None:
+    """Two calls of the module, as torch makes them."""
+    layer, ran = nn.Linear(4, 4), []
+
+    def again(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if len(ran) < 1:
+            ran.append(1)
+            (module if hook == "call" else module.forward)(*args)
+
+    layer.register_forward_pre_hook(again)
+    trace = traced(nn.Sequential(layer), input_size=(2, 4))
+    assert [(call.module, call.number) for call in trace.calls] == [(0, 0), (1, 0), (1, 1)]
+
+
 @pytest.mark.parametrize("forward", [written, through_a_view], ids=["item assignment", "a view written in place"])
 def test_writes_in_place_keep_their_edges(forward: Callable[..., Any]) -> None:
-    trace = trace_model(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))
+    trace = traced(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))
     above: dict[str, set[str]] = {}
     for edge in trace.edges:
         above.setdefault(trace.nodes[edge.target].name, set()).add(trace.nodes[edge.source].name)

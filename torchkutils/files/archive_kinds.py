@@ -70,6 +70,12 @@ def checked_formats(archive_format: str | Iterable[str] | None) -> tuple[str, ..
     return tuple(dict.fromkeys(formats))
 
 
+def without_tar_ending(name: str) -> str:
+    """What a tar archive's name begins with, as the entry that it is expected to hold."""
+    ending = next((ending for ending in ENDINGS["tar"][::-1] if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)] or name
+
+
 def _can_read(kind: str) -> bool:
     if kind == "zst":
         return can_read_zstandard()

@@ -74,6 +74,26 @@ def only_one_process(sidecars: SidecarFiles, purpose: str) -> Iterator[None]:
         threads.release()
 
 
+@contextlib.contextmanager
+def only_if_free(sidecars: SidecarFiles) -> Iterator[None]:
+    """Hold the download's lock, at once or not at all.
+
+    Raises:
+        BlockingIOError: Somebody else holds it, or the file system has no locks to tell.
+        OSError: The lock file cannot be made or opened.
+    """
+    try:
+        release = _try_system_lock(sidecars.lock)
+    except _NoLocksHere as error:
+        raise BlockingIOError(errno.EWOULDBLOCK, "nobody knows who holds it", sidecars.lock) from error
+    if release is None:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds it", sidecars.lock)
+    try:
+        yield
+    finally:
+        release()
+
+
 @dataclass
 class _Patience:
     """Waits as long as the holder's temporary files change."""

@@ -23,6 +23,7 @@ import secrets
 import shutil
 import time
 import unicodedata
+from collections.abc import Collection
 
 MARK = ".torchkutils-"
 """Stands in the name of every file that is ours and not the user's."""
@@ -60,6 +61,7 @@ class SidecarFiles:
         label = name if len(os.fsencode(name)) <= 140 else hashlib.sha256(os.fsencode(name)).hexdigest()[:40]
         self._prefix = f".{label}{MARK}"
         self.lock = os.path.join(self.folder, f"{self._prefix}lock")
+        self.resume = os.path.join(self.folder, f"{self._prefix}resume.json")
         self._members_prefix = self._prefix
         if os.path.abspath(self.members_folder) != os.path.abspath(self.folder):
             # Archives of equal names from several folders may have their members in one folder.
@@ -91,10 +93,10 @@ class SidecarFiles:
             found += _entries(self.members_folder, self._members_prefix)
         return found
 
-    def remove_leftovers(self, *, keep: str | None = None) -> None:
-        """Remove what killed processes left; only under the lock. `keep` names a staging folder that is needed."""
+    def remove_leftovers(self, *, keep: Collection[str | None] = ()) -> None:
+        """Remove what killed processes left; only under the lock. `keep` holds names that a later step needs."""
         for path in self.leftovers():
-            if os.path.basename(path) != keep and not is_in_use(path):
+            if os.path.basename(path) not in keep and not is_in_use(path):
                 remove_whatever(path)
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torchkutils import _lazy
 from torchkutils.models.picture.boxes import Arrow, Box
-from torchkutils.models.picture.labels import Look, escape_label, failed_text, label_of, title_of
+from torchkutils.models.picture.labels import Drawing, Look, escape_label, failed_text, label_of, title_of
 from torchkutils.models.picture.picture_graph import PictureGraph
-from torchkutils.models.records import Trace
-from torchkutils.models.trace import EngineName, Mode, trace_model
+from torchkutils.models.records import EngineName, Mode, Run, Trace
+from torchkutils.models.trace import trace_model
 
 if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
@@ -24,25 +23,6 @@ RANKDIRS = ("TB", "BT", "LR", "RL")
 # More arrows than these between two boxes become one with a number.
 _DRAWN_ARROWS = 3
 _subgraph_numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What a graph was drawn from: enough to draw it again at other depths.
-
-    Attributes:
-        trace: What ran.
-        look: What stands in a box.
-        rankdir: The direction of the arrows.
-        functions: Whether functions between modules have boxes.
-        depth: Down to which modules are open.
-    """
-
-    trace: Trace
-    look: Look
-    rankdir: str
-    functions: bool
-    depth: int
 
 
 def model_to_dot(
@@ -107,16 +87,16 @@ def model_to_dot(
         graph.drawing = Drawing(trace, look, rankdir, show_ops, limit)
         return graph
 
+    run = Run(
+        input_size=input_size,
+        input_data=input_data,
+        dtypes=dtypes,
+        mode=mode,
+        engine=engine,
+        module_arguments=True,
+    )
     try:
-        trace = trace_model(
-            model,
-            input_size=input_size,
-            input_data=input_data,
-            dtypes=dtypes,
-            mode=mode,
-            engine=engine,
-            module_arguments=True,
-        )
+        trace = trace_model(model, run)
     except Exception as error:
         partial = getattr(error, "trace", None)
         if isinstance(partial, Trace):
@@ -132,11 +112,11 @@ def check_drawing(rankdir: str, dpi: float, depth: int | None) -> None:
         ValueError: An unknown direction, dots per inch or depth that are no numbers in range.
     """
     if rankdir not in RANKDIRS:
-        raise ValueError(f"rankdir has to be one of {', '.join(RANKDIRS)}; got {rankdir!r}")
+        raise ValueError(f"rankdir must be one of {', '.join(RANKDIRS)}; got {rankdir!r}")
     if isinstance(dpi, bool) or not isinstance(dpi, int | float) or not 0 < dpi < 10_000:
-        raise ValueError(f"dpi has to be a number above 0 and below 10,000, got {dpi!r}")
+        raise ValueError(f"dpi must be a number above 0 and below 10,000, got {dpi!r}")
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
-        raise ValueError(f"depth has to be None or an int of 0 or more, got {depth!r}")
+        raise ValueError(f"depth must be None or an int of 0 or more, got {depth!r}")
 
 
 def opened_depth(trace: Trace, depth: int | None, expand_nested: bool) -> int:

@@ -12,8 +12,8 @@ from torchkutils.models.dot import check_drawing, model_to_dot
 from torchkutils.models.forward.raised_errors import add_note, attach
 from torchkutils.models.page import ModelPage, make_page
 from torchkutils.models.picture.torchview_drawer import torchview_graph
+from torchkutils.models.records import EngineName, Mode
 from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
-from torchkutils.models.trace import EngineName, Mode
 
 if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
@@ -151,7 +151,7 @@ def plot_model(
             raise ValueError("drawer='torchview' has no interactive page; write .svg, or use drawer='layers'")
         check_folder(to_file)
     if drawer not in ("layers", "torchview"):
-        raise ValueError(f"drawer has to be 'layers' or 'torchview', got {drawer!r}")
+        raise ValueError(f"drawer must be 'layers' or 'torchview', got {drawer!r}")
     check_drawing(rankdir, dpi, depth)
     run: dict[str, Any] = {
         "input_size": input_size,

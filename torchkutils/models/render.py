@@ -40,7 +40,7 @@ def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
         RuntimeError: Neither `dot` nor pygraphviz is there, or Graphviz refused the graph.
     """
     if picture_format not in PICTURE_FORMATS.values():
-        raise ValueError(f"format has to be one of {', '.join(sorted(PICTURE_FORMATS))}; got {picture_format!r}")
+        raise ValueError(f"format must be one of {', '.join(sorted(PICTURE_FORMATS))}; got {picture_format!r}")
     program = shutil.which("dot")
     if program is not None:
         return _by_program(program, source, picture_format, dpi)
@@ -114,7 +114,7 @@ def picture_format_of(path: PathLike) -> str:
     if ending in ("dot", "gv"):
         return "dot"
     if ending not in PICTURE_FORMATS:
-        raise ValueError(f"to_file ends in .{ending}; it has to be one of .dot, .html, .{', .'.join(PICTURE_FORMATS)}")
+        raise ValueError(f"to_file ends in .{ending}; it must be one of .dot, .html, .{', .'.join(PICTURE_FORMATS)}")
     return PICTURE_FORMATS[ending]
 
 

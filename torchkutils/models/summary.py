@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
-from torchkutils.models.records import Trace
+from torchkutils.models.records import EngineName, Mode, Run, Trace
 from torchkutils.models.table.model_summary import (
     COLUMNS,
     ModelSummary,
@@ -17,9 +18,9 @@ from torchkutils.models.table.model_summary import (
     print_model_summary,
 )
 from torchkutils.models.table.rows import summary_of
-from torchkutils.models.trace import EngineName, Mode, trace_model
+from torchkutils.models.trace import trace_model
 
-__all__ = ["ModelSummary", "SummaryRow", "print_summary", "summarize"]
+__all__ = ["ModelSummary", "SummaryRow", "print_summary", "register_flop_formula", "summarize"]
 
 
 def summarize(
@@ -27,11 +28,13 @@ def summarize(
     *,
     input_size: Any = None,
     input_data: Any = None,
+    input_kwargs: Any = None,
     dtypes: Any = None,
     depth: int | None = None,
     columns: Sequence[str] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
+    grad: bool = False,
 ) -> ModelSummary:
     """Run a model once and list its modules with shapes, parameters and FLOPs; the model stays as it was.
 
@@ -59,11 +62,18 @@ def summarize(
     """
     shown = _checked_columns(columns)
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
-        raise ValueError(f"depth has to be None or an int of 0 or more, got {depth!r}")
+        raise ValueError(f"depth must be None or an int of 0 or more, got {depth!r}")
+    run = Run(
+        input_size=input_size,
+        input_data=input_data,
+        input_kwargs=input_kwargs,
+        dtypes=dtypes,
+        mode=mode,
+        engine=engine,
+        grad=grad,
+    )
     try:
-        trace = trace_model(
-            model, input_size=input_size, input_data=input_data, dtypes=dtypes, mode=mode, engine=engine
-        )
+        trace = trace_model(model, run)
     except BaseException as error:
         partial = getattr(error, "trace", None)
         if isinstance(partial, Trace):
@@ -80,11 +90,13 @@ def print_summary(
     *,
     input_size: Any = None,
     input_data: Any = None,
+    input_kwargs: Any = None,
     dtypes: Any = None,
     depth: int | None = None,
     columns: Sequence[str] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
+    grad: bool = False,
 ) -> None:
     """Print a model's layers, output shapes and parameter counts as Keras does.
 
@@ -119,18 +131,20 @@ def print_summary(
     """
     print_line = print if print_fn is None else print_fn
     if not callable(print_line):
-        raise TypeError(f"print_fn has to be callable, got {type(print_fn).__name__}")
+        raise TypeError(f"print_fn must be callable, got {type(print_fn).__name__}")
     check_layout(line_length, positions, None if columns is None else len(columns) + 1)
     try:
         summary = summarize(
             model,
             input_size=input_size,
             input_data=input_data,
+            input_kwargs=input_kwargs,
             dtypes=dtypes,
             depth=depth,
             columns=columns,
             mode=mode,
             engine=engine,
+            grad=grad,
         )
     except BaseException as error:
         partial = getattr(error, "summary", None)
@@ -145,5 +159,5 @@ def _checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     unknown = [name for name in columns if name not in COLUMNS]
     if isinstance(columns, str) or unknown:
-        raise ValueError(f"columns has to name some of {', '.join(COLUMNS)}; got {columns!r}")
+        raise ValueError(f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}")
     return tuple(columns)

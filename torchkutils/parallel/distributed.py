@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from torchkutils._torch_versions import without_exchange_of_values
 from torchkutils.parallel.arguments import Arguments
 from torchkutils.parallel.collectives import (
     agree,
@@ -240,8 +241,7 @@ def _replicated(template: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(
         template,
         device_ids=[device.index] if device.type == "cuda" else None,
-        forward_sync_buffers=False,
-        init_sync=False,
+        **without_exchange_of_values(),
     )
 
 

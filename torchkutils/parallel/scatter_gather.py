@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchkutils._torch_versions import gather_function, scatter_function
 from torchkutils.parallel.structure import Structure
 
 
@@ -86,10 +87,8 @@ def _scatter_leaf(leaf: Any, plan: Plan, whole: bool) -> list[Any]:
     if whole or leaf.ndim == 0:
         return [leaf.to(shard.device, non_blocking=True) for shard in plan]
     if spans_gpus([shard.device for shard in plan]) and leaf.device.type in ("cpu", "cuda"):
-        from torch.nn.parallel._functions import Scatter
-
         targets = [shard.device for shard in plan]
-        return list(Scatter.apply(targets, [shard.length for shard in plan], 0, leaf))  # type: ignore[no-untyped-call]
+        return list(scatter_function().apply(targets, [shard.length for shard in plan], 0, leaf))
     # narrow, not split: a view of several outputs at once refuses operations in place under autograd.
     return [leaf.narrow(0, shard.start, shard.length).to(shard.device, non_blocking=True) for shard in plan]
 
@@ -150,9 +149,7 @@ def _gather_leaf(column: list[Any], weights: list[float], target: torch.device) 
     if first.ndim == 0:
         return weighted_sum(column, weights, target)
     if len(column) > 1 and target.type == "cuda" and spans_gpus([tensor.device for tensor in column]):
-        from torch.nn.parallel._functions import Gather
-
-        joined: Tensor = Gather.apply(target, 0, *column)  # type: ignore[no-untyped-call]
+        joined: Tensor = gather_function().apply(target, 0, *column)
         return joined
     return torch.cat([tensor.to(target) for tensor in column]) if len(column) > 1 else first.to(target)
 

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+
+from torchkutils._torch_versions import any_global_hook
 
 Rule: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor], int]
 
@@ -55,7 +56,6 @@ _RULES: dict[type[nn.Module], Rule | None] = {
 }
 # As they are when this is imported: a forward that someone has replaced is no longer known.
 _FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {kind: kind.forward for kind in _RULES}
-_SEQUENTIAL_FORWARD = nn.Sequential.forward
 
 
 def stock_forward(module: nn.Module) -> Callable[..., Any] | None:
@@ -70,12 +70,6 @@ def stock_rule(module: nn.Module) -> Rule | None:
     return _RULES[type(module)]
 
 
-def only_calls_children(module: nn.Module) -> bool:
-    """Whether its forward is nothing but calls of its children, one after the other."""
-    kind = type(module)
-    return kind is nn.Sequential and kind.forward is _SEQUENTIAL_FORWARD and "forward" not in module.__dict__
-
-
 def runs_plainly(own: dict[str, Any]) -> bool:
     """Whether a stock leaf with these attributes has no hooks and writes to nothing but its own buffers."""
     return not (hooked(own) or own.get("inplace") or own.get("max_norm") is not None)
@@ -88,5 +82,5 @@ def hooked(own: dict[str, Any]) -> bool:
         or own.get("_forward_pre_hooks")
         or own.get("_backward_hooks")
         or own.get("_backward_pre_hooks")
-        or _has_any_global_hook()  # type: ignore[no-untyped-call]
+        or any_global_hook()
     )

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from torchkutils._torch_versions import OPERATORS, OperatorOverload
+
 HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
 # Functions that look at a tensor without computing from it.
 QUIET = frozenset(
@@ -22,8 +24,6 @@ _OPERATORS = "add sub mul div truediv floordiv mod pow matmul and or xor lshift 
 _IN_PLACE_OPERATORS = frozenset(f"__i{name}__" for name in _OPERATORS.split(" "))
 # Renormalises the rows of its table that it looks up.
 _TABLES = ("embedding", "embedding_bag")
-# What torch.ops holds: their schemas say what they write to.
-_DECLARED = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 
 def shown_name(name: str) -> str:
@@ -33,7 +33,7 @@ def shown_name(name: str) -> str:
 
 def written_tensors(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that a function writes to."""
-    if type(function) in _DECLARED:
+    if type(function) in OPERATORS:
         return _tensors([kwargs.get(key, args[at] if at < len(args) else None) for key, at in _declared(function)])
     if _is_in_place(name) or (kwargs and kwargs.get("inplace") is True):
         # torch.nn.init hands its arguments on by name.
@@ -54,7 +54,7 @@ def _is_in_place(name: str) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _declared(function: Any) -> list[tuple[str, int]]:
     """The arguments, by name and position, that some overload of an operator declares to write to."""
-    single = isinstance(function, torch._ops.OpOverload)
+    single = isinstance(function, OperatorOverload)
     overloads = [function] if single else [getattr(function, name) for name in function.overloads()]
     written: dict[str, int] = {}
     for overload in overloads:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torchkutils.models.picture.boxes import Box
 from torchkutils.models.picture.picture_graph import PictureGraph, subtree
+from torchkutils.models.records import Trace
+from torchkutils.models.tree.totals import held_in
 
 # A longer name would make one box wider than the rest of the picture; its tooltip has all of it.
 LONGEST_TITLE = 120
@@ -62,6 +64,25 @@ class Look:
     across: bool = False
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What a graph was drawn from: enough to draw it again at other depths.
+
+    Attributes:
+        trace: What ran.
+        look: What stands in a box.
+        rankdir: The direction of the arrows.
+        functions: Whether functions between modules have boxes.
+        depth: Down to which modules are open.
+    """
+
+    trace: Trace
+    look: Look
+    rankdir: str
+    functions: bool
+    depth: int
+
+
 def label_of(box: Box, graph: PictureGraph, look: Look) -> str:
     """The record label of a box."""
     lines = [title_of(box, names=look.names)]
@@ -94,12 +115,11 @@ def parameter_facts(box: Box, graph: PictureGraph, *, params: bool, trainable: b
     """How many parameters a module holds and whether they are trained."""
     if box.module is None or not (params or trainable):
         return []
-    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
     facts = []
     if params:
-        lazy = any(tensor.shape is None for tensor in held)
-        count = sum(tensor.elements for tensor in held if tensor.same_as is None)
-        facts.append("params: ?" if lazy else f"params: {count:,}")
+        below = held_in(graph.trace, box.module)
+        facts.append("params: ?" if below.lazy else f"params: {below.elements:,}")
+    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
     if trainable and held:
         flags = {tensor.requires_grad for tensor in held}
         facts.append("partly trainable" if len(flags) > 1 else "trainable" if flags == {True} else "frozen")

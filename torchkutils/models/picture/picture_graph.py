@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchkutils.models.picture.boxes import Arrow, Box, arguments_text, dtypes_of, listed
-from torchkutils.models.records import Call, Edge, Module, Node, Trace, shape_text, tensors_in
+from torchkutils.models.records import Call, Edge, ModuleRecord, Node, Trace, shape_text, tensors_in
 
 _CLASS_NAMES = {"input": "Input", "output": "Output", "parameter": "Parameter", "buffer": "Buffer"}
 
@@ -106,7 +106,7 @@ class PictureGraph:
         self._origins[node.index] = ((key, call),)
 
     def _outputs_needed(self) -> bool:
-        """Several outputs, or one that something else takes too: then the picture has to say which they are."""
+        """Several outputs, or one that something else takes too: then the picture must say which they are."""
         outputs = {node.index for node in self.trace.nodes if node.kind == "output"}
         sources = [edge.source for edge in self.trace.edges if edge.target in outputs]
         elsewhere = {edge.source for edge in self.trace.edges if edge.target not in outputs}
@@ -223,7 +223,7 @@ class PictureGraph:
             self.failed_cluster = call.module
 
 
-def subtree(trace: Trace, module: int) -> list[Module]:
+def subtree(trace: Trace, module: int) -> list[ModuleRecord]:
     """A module and everything in it, in order of definition."""
     found, stack = [], [module]
     while stack:

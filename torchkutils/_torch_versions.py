@@ -1,0 +1,280 @@
+"""Everything that is private in torch, or that differs between its versions: nothing else in the package looks.
+
+The package runs on torch 2.6 and newer. Each piece says from which version on it
+can go, or that torch has no public way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+# The base classes of torch's batch and instance normalisations, for `isinstance`. No public names.
+BatchNormBase = _BatchNorm
+InstanceNormBase = _InstanceNorm
+
+TORCH_VERSION: tuple[int, int] = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))  # type: ignore[assignment]
+
+# What torch.ops holds. Their schemas say what they write to. No public name up to 2.15.
+OPERATORS: tuple[type[Any], ...] = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+OperatorOverload: Any = torch._ops.OpOverload
+
+
+# What `nn.Module.__call__` is made of. Only a class that replaces it has another. No public name.
+MODULE_CALL: Any = nn.Module._call_impl
+
+
+def needs_torch(version: str, what: str) -> None:
+    """Refuse what this torch is too old for.
+
+    Raises:
+        RuntimeError: The installed torch is older than `version` ("2.9").
+    """
+    if tuple(map(int, version.split("."))) > TORCH_VERSION:
+        raise RuntimeError(f"{what} needs torch {version} or newer, got torch {torch.__version__}; upgrade torch")
+
+
+_GLOBAL_HOOKS: tuple[Any, ...] = (
+    nn.modules.module._global_forward_pre_hooks,
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_backward_pre_hooks,
+    nn.modules.module._global_backward_hooks,
+)
+
+
+def any_global_hook() -> bool:
+    """Whether hooks are set for all modules (`torch.nn.modules.module.register_module_forward_hook` and its like).
+
+    torch has such a function since 2.9, a private one; before that its parts are looked at.
+    """
+    return any(_GLOBAL_HOOKS)
+
+
+def values_can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether code in Python may decide by a tensor's values: not on meta, in vmap, grad, compile or export."""
+    return not (
+        torch.compiler.is_compiling()
+        or tensor.is_meta
+        or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+# -- torch's stack of function modes: `TorchFunctionMode` can only be entered and left as a block; no public way ------
+
+
+def function_modes() -> int:
+    """How many modes this thread's stack holds."""
+    return int(torch._C._len_torch_function_stack())
+
+
+def function_mode_at(level: int) -> Any:
+    """The mode at a level of the stack; 0 is the lowest."""
+    return torch._C._get_function_stack_at(level)
+
+
+def push_function_mode(mode: Any) -> None:
+    """Put a mode on top of this thread's stack."""
+    torch._C._push_on_torch_function_stack(mode)
+
+
+def pop_function_mode() -> Any:
+    """Take the top mode off this thread's stack, and give it."""
+    return torch._C._pop_torch_function_stack()
+
+
+def without_torch_function() -> Any:
+    """A guard: while it exists, `__torch_function__` of classes and modes is not asked in this thread."""
+    return torch._C.DisableTorchFunction()
+
+
+def set_version_counters(tensors: Any, versions: Any) -> None:
+    """Set back how often tensors were written to, as autograd counts. No public way; torch 2.6 takes one at a time."""
+    set_counters = torch._C._autograd._unsafe_set_version_counter
+    try:
+        set_counters(tensors, versions)
+    except TypeError:
+        for tensor, version in zip(tensors, versions, strict=True):
+            set_counters(tensor, version)
+
+
+def default_device() -> torch.device:
+    """Where a factory function puts a tensor now.
+
+    `torch.get_default_device()` sees a surrounding `with torch.device(…)` in 2.9 and newer; in 2.6 and 2.7 it does not.
+    """
+    return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
+
+
+# -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
+
+
+def fsdp_state(module: nn.Module) -> Any:
+    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+
+    Public are only `reshard` and `unshard`.
+    """
+    state = getattr(type(module), "_get_fsdp_state", None)
+    return None if state is None else state(module)
+
+
+def is_sharded_tensor(tensor: Any) -> bool:
+    """Whether it is a DTensor; whoever made one has imported its module."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
+
+
+# -- several devices ---------------------------------------------------------------------------------------------------
+
+
+def scatter_function() -> Any:
+    """The autograd function under `torch.nn.parallel.scatter`, which takes sizes. No public way."""
+    from torch.nn.parallel._functions import Scatter
+
+    return Scatter
+
+
+def gather_function() -> Any:
+    """The autograd function under `torch.nn.parallel.gather`. No public way."""
+    from torch.nn.parallel._functions import Gather
+
+    return Gather
+
+
+def without_exchange_of_values() -> dict[str, Any]:
+    """Arguments for DistributedDataParallel, so that it exchanges gradients and nothing else.
+
+    `init_sync` (absent in torch 2.6: there the equal values are sent once more) and `forward_sync_buffers` (2.13;
+    older have `broadcast_buffers`, which does the same in forward).
+    """
+    accepted = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
+    return {name: False for name in ("init_sync", buffers) if name in accepted}
+
+
+def check_sharding_on(device: torch.device) -> None:
+    """Refuse `fully_shard` on CPUs where torch cannot do it: in 2.6 its CPU streams know no events.
+
+    Raises:
+        RuntimeError: This torch shards on accelerators only.
+    """
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise RuntimeError(
+            f"fully_shard (strategy='fsdp') on CPUs needs a newer torch, got {torch.__version__}; "
+            "upgrade torch (2.9 can), or use strategy='ddp'"
+        )
+
+
+# -- classes that came later -------------------------------------------------------------------------------------------
+
+
+def newer_module_class(name: str) -> type[nn.Module] | None:
+    """A class of `torch.nn` that older versions lack (`LinearCrossEntropyLoss`: 2.13); None where it is absent."""
+    found: type[nn.Module] | None = getattr(nn, name, None)
+    return found
+
+
+# -- operators and torch.func, as the summary's FLOP count sees them --------------------------------------------------
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator with its namespace and without its overload: "aten::mm". No public way."""
+    packet = operator.overloadpacket if isinstance(operator, OperatorOverload) else operator
+    return str(packet._qualified_op_name)
+
+
+def inside_function_transform() -> bool:
+    """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def untransformed(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that `torch.vmap`, `torch.func.grad` and other transforms have wrapped. No public way."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
+    """By the level of each `torch.vmap` around a tensor, how many examples it runs at once. No public way."""
+    functorch = torch._C._functorch
+    sizes = {}
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        inner = functorch.get_unwrapped(tensor)
+        if functorch.is_batchedtensor(tensor):
+            sizes[functorch.maybe_get_level(tensor)] = inner.shape[functorch.maybe_get_bdim(tensor)]
+        tensor = inner
+    return sizes
+
+
+# -- functions that torch.compile made ---------------------------------------------------------------------------------
+
+_COMPILED_CALLS = ("_TorchDynamoContext.__call__.<locals>.compile_wrapper", "_TorchDynamoContext.__call__.<locals>._fn")
+
+
+def compiler_is_loaded() -> bool:
+    """Whether something was compiled, or could be, in this process."""
+    return "torch._dynamo" in sys.modules
+
+
+def is_call_of_compiled_function(code: types.CodeType) -> bool:
+    """Whether a frame with this code runs a function that `torch.compile` made. No public way."""
+    return code.co_qualname in _COMPILED_CALLS
+
+
+@contextlib.contextmanager
+def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
+    """In the block, the callback is called when torch.compile begins to compile, in whatever thread."""
+    handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+    if handler is None:
+        yield
+        return
+    handler.register_start_callback(callback)
+    try:
+        yield
+    finally:
+        handler.remove_start_callback(callback)
+
+
+# -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
+
+
+def loader_workers(iterator: Any) -> list[Any]:
+    """The processes behind an iterator over a DataLoader."""
+    workers: list[Any] = iterator._workers
+    return workers
+
+
+def end_loader_workers(iterator: Any) -> None:
+    """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
+    iterator._shutdown_workers()
+
+
+# -- process groups ----------------------------------------------------------------------------------------------------
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group. No public way."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long the default process group's operations may take. No public way."""
+    group: Any = torch.distributed.distributed_c10d._get_default_group()
+    try:
+        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = torch.distributed.constants.default_pg_timeout
+    return found
