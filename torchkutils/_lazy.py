@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import graphviz as graphviz
     import h5py as h5py
     import IPython as IPython
+    import pandas as pandas
     import pygraphviz as pygraphviz
     import torchview as torchview
 else:
-    _NAMES = frozenset({"IPython", "filelock", "fsspec", "graphviz", "h5py", "pygraphviz", "torchview"})
+    _NAMES = frozenset({"IPython", "filelock", "fsspec", "graphviz", "h5py", "pandas", "pygraphviz", "torchview"})
 
     def __getattr__(name: str) -> Any:
         """Import the library of that name and keep it as an attribute of this module."""
