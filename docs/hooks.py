@@ -17,7 +17,14 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 
 REFERENCE = {
-    "Numbers": ["to_categorical", "normalize"],
+    "Numbers": [
+        "to_categorical",
+        "from_categorical",
+        "normalize",
+        "pad_sequences",
+        "count_params",
+        "set_random_seed",
+    ],
     "Data": [
         "HDF5Matrix",
         "ChunkShuffleSampler",
@@ -25,8 +32,19 @@ REFERENCE = {
         "SequenceLoader",
         "OrderedEnqueuer",
         "GeneratorEnqueuer",
+        "split_dataset",
+        "timeseries_dataset_from_array",
+        "image_dataset_from_directory",
+        "text_dataset_from_directory",
+        "audio_dataset_from_directory",
+        "load_img",
+        "save_img",
+        "img_to_array",
+        "array_to_img",
+        "pack_x_y_sample_weight",
+        "unpack_x_y_sample_weight",
     ],
-    "Files": ["get_file", "validate_file", "Progbar", "DownloadError", "ArchiveError"],
+    "Files": ["get_file", "Registry", "validate_file", "hash_file", "Progbar", "DownloadError", "ArchiveError"],
     "Looking at models": [
         "print_summary",
         "summarize",
@@ -40,6 +58,9 @@ REFERENCE = {
         "save_model",
         "load_model",
         "load_optimizer",
+        "load_scheduler",
+        "open_model_file",
+        "register_library",
         "read_metadata",
         "save_weights",
         "load_weights",

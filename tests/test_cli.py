@@ -67,6 +67,7 @@ def test_summary_finds_a_factory_in_the_current_folder() -> None:
         (["summary", "factories:network", "--depth", "0"], "Total params: 23"),
         (["summary", "torch.nn:ReLU", "--input-size", "1,2", "--columns", "flops,params"], "FLOPs"),
         (["summary", "factories:Pair", "--input-size", "ids=2,3", "--input-size", "mask=2,3"], "(2, 3)"),
+        (["summary", "factories:network", "--style", "tree", "--weights"], "├─ weight (Parameter)"),
         (["summary", "factories.py:network"], "Total params: 23"),
         (["summary", "./factories.py:network"], "Total params: 23"),
         (["plot", "factories:network", "-o", "net.svg", "--show-shapes", "--input-size", "2,4"], "net.svg"),

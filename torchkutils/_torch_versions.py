@@ -6,9 +6,13 @@ can go, or that torch has no public way.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import inspect
 import re
 import sys
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -195,6 +199,14 @@ def inside_function_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def untransformed(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that `torch.vmap`, `torch.func.grad` and other transforms have wrapped. No public way."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
     """By the level of each `torch.vmap` around a tensor, how many examples it runs at once. No public way."""
     functorch = torch._C._functorch
@@ -205,3 +217,64 @@ def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
             sizes[functorch.maybe_get_level(tensor)] = inner.shape[functorch.maybe_get_bdim(tensor)]
         tensor = inner
     return sizes
+
+
+# -- functions that torch.compile made ---------------------------------------------------------------------------------
+
+_COMPILED_CALLS = ("_TorchDynamoContext.__call__.<locals>.compile_wrapper", "_TorchDynamoContext.__call__.<locals>._fn")
+
+
+def compiler_is_loaded() -> bool:
+    """Whether something was compiled, or could be, in this process."""
+    return "torch._dynamo" in sys.modules
+
+
+def is_call_of_compiled_function(code: types.CodeType) -> bool:
+    """Whether a frame with this code runs a function that `torch.compile` made. No public way."""
+    return code.co_qualname in _COMPILED_CALLS
+
+
+@contextlib.contextmanager
+def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
+    """In the block, the callback is called when torch.compile begins to compile, in whatever thread."""
+    handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+    if handler is None:
+        yield
+        return
+    handler.register_start_callback(callback)
+    try:
+        yield
+    finally:
+        handler.remove_start_callback(callback)
+
+
+# -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
+
+
+def loader_workers(iterator: Any) -> list[Any]:
+    """The processes behind an iterator over a DataLoader."""
+    workers: list[Any] = iterator._workers
+    return workers
+
+
+def end_loader_workers(iterator: Any) -> None:
+    """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
+    iterator._shutdown_workers()
+
+
+# -- process groups ----------------------------------------------------------------------------------------------------
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group. No public way."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long the default process group's operations may take. No public way."""
+    group: Any = torch.distributed.distributed_c10d._get_default_group()
+    try:
+        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = torch.distributed.constants.default_pg_timeout
+    return found

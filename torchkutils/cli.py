@@ -4,6 +4,7 @@
     python -m torchkutils summary package.module:factory --input-size 1,3,224,224
     python -m torchkutils plot package.module:factory --input-size 1,3,224,224 -o model.svg
     python -m torchkutils get https://example.org/data.tar.gz --hash sha256:… --extract
+    python -m torchkutils cache list
     python -m torchkutils show my_model.h5
 
 Exit status: 0; 1 when it failed, and one line on the standard error says why; 2 for wrong usage.
@@ -26,7 +27,7 @@ from typing import Any, NoReturn
 import torch
 
 import torchkutils
-from torchkutils.files.get_file import get_file
+from torchkutils.cli_files import SomeFailed, WrongUsage, add_cache, add_get, complain
 from torchkutils.models.plot import plot_model
 from torchkutils.models.summary import print_summary, summarize
 from torchkutils.objects.describe import describe_model_file
@@ -50,17 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read us has left (`| head`): keep the interpreter from complaining when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
+    except WrongUsage as error:
+        _usage_error(str(error))
+    except SomeFailed:
+        return 1
     except Exception as error:
-        notes = [f"({note})" for note in getattr(error, "__notes__", [])]
-        reason = " ".join(" ".join([str(error), *notes]).split())
-        print(f"torchkutils: {type(error).__name__}: {reason}", file=sys.stderr)
+        complain(error)
         return 1
     return 0
 
@@ -68,11 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="torchkutils", description="keras.utils for PyTorch, from the shell.")
     parser.add_argument("--version", action="version", version=f"torchkutils {torchkutils.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="summary | plot | get | show")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="summary | plot | get | cache | show")
 
     summary = commands.add_parser("summary", help="print a model's layers, shapes, parameters and FLOPs")
     _add_model_arguments(summary)
     summary.add_argument("--columns", type=_words, help="names with commas between: output_shape,params,flops …")
+    summary.add_argument("--style", default="keras", choices=["keras", "tree"], help="Keras's layout, or a tree (keras)")
+    summary.add_argument("--weights", action="store_true", help="a row for each parameter")
     summary.add_argument("--json", action="store_true", help="print the summary as JSON")
     summary.set_defaults(command=_summary)
 
@@ -86,18 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         plot.add_argument(f"--{flag}", action="store_true", help=text)
     plot.set_defaults(command=_plot)
 
-    get = commands.add_parser("get", help="download a file into the cache and print its path")
-    get.add_argument("url")
-    get.add_argument("--name", help="the file's name in the cache (the URL's last part)")
-    get.add_argument("--hash", help="expected hash: sha256:…, or plain hexadecimal digits")
-    get.add_argument("--extract", action="store_true", help="extract the archive beside it")
-    get.add_argument("--cache-dir", help="base folder ($TORCHKUTILS_HOME, $KERAS_HOME, ~/.keras)")
-    get.add_argument("--cache-subdir", default="datasets", help="folder below the base (datasets)")
-    get.add_argument("--mirror", action="append", default=[], help="another address of the same file; repeatable")
-    get.add_argument("--force", action="store_true", help="download even if it is there")
-    get.add_argument("--offline", action="store_true", help="never use the network")
-    get.add_argument("--quiet", action="store_true", help="no progress bar")
-    get.set_defaults(command=_get)
+    add_get(commands)
+    add_cache(commands)
 
     show = commands.add_parser("show", help="print what a saved model file holds, without building the model")
     show.add_argument("file")
@@ -215,11 +211,14 @@ def _importable_from(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _summary(options: argparse.Namespace) -> None:
-    model, keywords = _model(options.model), _input_arguments(options)
+    keywords = _input_arguments(options) | {"columns": options.columns, "weights": options.weights}
+    if options.depth is None:
+        keywords["depth"] = "auto"
+    model = _model(options.model)
     if options.json:
-        print(json.dumps(summarize(model, columns=options.columns, **keywords).to_dict(), indent=1))
+        print(json.dumps(summarize(model, **keywords).to_dict(), indent=1))
     else:
-        print_summary(model, columns=options.columns, **keywords)
+        print_summary(model, style=options.style, **keywords)
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -234,23 +233,6 @@ def _plot(options: argparse.Namespace) -> None:
         **_input_arguments(options),
     )
     print(options.output)
-
-
-def _get(options: argparse.Namespace) -> None:
-    print(
-        get_file(
-            options.name,
-            options.url,
-            file_hash=options.hash,
-            extract=options.extract,
-            cache_dir=options.cache_dir,
-            cache_subdir=options.cache_subdir,
-            mirrors=options.mirror,
-            force=options.force,
-            offline=options.offline,
-            progress=not options.quiet,
-        )
-    )
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ def test_a_wrong_hash_is_an_error_and_the_old_file_stays(route, server, tmp_path
         download(tmp_path, server.url(route), file_hash="0" * 64)
     assert (tmp_path / "f.bin").read_bytes() == OLD
     assert os.listdir(tmp_path) == ["f.bin"]
-    assert server.count[route] == 1
+    assert server.count[route] == 2, "a wrong hash is asked for once more"
 
 
 @pytest.mark.parametrize("bad", ["not-found", "html", "cut"])
@@ -120,7 +120,7 @@ def test_headers_stay_with_their_host(server, tmp_path) -> None:
 
 def test_a_password_in_the_address_is_sent_and_not_shown(server, tmp_path) -> None:
     url = server.url("not-found").replace("http://", "http://me:secret@")
-    with pytest.raises(DownloadError, match=r"me:\*\*\*@") as caught:
+    with pytest.raises(DownloadError, match=r"//\*\*\*@") as caught:
         download(tmp_path, url)
     assert "secret" not in str(caught.value) + caught.value.url
     assert server.seen[0][1]["Authorization"] == "Basic bWU6c2VjcmV0"
@@ -129,7 +129,6 @@ def test_a_password_in_the_address_is_sent_and_not_shown(server, tmp_path) -> No
 def test_a_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", server.url("").rstrip("/"))
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setattr(http_source.urllib.request, "proxy_bypass", lambda host, proxies=None: False)
     with pytest.raises(DownloadError):
         download(tmp_path, "http://nobody.invalid/good", retries=0)
     assert sum(server.count.values()) == 1

@@ -4,8 +4,10 @@
 # ruff: noqa: PTH100, PTH110, PTH116, PTH117, PTH118, PTH119, PTH120
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
+import ssl
 import stat
 import sys
 import warnings
@@ -14,8 +16,19 @@ from dataclasses import dataclass
 
 from torchkutils._typing import PathLike
 from torchkutils.errors import ArchiveError, DownloadError
-from torchkutils.files import archive, arguments, cache_folder, transfer
+from torchkutils.files import (
+    archive,
+    arguments,
+    cache_folder,
+    certificates,
+    file_names,
+    origins,
+    resume,
+    transfer,
+)
+from torchkutils.files.addresses import is_local, shown_url
 from torchkutils.files.hashing import ExpectedHash, file_matches
+from torchkutils.files.http_source import Caller
 from torchkutils.files.sidecar_files import SidecarFiles, only_one_process
 from torchkutils.progress import Progbar
 
@@ -24,7 +37,7 @@ from torchkutils.progress import Progbar
 class _Job:
     """A checked call."""
 
-    wish: transfer.Wish
+    request: transfer.Request
     force: bool
     offline: bool
     progress: bool
@@ -43,8 +56,8 @@ class _Place:
 
 
 def get_file(
-    fname: PathLike | None,
-    origin: str,
+    fname: PathLike | None = None,
+    origin: str | None = None,
     untar: bool = False,
     md5_hash: str | None = None,
     file_hash: str | None = None,
@@ -55,9 +68,12 @@ def get_file(
     cache_dir: PathLike | None = None,
     *,
     force: bool = False,
+    force_download: bool = False,
     mirrors: Iterable[str] = (),
     headers: Mapping[str, str] | None = None,
-    timeout: float | tuple[float | None, float | None] | None = (10, 30),
+    verify: bool | PathLike | ssl.SSLContext = True,
+    netrc: bool = False,
+    timeout: float | tuple[float | None, ...] | None = (10, 30),
     retries: int = 3,
     offline: bool = False,
     progress: bool = True,
@@ -67,27 +83,35 @@ def get_file(
 
     Args:
         fname: Name of the file in the cache; it may hold folders, an absolute path wins over the cache folder, None
-            takes the last part of `origin`.
-        origin: Any URL: http and https, and every protocol of fsspec (`file://`, `s3://`, `hf://`, `zip://…::…`).
+            takes the last part of `origin`; where that has no ending, the name that the server gives
+            (Content-Disposition), which is remembered beside the cache.
+        origin: Any URL: http, https, ftp, and every protocol of fsspec (`file://`, `s3://`, `hf://`, `zip://…::…`).
         untar: Deprecated, use `extract`. The archive lies at `<folder>/<fname>.tar.gz`, is extracted into the
             folder, and `<folder>/<fname>` is returned.
         md5_hash: Deprecated, use `file_hash`; counts only without it.
-        file_hash: Expected hash in hexadecimal digits, also as `sha256:…`; checked on a cached file and, while it
-            streams, on a download.
+        file_hash: Expected hash in hexadecimal digits, also as `sha256:…`, as an integrity value (`sha256-` and
+            base64) or as lines of `sha256sum`; checked on a cached file and, while it streams, on a download.
         cache_subdir: Folder inside the cache; an absolute one wins.
-        hash_algorithm: 'auto' (by the number of digits), 'md5', 'sha1', 'sha256' or 'sha512'.
+        hash_algorithm: 'auto' (what `file_hash` says, else by the number of digits: MD5, SHA-1, SHA-256, SHA-512) or
+            any name of hashlib's.
         extract: Unpack the file beside itself, all of it or nothing.
         archive_format: 'auto' (tar, zip and single compressed files), 'tar', 'zip', 'gz', 'bz2', 'xz', 'zst' (where
             this Python has it), several of them, None or [] (extracts nothing).
         cache_dir: The cache; default `$TORCHKUTILS_HOME`, else `$KERAS_HOME`, else `~/.keras`.
         force: Download even if the file is there; it stays until the new one is whole.
+        force_download: Keras 3's word for `force`.
         mirrors: Further URLs, tried in order when `origin` fails or gives a file of another hash.
-        headers: For http; they are not sent to another host that a redirect leads to.
-        timeout: Seconds to connect and seconds without any data, as a pair or one number for both; None waits.
-            There is no limit on the total.
-        retries: Attempts after the first, for each URL; on connection faults, HTTP 408, 429 and 5xx.
-        offline: Never ask the network; an error when the file is missing or has another hash.
-        progress: Show bytes, rate and remaining time on standard error.
+        headers: For http; to another host that a redirect leads to, only User-Agent, Accept and Accept-Language go.
+        verify: What https servers are checked against: True (the bundle that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE
+            names, else the system's), the path of a CA bundle, or an ssl.SSLContext.
+        netrc: Whether logins are read from `~/.netrc` (or $NETRC), for each host that is asked.
+        timeout: Seconds to connect, without any data, and for the whole download with all attempts, as
+            `(connect, read)` or `(connect, read, total)`, or one number for the first two; None waits.
+        retries: Attempts after the first, for each URL; on connection faults, HTTP 408, 429 and 5xx, and once after
+            a wrong hash. What the server asks to wait (Retry-After, RateLimit) is waited, up to 5 minutes.
+        offline: Never ask the network; an error when the file is missing or has another hash. The environment
+            variable TORCHKUTILS_OFFLINE=1 does the same for every call; local addresses are still read then.
+        progress: Show bytes, rate and remaining time on standard error; TORCHKUTILS_QUIET=1 shows nothing.
         allow_links: Whether an archive may hold links (they never lead out of its folder anyway).
 
     Returns:
@@ -103,11 +127,17 @@ def get_file(
 
     The file appears whole or not at all, and an old one is never lost to a failure. Any number of processes may ask
     for the same file at once (every rank of a torch.distributed job, for instance): one request is made on a
-    machine. A server that sends neither a length nor chunks cannot be caught cutting a file: only `file_hash` can.
+    machine. A call that failed or was killed leaves what came, if the server gave a strong entity tag, and the next
+    one asks for the rest of the same version only. A server that sends neither a length nor chunks cannot be caught
+    cutting a file: only `file_hash` can. No message holds a password, a token or a header's value.
 
-    Differs from Keras: the hash is checked after the download too, a failed download or extraction deletes nothing,
-    extraction never leaves the folder nor replaces files that are not its own, `fname` must not hold `..`, and
-    'auto' also unpacks a single compressed file (`x.csv.gz` to `x.csv`).
+    A web page that comes instead of data (a sign-in, a warning, an error with status 200) is an error, unless `fname`
+    ends in .html, .htm or .xhtml, neither name nor address has an ending, or the hash is right.
+
+    Differs from Keras: `fname` may be left out; a warning says when the cached file of that name came from another
+    address (where the disk keeps extended attributes); the hash is checked after the download too, a failed download
+    or extraction deletes nothing, extraction never leaves the folder nor replaces files that are not its own, `fname`
+    must not hold `..`, and 'auto' also unpacks a single compressed file (`x.csv.gz` to `x.csv`).
 
     >>> import pathlib, tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -120,27 +150,59 @@ def get_file(
         warnings.warn("untar is deprecated; use extract=True", DeprecationWarning, stacklevel=2)
     if md5_hash is not None:
         warnings.warn("md5_hash is deprecated; use file_hash", DeprecationWarning, stacklevel=2)
-    for argument, path in (("fname", fname), ("cache_dir", cache_dir), ("cache_subdir", cache_subdir)):
-        if not isinstance(path, (str, os.PathLike)) and (path is not None or argument == "cache_subdir"):
-            raise ValueError(f"{argument} must be a text or a pathlib.Path, got {path!r}")
-    for argument, switch in (("force", force), ("offline", offline), ("allow_links", allow_links)):
-        if not isinstance(switch, bool):
-            raise ValueError(f"{argument} must be True or False, got {switch!r}")
+    arguments.check_paths(fname=fname, cache_dir=cache_dir, cache_subdir=cache_subdir)
+    arguments.check_switches(
+        force=force, force_download=force_download, offline=offline, allow_links=allow_links, netrc=netrc
+    )
+    force = force or force_download
     sources = arguments.checked_sources(origin, mirrors)
-    name = cache_folder.file_name(fname, sources[0])
-    wish = transfer.Wish(
+    name = file_names.name_without_asking(fname, sources[0])
+    hashed_name = os.path.basename(name) if name else None
+    request = transfer.Request(
         sources,
-        arguments.expected_hash(file_hash, md5_hash, hash_algorithm),
-        arguments.checked_headers(headers),
-        arguments.checked_timeout(timeout),
+        arguments.expected_hash(file_hash, md5_hash, hash_algorithm, hashed_name),
+        Caller(
+            arguments.checked_headers(headers),
+            arguments.checked_timeout(timeout),
+            certificates.checked_verify(verify),
+            netrc,
+        ),
         arguments.checked_retries(retries),
     )
     if force and offline:
         raise ValueError("force=True asks for a download and offline=True forbids it; give one of them")
     formats = ("tar",) if untar else archive.checked_formats(archive_format)
-    job = _Job(wish, force, offline, progress, formats if extract or untar else (), allow_links, untar)
+    job = _Job(
+        request,
+        force,
+        offline,
+        progress and not arguments.switch_of("TORCHKUTILS_QUIET"),
+        formats if extract or untar else (),
+        allow_links,
+        untar,
+    )
+    job = _without_network(job)
     base = cache_folder.base_folder(cache_dir)
-    return _get(job, base, os.fspath(cache_subdir), name)
+    subdir = os.fspath(cache_subdir)
+    first_answer = None
+    try:
+        if name is None:
+            name, first_answer = file_names.name_by_asking(job.request, os.path.join(base, subdir), offline=job.offline)
+        request = dataclasses.replace(job.request, name=os.path.basename(name), first_answer=first_answer)
+        return _get(dataclasses.replace(job, request=request), base, subdir, name)
+    finally:
+        if first_answer is not None:
+            first_answer.close()
+
+
+def _without_network(job: _Job) -> _Job:
+    """The job under TORCHKUTILS_OFFLINE: local addresses are read; without any it is as with offline=True."""
+    if job.offline or not arguments.switch_of("TORCHKUTILS_OFFLINE"):
+        return job
+    local = [source for source in job.request.sources if is_local(source)]
+    if local:
+        return dataclasses.replace(job, request=dataclasses.replace(job.request, sources=local))
+    return dataclasses.replace(job, offline=True, force=False)
 
 
 def _place(job: _Job, base: str, subdir: str, name: str) -> _Place:
@@ -156,11 +218,13 @@ def _place(job: _Job, base: str, subdir: str, name: str) -> _Place:
 def _get(job: _Job, base: str, subdir: str, name: str) -> str:
     place = _place(job, base, subdir, name)
     seen = _signature(place.path)
-    valid = seen is not None and not job.force and _has_hash(place.path, job.wish.expected)
+    valid = seen is not None and not job.force and _has_hash(place.path, job.request.expected)
+    if valid and job.request.expected is None:
+        origins.warn_of_other_origin(place.path, job.request.sources, stacklevel=4)
     if valid and _is_extracted(job, place, downloaded=False):
         return place.result
     if job.offline and not valid:
-        raise DownloadError(_missing_offline(job, place, seen), url=job.wish.sources[0], attempts=0)
+        raise DownloadError(_missing_offline(job, place, seen), url=shown_url(job.request.sources[0]), attempts=0)
     folder = os.path.dirname(place.path)
     if not (cache_folder.can_be_written(folder) and cache_folder.can_be_written(place.folder)):
         if os.path.isabs(name) or os.path.isabs(subdir):
@@ -171,17 +235,16 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
             job = _fed_by(job, place.path)
         return _get(job, cache_folder.substitute_folder(base), subdir, name)
     sidecars = SidecarFiles(place.path)
-    with only_one_process(sidecars, f"fetch {transfer.without_password(job.wish.sources[0])} to {place.path}"):
-        sidecars.remove_leftovers(keep=archive.unfinished_staging(place.path))
+    with only_one_process(sidecars, f"fetch {shown_url(job.request.sources[0])} to {place.path}"):
+        sidecars.remove_leftovers(keep={archive.unfinished_staging(place.path), resume.kept_part(sidecars)})
         return _get_alone(job, place, seen, valid)
 
 
 def _fed_by(job: _Job, path: str) -> _Job:
     """The same job, but the first source is a valid file in a cache that cannot be written."""
-    import dataclasses
-
-    sources = [pathlib.Path(os.path.abspath(path)).as_uri(), *job.wish.sources]
-    return dataclasses.replace(job, wish=dataclasses.replace(job.wish, sources=sources), offline=False)
+    sources = [pathlib.Path(os.path.abspath(path)).as_uri(), *job.request.sources]
+    request = dataclasses.replace(job.request, sources=sources, first_answer=None)
+    return dataclasses.replace(job, request=request, offline=False)
 
 
 def _get_alone(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bool) -> str:
@@ -189,10 +252,11 @@ def _get_alone(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bo
     now = _signature(place.path)
     if now != seen:
         # Somebody else fetched it while this process waited: that counts for force, too.
-        valid = now is not None and _has_hash(place.path, job.wish.expected)
+        valid = now is not None and _has_hash(place.path, job.request.expected)
     if not valid:
         with _Shown(job.progress, os.path.basename(place.path)) as shown:
-            transfer.fetch(job.wish, place.path, shown.report)
+            transfer.fetch(job.request, place.path, shown.report)
+        origins.write_origin(place.path, job.request.sources[0])
     if not _is_extracted(job, place, downloaded=not valid):
         promised = os.path.relpath(place.result, place.folder or ".") if job.untar else ""
         archive.extract_beside(place.path, place.folder, job.formats, allow_links=job.allow_links, promised=promised)
@@ -232,8 +296,9 @@ def _has_hash(path: str, expected: ExpectedHash | None) -> bool:
 
 
 def _missing_offline(job: _Job, place: _Place, seen: tuple[int, ...] | None) -> str:
-    state = "is not there" if seen is None else f"has not the hash {job.wish.expected}"
-    return f"offline=True, and {place.path} {state}; call once without offline to fetch {job.wish.sources[0]}"
+    state = "is not there" if seen is None else f"has not the hash {job.request.expected}"
+    url = shown_url(job.request.sources[0])
+    return f"offline=True (or TORCHKUTILS_OFFLINE), and {place.path} {state}; call once without it to fetch {url}"
 
 
 class _Shown:

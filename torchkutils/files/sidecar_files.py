@@ -11,7 +11,7 @@ import pathlib
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torchkutils import _lazy
 
@@ -35,6 +35,7 @@ class SidecarFiles:
         self._prefix = f".{label}{MARK}"
         self.lock = self._beside("lock")
         self.manifest = self._beside("members.json")
+        self.resume = self._beside("resume.json")
 
     def _beside(self, ending: str) -> str:
         return os.path.join(self.folder, self._prefix + ending)
@@ -57,10 +58,10 @@ class SidecarFiles:
             ]
         return []
 
-    def remove_leftovers(self, *, keep: str | None = None) -> None:
+    def remove_leftovers(self, *, keep: Collection[str | None] = ()) -> None:
         """Remove what a killed process left; only under the lock, where nobody else writes."""
         for path in self.leftovers():
-            if os.path.basename(path) != keep:
+            if os.path.basename(path) not in keep:
                 remove_whatever(path)
 
 

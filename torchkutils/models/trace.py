@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchkutils._random_state import random_state_kept
+from torchkutils._torch_versions import compiler_is_loaded
 from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.failure_note import failure_note
 from torchkutils.models.forward.meta_copy import on_meta
@@ -117,6 +118,7 @@ class _Forward:
     def __init__(self, tree: ModuleTree, run: Run, reason: str) -> None:
         self.tree, self.run = tree, run
         self.largest_index: int | None = None
+        self._met_compiled = False
         self.engine = Engine("meta" if reason else "real", "traced", reason)
 
     def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
@@ -160,11 +162,16 @@ class _Forward:
     def _trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far.
 
-        Gradients are off, which saves memory. A forward that fails because it wants a graph runs again with them.
+        Gradients are off, which saves memory. A forward that fails because it wants a graph runs again with them, and
+        one that calls a compiled function runs again with that function unwatched.
         """
-        trace, error = self._run(arguments, grad=self.run.grad)
-        if isinstance(error, RuntimeError) and not self.run.grad and _WANTS_A_GRAPH.search(message_of(error)):
-            trace, error = self._run(arguments, grad=True)
+        grad, compiled, compiler_was_loaded = self.run.grad, False, compiler_is_loaded()
+        trace, error = self._run(arguments, grad, compiled)
+        if self._met_compiled or (error is not None and compiler_is_loaded() > compiler_was_loaded):
+            compiled = True
+            trace, error = self._run(arguments, grad, compiled)
+        if isinstance(error, RuntimeError) and not grad and _WANTS_A_GRAPH.search(message_of(error)):
+            trace, error = self._run(arguments, True, compiled)
         if error is None:
             return trace
         hint = wrapping_hint(self.tree.modules[0], self.run)
@@ -172,22 +179,23 @@ class _Forward:
         attach(error, "trace", trace)
         raise error
 
-    def _run(self, arguments: Arguments, *, grad: bool) -> tuple[Trace, BaseException | None]:
+    def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
         """Run forward once and put everything back."""
         before = restored(self.tree, arguments)
         with before:
             if self.run.engine == "meta":
                 model, arguments = on_meta(self.tree.modules[0], arguments)
-                trace, error = self._record(ModuleTree(model), arguments, None, grad)
+                trace, error = self._record(ModuleTree(model), arguments, None, (grad, compiled))
             else:
-                trace, error = self._record(self.tree, arguments, before.tensors, grad)
+                trace, error = self._record(self.tree, arguments, before.tensors, (grad, compiled))
         notes = [f"{name} was changed by forward and could not be put back" for name in before.lost]
         return dataclasses.replace(trace, notes=tuple(notes)), error
 
     def _record(
-        self, tree: ModuleTree, arguments: Arguments, states: TensorStates | None, grad: bool
+        self, tree: ModuleTree, arguments: Arguments, states: TensorStates | None, how: tuple[bool, bool]
     ) -> tuple[Trace, BaseException | None]:
-        model, recorder, run = tree.modules[0], Recorder(tree, states), self.run
+        grad, compiled = how
+        model, recorder, run = tree.modules[0], Recorder(tree, states, compiled=compiled), self.run
         records: tuple[ModuleRecord, ...] = module_records(tree, arguments=run.module_arguments)
         args, kwargs = _private(arguments, states)
         error: BaseException | None = None
@@ -200,6 +208,7 @@ class _Forward:
             except BaseException as raised:
                 error = raised
             failure = recorder.failure(error)
+        self._met_compiled = recorder.met_compiled
         nodes, edges = recorder.flow.finished()
         calls = recorder.finished_calls()
         return Trace(type(model).__name__, records, calls, nodes, edges, self.engine, run.mode, failure), error
