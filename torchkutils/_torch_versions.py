@@ -199,6 +199,14 @@ def inside_function_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_memory_of_others(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory that torch did not allocate: an array's, a file's. No public way."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+
+
 def untransformed(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor that `torch.vmap`, `torch.func.grad` and other transforms have wrapped. No public way."""
     functorch = torch._C._functorch

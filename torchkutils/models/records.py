@@ -229,6 +229,8 @@ class Node:
         output: What it gives; for an output, what arrived there; None when unknown.
         joins: A function that takes two or more tensors which were computed or came from outside (add, cat, mul,
             matmul …), parameters not counted.
+        untraced: Forward made its tensors in a way that nobody saw (NumPy, a script, an `autograd.Function`). The
+            edges to it are guesses.
     """
 
     index: int
@@ -237,6 +239,7 @@ class Node:
     call: int | None
     output: Value | None
     joins: bool = False
+    untraced: bool = False
 
 
 @record
@@ -248,7 +251,7 @@ class Edge:
         target: Index of the node that took it.
         tensor: Which of the source's tensors, counted over its output from left to right.
         count: How often the target took it in one call: `x + x` has one edge of count 2.
-        guessed: It follows the order of definition; nothing was observed.
+        guessed: Nobody observed it: it follows the order of definition, or leads to a node that is `untraced`.
     """
 
     source: int

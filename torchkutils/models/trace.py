@@ -203,14 +203,13 @@ class _Forward:
         with torch.set_grad_enabled(grad), in_mode(tree, run.mode), recorder:
             recorder.flow.add_inputs(args, kwargs, names)
             try:
-                output = model(*args, **kwargs)
-                recorder.flow.add_outputs(output)
+                recorder.flow.add_outputs(model(*args, **kwargs))
             except BaseException as raised:
                 error = raised
             failure = recorder.failure(error)
         self._met_compiled = recorder.met_compiled
-        nodes, edges = recorder.flow.finished()
-        calls = recorder.finished_calls()
+        del args, kwargs
+        calls, nodes, edges = recorder.finished()
         return Trace(type(model).__name__, records, calls, nodes, edges, self.engine, run.mode, failure), error
 
 
