@@ -80,7 +80,12 @@ REFERENCE = {
 """The public names by subject, in the order of the navigation."""
 
 RETURNED = {
-    "ModelSummary": ["torchkutils.models.model_summary.SummaryRow"],
+    "ModelSummary": [
+        "torchkutils.models.table.rows.SummaryRow",
+        "torchkutils.models.table.memory.MemoryEstimate",
+        "torchkutils.models.table.comparison.SummaryComparison",
+        "torchkutils.models.table.comparison.Change",
+    ],
     "ModelPlot": ["torchkutils.models.page.ModelPage"],
     "multi_gpu_model": ["torchkutils.parallel.parallel_model.ParallelModel"],
 }

@@ -67,6 +67,7 @@ def test_summary_finds_a_factory_in_the_current_folder() -> None:
         (["summary", "factories:network", "--depth", "0"], "Total params: 23"),
         (["summary", "torch.nn:ReLU", "--input-size", "1,2", "--columns", "flops,params"], "FLOPs"),
         (["summary", "factories:Pair", "--input-size", "ids=2,3", "--input-size", "mask=2,3"], "(2, 3)"),
+        (["summary", "factories:network", "--style", "tree", "--weights"], "├─ weight (Parameter)"),
         (["summary", "factories.py:network"], "Total params: 23"),
         (["summary", "./factories.py:network"], "Total params: 23"),
         (["plot", "factories:network", "-o", "net.svg", "--show-shapes", "--input-size", "2,4"], "net.svg"),
@@ -111,7 +112,6 @@ def test_show_lists_what_a_model_file_holds(capsys: pytest.CaptureFixture[str]) 
         (["summary", "absent.py:network"], "there is no file"),
         (["summary", "factories:network", "--input-size", "2,5"], "which was given (2, 5)"),
         (["summary", "factories:late", "--input-size", "2,5"], "dtypes= chooses others"),
-        (["plot", "factories:network", "-o", "net.xyz"], "net.xyz|xyz"),
         (["get", "nowhere://x/y"], "nowhere"),
         (["show", "missing.h5"], "missing.h5"),
     ],
@@ -196,7 +196,8 @@ def test_the_exit_status_tells_wrong_usage_from_failure(
 
 def test_a_factory_takes_arguments(folder_with_factories: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder_with_factories / "factories.py").write_text(
-        "import torch\n\n\ndef sized(width, kind, *, bias=True):\n    return getattr(torch.nn, kind)(width, 2, bias=bias)\n"
+        "import torch\n\n\ndef sized(width, kind, *, bias=True):\n"
+        "    return getattr(torch.nn, kind)(width, 2, bias=bias)\n"
     )
     assert main(["summary", "factories.py:sized", "7", "Linear", "--set", "bias=false", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total_params"] == 14

@@ -114,12 +114,14 @@ def summary(options: argparse.Namespace) -> None:
     unknown = [column for column in options.columns or [] if column not in COLUMNS]
     if unknown:
         raise WrongUsage(f"--columns knows {', '.join(COLUMNS)}; got {', '.join(unknown)}")
-    keywords = _input_arguments(options) | {"columns": options.columns}
+    keywords = _input_arguments(options) | {"columns": options.columns, "weights": options.weights}
+    if options.depth is None:
+        keywords["depth"] = "auto"
     model = _model(options)
     if options.json:
         print(json.dumps(summarize(model, **keywords).to_dict(), indent=1))
     else:
-        print_summary(model, **keywords)
+        print_summary(model, style=options.style, **keywords)
 
 
 def plot(options: argparse.Namespace) -> None:
