@@ -30,6 +30,10 @@ def broken():
     raise RuntimeError("no weights\\nin this folder")
 
 
+def late():
+    return torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Embedding(9, 2))
+
+
 def number():
     return 7
 """
@@ -63,6 +67,8 @@ def test_summary_finds_a_factory_in_the_current_folder() -> None:
         (["summary", "factories:network", "--depth", "0"], "Total params: 23"),
         (["summary", "torch.nn:ReLU", "--input-size", "1,2", "--columns", "flops,params"], "FLOPs"),
         (["summary", "factories:Pair", "--input-size", "ids=2,3", "--input-size", "mask=2,3"], "(2, 3)"),
+        (["summary", "factories.py:network"], "Total params: 23"),
+        (["summary", "./factories.py:network"], "Total params: 23"),
         (["plot", "factories:network", "-o", "net.svg", "--show-shapes", "--input-size", "2,4"], "net.svg"),
     ],
 )
@@ -102,6 +108,9 @@ def test_show_lists_what_a_model_file_holds(capsys: pytest.CaptureFixture[str]) 
         (["summary", "factories:broken"], "RuntimeError: no weights in this folder"),
         (["summary", "factories:number"], "factories:number gave int"),
         (["summary", "factories:network", "--input-size", "2,5"], "cannot be multiplied"),
+        (["summary", "absent.py:network"], "there is no file"),
+        (["summary", "factories:network", "--input-size", "2,5"], "which was given (2, 5)"),
+        (["summary", "factories:late", "--input-size", "2,5"], "dtypes= chooses others"),
         (["plot", "factories:network", "-o", "net.xyz"], "net.xyz|xyz"),
         (["get", "nowhere://x/y"], "nowhere"),
         (["show", "missing.h5"], "missing.h5"),

@@ -28,3 +28,18 @@ else:
         module = importlib.import_module(name)
         globals()[name] = module
         return module
+
+
+def optional(name: str, extra: str) -> Any:
+    """A library that comes with an extra of this package.
+
+    Raises:
+        ImportError: It is missing; the message says how to install it.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        library = name.partition(".")[0]
+        raise ImportError(f"this needs {library}, which is missing: pip install 'torchkutils[{extra}]'") from error

@@ -6,8 +6,13 @@ can go, or that torch has no public way.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import inspect
 import re
+import sys
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -112,6 +117,24 @@ def default_device() -> torch.device:
     return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
 
 
+# -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
+
+
+def fsdp_state(module: nn.Module) -> Any:
+    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+
+    Public are only `reshard` and `unshard`.
+    """
+    state = getattr(type(module), "_get_fsdp_state", None)
+    return None if state is None else state(module)
+
+
+def is_sharded_tensor(tensor: Any) -> bool:
+    """Whether it is a DTensor; whoever made one has imported its module."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
+
+
 # -- several devices ---------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +185,69 @@ def newer_module_class(name: str) -> type[nn.Module] | None:
     return found
 
 
+# -- operators and torch.func, as the summary's FLOP count sees them --------------------------------------------------
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator with its namespace and without its overload: "aten::mm". No public way."""
+    packet = operator.overloadpacket if isinstance(operator, OperatorOverload) else operator
+    return str(packet._qualified_op_name)
+
+
+def inside_function_transform() -> bool:
+    """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def untransformed(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that `torch.vmap`, `torch.func.grad` and other transforms have wrapped. No public way."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
+    """By the level of each `torch.vmap` around a tensor, how many examples it runs at once. No public way."""
+    functorch = torch._C._functorch
+    sizes = {}
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        inner = functorch.get_unwrapped(tensor)
+        if functorch.is_batchedtensor(tensor):
+            sizes[functorch.maybe_get_level(tensor)] = inner.shape[functorch.maybe_get_bdim(tensor)]
+        tensor = inner
+    return sizes
+
+
+# -- functions that torch.compile made ---------------------------------------------------------------------------------
+
+_COMPILED_CALLS = ("_TorchDynamoContext.__call__.<locals>.compile_wrapper", "_TorchDynamoContext.__call__.<locals>._fn")
+
+
+def compiler_is_loaded() -> bool:
+    """Whether something was compiled, or could be, in this process."""
+    return "torch._dynamo" in sys.modules
+
+
+def is_call_of_compiled_function(code: types.CodeType) -> bool:
+    """Whether a frame with this code runs a function that `torch.compile` made. No public way."""
+    return code.co_qualname in _COMPILED_CALLS
+
+
+@contextlib.contextmanager
+def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
+    """In the block, the callback is called when torch.compile begins to compile, in whatever thread."""
+    handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+    if handler is None:
+        yield
+        return
+    handler.register_start_callback(callback)
+    try:
+        yield
+    finally:
+        handler.remove_start_callback(callback)
+
+
 # -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
 
 
@@ -174,3 +260,21 @@ def loader_workers(iterator: Any) -> list[Any]:
 def end_loader_workers(iterator: Any) -> None:
     """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
     iterator._shutdown_workers()
+
+
+# -- process groups ----------------------------------------------------------------------------------------------------
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group. No public way."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long the default process group's operations may take. No public way."""
+    group: Any = torch.distributed.distributed_c10d._get_default_group()
+    try:
+        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = torch.distributed.constants.default_pg_timeout
+    return found

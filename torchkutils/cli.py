@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -111,7 +113,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODULE:FACTORY",
-        help="what makes the model: a class, a function without arguments, or a model, by its dotted path",
+        help="what makes the model: a class, a function without arguments, or a model; a file may stand for the module",
     )
     parser.add_argument(
         "--input-size",
@@ -167,30 +169,43 @@ def _usage_error(message: str) -> NoReturn:
 
 
 def _model(path: str) -> torch.nn.Module:
-    """Import `module:factory` from the current folder or the environment and make the model."""
-    module_name, colon, attributes = path.partition(":")
+    """Import `module:factory`, from the current folder or the environment, or `file.py:factory`, and make the model."""
+    module_name, colon, attributes = path.rpartition(":")
     if not (module_name and colon and attributes):
-        _usage_error(f"{path!r} names no model; write package.module:factory")
-    with _current_folder_importable():
-        found: Any = importlib.import_module(module_name)
+        _usage_error(f"{path!r} names no model; write package.module:factory or path/to/file.py:factory")
+    file = pathlib.Path(module_name).resolve() if module_name.endswith(".py") else None
+    with _importable_from(pathlib.Path.cwd() if file is None else file.parent):
+        found: Any = importlib.import_module(module_name) if file is None else _file_module(file)
         for name in attributes.split("."):
             found = getattr(found, name)
         model = found if isinstance(found, torch.nn.Module) else found()
     if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"{path} gave {type(model).__name__}; it has to give a torch.nn.Module")
+        raise TypeError(f"{path} gave {type(model).__name__}; it must give a torch.nn.Module")
     return model
 
 
-class _current_folder_importable(contextlib.ContextDecorator):  # noqa: N801 - reads as a verb phrase
+def _file_module(file: pathlib.Path) -> types.ModuleType:
+    """The module that a Python file makes."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    name = f"{file.stem}_file" if file.stem in sys.modules else file.stem
+    spec: Any = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    # Pickle and dataclasses look a class's module up there.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _importable_from(folder: pathlib.Path) -> Iterator[None]:
     """The console script, unlike `python -m`, does not look for modules in the current folder."""
-
-    def __enter__(self) -> None:
-        self.folder = str(pathlib.Path.cwd())
-        sys.path.insert(0, self.folder)
-
-    def __exit__(self, *_: object) -> None:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
         with contextlib.suppress(ValueError):
-            sys.path.remove(self.folder)
+            sys.path.remove(str(folder))
 
 
 def _summary(options: argparse.Namespace) -> None:

@@ -89,7 +89,9 @@ def print_path(path: str) -> None:
 
 def complain(error: BaseException) -> None:
     """One line on standard error; one that is closed or cannot show a letter is no reason to end otherwise."""
-    words = f"torchkutils: {type(error).__name__}: {' '.join(str(error).split())}\n"
+    notes = [f"({note})" for note in getattr(error, "__notes__", [])]
+    reason = " ".join(" ".join([str(error), *notes]).split())
+    words = f"torchkutils: {type(error).__name__}: {reason}\n"
     try:
         if sys.stderr is not None:
             sys.stderr.write(words)

@@ -134,7 +134,8 @@ class TensorRecord:
         dtype: Without the prefix: "float32".
         requires_grad: Whether it is trainable.
         same_as: Full name ("encoder.weight") of the first holder of the same object; None for the first holder.
-        kind: "tensor", or how it is held: "sharded", "quantised", "lazy", "sparse", "nested".
+        kind: "tensor", or how it is held: "sharded", "quantised 8 bit", "lazy", "sparse", "nested".
+        parts: Dtype and bytes of each tensor that it consists of, where it is not one plain tensor.
     """
 
     name: str
@@ -145,6 +146,7 @@ class TensorRecord:
     requires_grad: bool
     same_as: str | None = None
     kind: str = "tensor"
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 @record
@@ -165,6 +167,7 @@ class ModuleRecord:
         training: The flag before the trace.
         same_as: Index of the first record of the same object, which alone has its calls, children and tensors.
         registered: False inside plain lists and dicts: `model.parameters()` does not know it.
+        packed: Weights that a quantised module keeps packed; they are no parameters and count in no total.
     """
 
     index: int
@@ -180,6 +183,7 @@ class ModuleRecord:
     training: bool
     same_as: int | None = None
     registered: bool = True
+    packed: tuple[TensorRecord, ...] = ()
 
 
 @record
@@ -302,6 +306,7 @@ class Trace:
         engine: What ran.
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
+        notes: What a reader must know beside: what forward changed and could not be put back.
     """
 
     model_name: str
@@ -312,6 +317,7 @@ class Trace:
     engine: Engine
     mode: str
     failure: Failure | None = None
+    notes: tuple[str, ...] = ()
 
     def enclosing(self, node: Node) -> tuple[Call, ...]:
         """The calls that a node lies in, from the model's own down; a leaf call's node ends with that call."""

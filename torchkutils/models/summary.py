@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
 from torchkutils.models.records import EngineName, Mode, Run, Trace
 from torchkutils.models.table.model_summary import (
@@ -19,7 +20,7 @@ from torchkutils.models.table.model_summary import (
 from torchkutils.models.table.rows import summary_of
 from torchkutils.models.trace import trace_model
 
-__all__ = ["ModelSummary", "SummaryRow", "print_summary", "summarize"]
+__all__ = ["ModelSummary", "SummaryRow", "print_summary", "register_flop_formula", "summarize"]
 
 
 def summarize(
@@ -27,11 +28,13 @@ def summarize(
     *,
     input_size: Any = None,
     input_data: Any = None,
+    input_kwargs: Any = None,
     dtypes: Any = None,
     depth: int | None = None,
     columns: Sequence[str] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
+    grad: bool = False,
 ) -> ModelSummary:
     """Run a model once and list its modules with shapes, parameters and FLOPs; the model stays as it was.
 
@@ -60,7 +63,15 @@ def summarize(
     shown = _checked_columns(columns)
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
         raise ValueError(f"depth must be None or an int of 0 or more, got {depth!r}")
-    run = Run(input_size=input_size, input_data=input_data, dtypes=dtypes, mode=mode, engine=engine)
+    run = Run(
+        input_size=input_size,
+        input_data=input_data,
+        input_kwargs=input_kwargs,
+        dtypes=dtypes,
+        mode=mode,
+        engine=engine,
+        grad=grad,
+    )
     try:
         trace = trace_model(model, run)
     except BaseException as error:
@@ -79,11 +90,13 @@ def print_summary(
     *,
     input_size: Any = None,
     input_data: Any = None,
+    input_kwargs: Any = None,
     dtypes: Any = None,
     depth: int | None = None,
     columns: Sequence[str] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
+    grad: bool = False,
 ) -> None:
     """Print a model's layers, output shapes and parameter counts as Keras does.
 
@@ -125,11 +138,13 @@ def print_summary(
             model,
             input_size=input_size,
             input_data=input_data,
+            input_kwargs=input_kwargs,
             dtypes=dtypes,
             depth=depth,
             columns=columns,
             mode=mode,
             engine=engine,
+            grad=grad,
         )
     except BaseException as error:
         partial = getattr(error, "summary", None)

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from torchkutils._typing import PathLike
-from torchkutils.objects.stored_file import ModelFile, open_model_file
+from torchkutils.objects.stored_file import ModelFile, opened_model_file
 
 __all__ = ["describe_model_file"]
 
@@ -28,7 +28,7 @@ def describe_model_file(path: PathLike) -> str:
         ValueError: It is no model file, or a damaged one.
         OSError: It cannot be read.
     """
-    with open_model_file(path) as file:
+    with opened_model_file(path) as file:
         architecture, names = file.document("architecture"), file.index.get("names", {})
         lines = [f"{path}: torchkutils model file", ""]
         if architecture is None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from torchkutils._torch_versions import untransformed
 from torchkutils.models.records import Edge, Node, NodeKind, Value
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, all_tensors_of, named_tensors, storage_of
@@ -90,6 +91,10 @@ class DataFlow:
             self._made = {key: entry for key, entry in self._made.items() if entry[0]() is not None}
             self._sweep_at = 2 * len(self._made) + _SWEPT_EVERY
         self._made[id(tensor)] = (weakref.ref(tensor), node, position, self._clock)
+        if self._describe.transformed and (inner := untransformed(tensor)) is not tensor:
+            # What leaves a transform is the tensor inside, or a view of it.
+            self._made[id(inner)] = (weakref.ref(inner), node, position, self._clock)
+            self._written[storage_of(inner)] = (node, position, self._clock)
 
     def set_writer(self, tensor: torch.Tensor, node: int) -> None:
         """What the storage of a tensor holds was written by this node."""
@@ -118,6 +123,9 @@ class DataFlow:
             otherwise: The node that is taken to have made an unknown tensor; None adds a node for it.
         """
         entry = self._made.get(id(tensor))
+        if entry is None and self._describe.transformed:
+            tensor = untransformed(tensor)
+            entry = self._made.get(id(tensor))
         if entry is not None and entry[0]() is not tensor:
             entry = None
         wrote = self._written.get(storage_of(tensor)) if self._written else None

@@ -86,6 +86,7 @@ class ModelSummary:
         buffer_bytes: Bytes that all buffers take.
         flops_known: Whether `flops` is exact; what the model itself ran, outside of any row, counts too.
         bytes_by_dtype: Bytes of parameters and buffers by the name of their dtype.
+        notes: What a reader must know beside: what forward changed and could not be put back.
 
     >>> import torch
     >>> from torchkutils import summarize
@@ -106,6 +107,7 @@ class ModelSummary:
     buffer_bytes: int = 0
     flops_known: bool = True
     bytes_by_dtype: dict[str, int] = field(default_factory=dict, hash=False)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as dicts, lists, strings and numbers that JSON can hold."""
@@ -114,7 +116,7 @@ class ModelSummary:
         for row in result["rows"]:
             row["inbound"] = list(row["inbound"])
             row["parameter_kinds"] = list(row["parameter_kinds"])
-        result["rows"] = list(result["rows"])
+        result["rows"], result["notes"] = list(result["rows"]), list(self.notes)
         return result
 
     def __str__(self) -> str:

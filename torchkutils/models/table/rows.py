@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
-import collections
-
-from torchkutils.models.records import Call, ModuleRecord, TensorRecord, Trace, Value, record, shape_text, tensors_in
+from torchkutils.models.records import Call, ModuleRecord, Trace, Value, shape_text, tensors_in
 from torchkutils.models.table.connections import inbound_names
 from torchkutils.models.table.model_summary import ModelSummary, SummaryRow
-
-
-@record
-class _Held:
-    """What a module's own parameters come to; a tensor that stands elsewhere too counts at its first place.
-
-    Attributes:
-        elements: Of all of them.
-        trainable: Of those that require a gradient.
-        bytes: That they take.
-        lazy: Whether one of them is not made yet.
-        kinds: What they are other than plain tensors.
-        first_holder: Full name of a tensor that stands elsewhere first.
-    """
-
-    elements: int
-    trainable: int
-    bytes: int
-    lazy: bool
-    kinds: tuple[str, ...]
-    first_holder: str | None
+from torchkutils.models.tree.totals import Held, Operations, held_below, held_by_each, totals_of
 
 
 def summary_of(trace: Trace, depth: int | None, columns: tuple[str, ...] | None) -> ModelSummary:
     """The rows and totals of one trace; `depth` limits the levels that have rows of their own."""
-    held = _held_by_each(trace)
-    elements, trainable = sum(own.elements for own in held), sum(own.trainable for own in held)
-    by_dtype, buffer_bytes = _sizes(trace)
+    totals = totals_of(trace)
     return ModelSummary(
         model_name=trace.model_name,
-        rows=_rows(trace, depth, held),
-        total_params=elements,
-        trainable_params=trainable,
-        non_trainable_params=elements - trainable,
-        param_bytes=sum(own.bytes for own in held),
-        flops=sum(call.flops for call in trace.calls),
-        flops_known=trace.engine.ran != "structure" and all(call.flops_known for call in trace.calls),
+        rows=_rows(trace, depth),
+        total_params=totals.params,
+        trainable_params=totals.trainable,
+        non_trainable_params=totals.params - totals.trainable,
+        param_bytes=totals.param_bytes,
+        flops=totals.flops,
+        flops_known=totals.flops_known,
         engine=str(trace.engine),
         columns=columns,
-        buffer_bytes=buffer_bytes,
-        bytes_by_dtype=by_dtype,
+        buffer_bytes=totals.buffer_bytes,
+        bytes_by_dtype=totals.bytes_by_dtype,
+        notes=trace.notes,
     )
 
 
-def _rows(trace: Trace, depth: int | None, held: list[_Held]) -> tuple[SummaryRow, ...]:
+def _rows(trace: Trace, depth: int | None) -> tuple[SummaryRow, ...]:
+    held = held_by_each(trace)
+    together = held_below(trace, held)
     shown = _shown_modules(trace, depth)
     calls_of = _Calls(trace)
-    below = _Operations(trace)
+    operations = Operations(trace)
     inbound = inbound_names(trace, {module.index for module in shown})
     text = _Texts()
     executed = trace.engine.ran != "structure"
@@ -63,11 +42,11 @@ def _rows(trace: Trace, depth: int | None, held: list[_Held]) -> tuple[SummaryRo
     for module in shown:
         own = held[module.index]
         if module.children and depth is not None and module.depth >= depth:
-            own = _together([held[member] for member in _family(trace, module)], own)
+            own = together[module.index]
         first = module.index if module.same_as is None else module.same_as
         calls = calls_of.get(first)
         ran = calls if module.same_as is None else []
-        flops, exact = below.of(ran)
+        flops, exact = operations.of(ran)
         rows.append(
             SummaryRow(
                 path=module.path,
@@ -134,77 +113,6 @@ class _Texts:
         return found
 
 
-def _held_by_each(trace: Trace) -> list[_Held]:
-    """For each module; equal parameters share one record in a trace, and so they do here."""
-    known: dict[int, _Held] = {}
-    held = []
-    for module in trace.modules:
-        found = known.get(id(module.parameters))
-        if found is None:
-            found = known[id(module.parameters)] = _held(module.parameters)
-        held.append(found)
-    return held
-
-
-def _held(parameters: tuple[TensorRecord, ...]) -> _Held:
-    own = [tensor for tensor in parameters if tensor.same_as is None]
-    return _Held(
-        sum(tensor.elements for tensor in own),
-        sum(tensor.elements for tensor in own if tensor.requires_grad),
-        sum(tensor.bytes for tensor in own),
-        any(tensor.shape is None for tensor in parameters),
-        tuple(dict.fromkeys(tensor.kind for tensor in parameters if tensor.kind != "tensor")),
-        next((tensor.same_as for tensor in parameters if tensor.same_as is not None), None),
-    )
-
-
-def _together(members: list[_Held], own: _Held) -> _Held:
-    """What a module and all below it hold, where those have no rows of their own."""
-    return _Held(
-        sum(member.elements for member in members),
-        sum(member.trainable for member in members),
-        sum(member.bytes for member in members),
-        any(member.lazy for member in members),
-        own.kinds,
-        own.first_holder,
-    )
-
-
-def _sizes(trace: Trace) -> tuple[dict[str, int], int]:
-    """Bytes of parameters and buffers by dtype, and of the buffers."""
-    by_dtype: dict[str, int] = {}
-    buffer_bytes = 0
-    # Modules that hold equal tensors share one tuple of records.
-    parameters = collections.Counter(id(module.parameters) for module in trace.modules)
-    buffers = collections.Counter(id(module.buffers) for module in trace.modules)
-    groups = {id(group): group for module in trace.modules for group in (module.parameters, module.buffers)}
-    for group, held in groups.items():
-        for tensor in held:
-            if tensor.same_as is None:
-                count = parameters[group] + buffers[group]
-                by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.bytes * count
-                buffer_bytes += tensor.bytes * buffers[group]
-    return by_dtype, buffer_bytes
-
-
-class _Operations:
-    """FLOPs of calls with all calls within them."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._flops = [call.flops for call in trace.calls]
-        self._exact = [call.flops_known for call in trace.calls]
-        for call in reversed(trace.calls):
-            if call.parent is not None:
-                self._flops[call.parent] += self._flops[call.index]
-                self._exact[call.parent] &= self._exact[call.index]
-
-    def of(self, calls: list[Call]) -> tuple[int, bool]:
-        """Their sum, and whether it is exact."""
-        if len(calls) == 1:
-            return self._flops[calls[0].index], self._exact[calls[0].index]
-        return sum(self._flops[call.index] for call in calls), all(self._exact[call.index] for call in calls)
-
-
 def _shown_modules(trace: Trace, depth: int | None) -> list[ModuleRecord]:
     root = trace.modules[0]
     shown = list(trace.modules[1:])
@@ -216,15 +124,7 @@ def _shown_modules(trace: Trace, depth: int | None) -> list[ModuleRecord]:
     return shown
 
 
-def _family(trace: Trace, module: ModuleRecord) -> list[int]:
-    members, stack = [], [module.index]
-    while stack:
-        members.append(stack.pop())
-        stack.extend(trace.modules[members[-1]].children)
-    return members
-
-
-def _shared_with(trace: Trace, module: ModuleRecord, own: _Held) -> str | None:
+def _shared_with(trace: Trace, module: ModuleRecord, own: Held) -> str | None:
     if module.same_as is not None:
         return trace.modules[module.same_as].path
     return None if own.first_holder is None else own.first_holder.rpartition(".")[0]
