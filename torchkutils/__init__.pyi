@@ -31,6 +31,9 @@ from torchkutils.objects.scope import get_custom_objects as get_custom_objects
 from torchkutils.objects.serialization import deserialize_keras_object as deserialize_keras_object
 from torchkutils.objects.serialization import serialize_keras_object as serialize_keras_object
 from torchkutils.parallel.multi_gpu_model import multi_gpu_model as multi_gpu_model
+from torchkutils.parallel.parallel_model import ParallelModel as ParallelModel
+from torchkutils.parallel.ranks import gather_for_metrics as gather_for_metrics
+from torchkutils.parallel.ranks import is_main_process as is_main_process
 from torchkutils.progress import Progbar as Progbar
 
 __version__: str
@@ -44,15 +47,18 @@ __all__ = [
     "ModelPlot",
     "ModelSummary",
     "OrderedEnqueuer",
+    "ParallelModel",
     "Progbar",
     "Sequence",
     "SequenceLoader",
     "custom_object_scope",
     "deserialize_keras_object",
+    "gather_for_metrics",
     "get_custom_objects",
     "get_file",
     "get_registered_name",
     "get_registered_object",
+    "is_main_process",
     "load_model",
     "load_optimizer",
     "load_weights",

@@ -6,8 +6,11 @@ can go, or that torch has no public way.
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -110,6 +113,57 @@ def without_exchange_of_values() -> dict[str, Any]:
     accepted = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
     return {name: False for name in ("init_sync", buffers) if name in accepted}
+
+
+def run_early(node: Any) -> None:
+    """Let backward run a node of the graph before all others that are ready, as it runs those that add up gradients.
+
+    It goes by sequence numbers: the higher, the earlier. No public way; where there is none, the node runs last.
+    """
+    set_number = getattr(node, "_set_sequence_nr", None)
+    if set_number is not None:
+        set_number(2**62)
+
+
+def after_backward(work: Callable[[], None]) -> None:
+    """Run `work` when the backward pass that runs in this thread has ended. No public way."""
+    torch.autograd.Variable._execution_engine.queue_callback(work)
+
+
+def inside_function_backward() -> bool:
+    """Whether the `backward` of an autograd function written in Python is running in this thread. No public way.
+
+    So it is in a backward pass that such a function starts itself (reentrant checkpointing).
+    """
+    code = torch.autograd.function.BackwardCFunction.apply.__code__
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def no_join() -> Any:
+    """The setting of a model that is in no block of `torch.distributed.algorithms.join.Join`. No public way."""
+    from torch.distributed.algorithms.join import _JoinConfig
+
+    return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
+
+
+def group_timeout() -> datetime.timedelta | None:
+    """How long the default process group waits; None where it does not say. No public way."""
+    from torch import distributed
+
+    try:
+        world: Any = distributed.group.WORLD
+        device = torch.device(
+            "cuda" if "cuda" in distributed.get_backend_config() and torch.cuda.is_available() else "cpu"
+        )
+        timeout = world._get_backend(device).options._timeout
+    except Exception:
+        return None
+    return timeout if isinstance(timeout, datetime.timedelta) else None
 
 
 # -- classes that came later -------------------------------------------------------------------------------------------
