@@ -288,8 +288,9 @@ def _try_soft_lock(lock: str, seen: _SeenSoftLock) -> Release | None:
         ended.set()
         thread.join()
         with contextlib.suppress(OSError):
+            os.unlink(lock)  # noqa: PTH108 - empty, and of no use here
+        with contextlib.suppress(OSError):
             if pathlib.Path(path).read_text(encoding="ascii") == token:
-                os.unlink(lock)  # noqa: PTH108 - empty, and of no use here
                 os.unlink(path)  # noqa: PTH108
 
     return release
