@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
@@ -165,15 +166,18 @@ class Progbar:
             times = _duration(elapsed) + (" - " if unit == "B" else " ") + pace
         else:
             times = f"ETA: {_duration((target - done) * elapsed / done)} - {pace}"
-        share = None if target is None else min(1.0, done / target) if target else 1.0
+        # A target of 0 is reached from the start.
+        share = None if target is None else min(1.0, (done if target else 1) / max(target, 1))
         return _State(head, times, self._metrics(), done, share, self.width, self._finished)
 
 
+@dataclass
 class _Average:
     """The running mean of one metric; sums may be tensors on a device, which are fetched only to be shown."""
 
-    def __init__(self, last: Any, total: Any, weight: int) -> None:
-        self.last, self.total, self.weight = last, total, weight
+    last: Any
+    total: Any
+    weight: int
 
     def text(self) -> str:
         if isinstance(self.last, str):
@@ -182,14 +186,17 @@ class _Average:
         return f"{mean:.4f}" if abs(mean) > 1e-3 else f"{mean:.4e}"
 
 
+@dataclass
 class _State:
-    """What there is to show at one moment."""
+    """What there is to show at one moment; `share` is the part that is done, None where the target is unknown."""
 
-    def __init__(
-        self, head: str, times: str, metrics: list[str], done: int, share: float | None, width: int, finished: bool
-    ) -> None:
-        self.head, self.times, self.metrics = head, times, metrics
-        self.done, self.share, self.width, self.finished = done, share, width, finished
+    head: str
+    times: str
+    metrics: list[str]
+    done: int
+    share: float | None
+    width: int
+    finished: bool
 
     def plain(self) -> str:
         """One line of a log."""

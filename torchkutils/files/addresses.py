@@ -63,7 +63,8 @@ def _without_secrets(link: str) -> str:
 def _shown_parameter(match: re.Match[str]) -> str:
     sign, name, value = match.groups()
     harmless = _HARMLESS_VALUE.fullmatch(value) and not _SECRET_NAME.search(name or "")
-    return f"{sign}{'' if name is None else f'{name}='}{value if harmless else MASK}"
+    before = sign if name is None else f"{sign}{name}="
+    return before + (value if harmless else MASK)
 
 
 class Secrets:
