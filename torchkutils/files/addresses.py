@@ -13,6 +13,7 @@ _PARAMETER = re.compile(r"([?&;#])(?:([^=&;#?]*)=)?([^&;#]*)")
 # What a query may show: numbers, switches and names of files. Anything else may be a token or a signature.
 _HARMLESS_VALUE = re.compile(r"[\d.]{0,12}|true|false|yes|no|[\w%.,/-]{0,80}\.[A-Za-z][A-Za-z0-9]{0,4}", re.ASCII)
 _SECRET_NAME = re.compile(r"token|secret|pass|pwd|key|sig|cred|auth|session|jwt|code", re.IGNORECASE)
+_SENT_AS_IT_IS = re.compile(r"[A-Za-z0-9_.~%/:=&?#+!$,;'@()*|-]+", re.ASCII)
 MASK = "***"
 
 
@@ -44,6 +45,8 @@ def shown_url(url: object) -> str:
     if not isinstance(url, str):
         return f"<{type(url).__name__}>"
     shown = "::".join(_without_secrets(link) for link in re.split(r"::(?=[A-Za-z])", url))
+    if shown.isprintable():
+        return shown
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in shown)
 
 
@@ -107,7 +110,10 @@ def ascii_url(url: str) -> str:
     Raises:
         ValueError: The host cannot be written in ASCII, or the address cannot be taken apart.
     """
-    parts = urllib.parse.urlsplit(url.strip())
+    url = url.strip()
+    if _SENT_AS_IT_IS.fullmatch(url):
+        return url
+    parts = urllib.parse.urlsplit(url)
     if not parts.netloc.isascii():
         user_info, at, place = parts.netloc.rpartition("@")
         host, colon, port = place.partition(":")

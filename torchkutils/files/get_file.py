@@ -157,10 +157,10 @@ def get_file(
     force = force or force_download
     sources = arguments.checked_sources(origin, mirrors)
     name = file_names.name_without_asking(fname, sources[0])
-    hashed_name = os.path.basename(name) if name else None
+    short_name = os.path.basename(name or "")
     request = transfer.Request(
         sources,
-        arguments.expected_hash(file_hash, md5_hash, hash_algorithm, hashed_name),
+        arguments.expected_hash(file_hash, md5_hash, hash_algorithm, short_name or None),
         Caller(
             arguments.checked_headers(headers),
             arguments.checked_timeout(timeout),
@@ -168,6 +168,7 @@ def get_file(
             netrc,
         ),
         arguments.checked_retries(retries),
+        short_name,
     )
     if force and offline:
         raise ValueError("force=True asks for a download and offline=True forbids it; give one of them")
@@ -184,15 +185,15 @@ def get_file(
     job = _without_network(job)
     base = cache_folder.base_folder(cache_dir)
     subdir = os.fspath(cache_subdir)
-    first_answer = None
+    if name is not None:
+        return _get(job, base, subdir, name)
+    name, answer = file_names.name_by_asking(job.request, os.path.join(base, subdir), offline=job.offline)
     try:
-        if name is None:
-            name, first_answer = file_names.name_by_asking(job.request, os.path.join(base, subdir), offline=job.offline)
-        request = dataclasses.replace(job.request, name=os.path.basename(name), first_answer=first_answer)
+        request = dataclasses.replace(job.request, name=name, first_answer=answer)
         return _get(dataclasses.replace(job, request=request), base, subdir, name)
     finally:
-        if first_answer is not None:
-            first_answer.close()
+        if answer is not None:
+            answer.close()
 
 
 def _without_network(job: _Job) -> _Job:

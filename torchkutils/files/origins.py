@@ -42,7 +42,7 @@ def read_origin(path: str) -> str | None:
 def warn_of_other_origin(path: str, sources: Sequence[str], stacklevel: int) -> None:
     """Warn where the file that a call is given came from an address that the call does not name."""
     noted = read_origin(path)
-    if noted is None or noted in {_noted(source) for source in sources}:
+    if noted is None or noted in sources or noted in {_noted(source) for source in sources}:
         return
     shown = "".join(letter if letter.isprintable() else "?" for letter in noted)
     warnings.warn(
