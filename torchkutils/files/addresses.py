@@ -13,7 +13,7 @@ _PARAMETER = re.compile(r"([?&;#])(?:([^=&;#?]*)=)?([^&;#]*)")
 # What a query may show: numbers, switches and names of files. Anything else may be a token or a signature.
 _HARMLESS_VALUE = re.compile(r"[\d.]{0,12}|true|false|yes|no|[\w%.,/-]{0,80}\.[A-Za-z][A-Za-z0-9]{0,4}", re.ASCII)
 _SECRET_NAME = re.compile(r"token|secret|pass|pwd|key|sig|cred|auth|session|jwt|code", re.IGNORECASE)
-_SENT_AS_IT_IS = re.compile(r"[A-Za-z0-9_.~%/:=&?#+!$,;'@()*|-]+", re.ASCII)
+_SENT_AS_IT_IS = re.compile(r"[a-z]+://[A-Za-z0-9_.~%/:=&?#+!$,;'@()*|-]+", re.ASCII)
 MASK = "***"
 
 
