@@ -65,17 +65,17 @@ def trace_model(model: Any, run: Run) -> Trace:
         return structure_trace(tree, run, "no input was given")
     forward = _Forward(tree, run, _reason_for_meta(tree, run))
     # Arguments that nothing can be made of are refused for every engine.
-    forward.arguments()
+    arguments = forward.arguments()
     if run.engine == "structure":
         return structure_trace(tree, run, "asked for")
     try:
-        return forward.trace()
+        return forward.trace(arguments)
     except IndexError:
-        if not forward.makes_indices():
+        if not forward.makes_indices(arguments):
             raise
     # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
     forward.largest_index = 0
-    return forward.trace()
+    return forward.trace(forward.arguments())
 
 
 def _reason_for_meta(tree: ModuleTree, run: Run) -> str:
@@ -108,16 +108,16 @@ class _Forward:
                 self.tree.modules[0], self.run, open_sizes=open_sizes, largest_index=self.largest_index
             )
 
-    def makes_indices(self) -> bool:
+    def makes_indices(self, arguments: Arguments) -> bool:
         """Whether integers are made from sizes, other than zeros."""
         if self.run.input_size is None or self.largest_index is not None:
             return False
-        return any(not tensor.is_floating_point() for tensor in tensors_of(*self.arguments()))
+        return any(not tensor.is_floating_point() for tensor in tensors_of(*arguments))
 
-    def trace(self) -> Trace:
+    def trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward, or of two at different sizes where dimensions are open."""
         if self.run.input_size is None or not has_open_dimensions(self.run.input_size):
-            return self._trace(self.arguments())
+            return self._trace(arguments)
         failed: Exception | None = None
         # Small sizes are tried where large ones fail.
         for pair in pairs_of_open_sizes(self.run.input_size):

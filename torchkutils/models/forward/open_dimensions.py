@@ -10,7 +10,7 @@ from torchkutils.models.records import Collection, TensorValue, Trace, Value
 
 def with_open_dimensions(one: Trace, other: Trace) -> Trace:
     """The first trace with each size open that differs in the second."""
-    if _way(one) != _way(other):
+    if _course(one) != _course(other):
         raise ValueError("input_size has open dimensions, and the model takes another way at another size: give sizes")
     calls = tuple(
         dataclasses.replace(a, inputs=_open_value(a.inputs, b.inputs), output=_open_value(a.output, b.output))
@@ -23,7 +23,7 @@ def with_open_dimensions(one: Trace, other: Trace) -> Trace:
     return dataclasses.replace(one, calls=calls, nodes=nodes)
 
 
-def _way(trace: Trace) -> tuple[Any, ...]:
+def _course(trace: Trace) -> tuple[Any, ...]:
     """Which modules and functions ran, and what they took."""
     return (
         [(call.module, call.parent) for call in trace.calls],

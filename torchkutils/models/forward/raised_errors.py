@@ -6,17 +6,17 @@ from typing import Any
 
 
 def attach(error: BaseException, name: str, value: Any) -> None:
-    """Give an exception an attribute, be it frozen or not."""
+    """Give an exception an attribute, for classes that allow none too."""
     vars(error)[name] = value
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """As `error.add_note`, be it frozen or not."""
+    """As `error.add_note`, for classes that allow no attributes too."""
     attach(error, "__notes__", [*getattr(error, "__notes__", ()), note])
 
 
 def message_of(error: BaseException) -> str:
-    """What it says, if it can."""
+    """The text of an exception; not every class can make one."""
     try:
         return str(error)
     except Exception:
