@@ -7,11 +7,13 @@ can go, or that torch has no public way.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import inspect
 import re
 import sys
 import types
 from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -179,6 +181,57 @@ def check_sharding_on(device: torch.device) -> None:
         )
 
 
+def run_early(node: Any) -> None:
+    """Let backward run a node of the graph before all others that are ready, as it runs those that add up gradients.
+
+    It goes by sequence numbers: the higher, the earlier. No public way; where there is none, the node runs last.
+    """
+    set_number = getattr(node, "_set_sequence_nr", None)
+    if set_number is not None:
+        set_number(2**62)
+
+
+def after_backward(work: Callable[[], None]) -> None:
+    """Run `work` when the backward pass that runs in this thread has ended. No public way."""
+    torch.autograd.Variable._execution_engine.queue_callback(work)
+
+
+def inside_function_backward() -> bool:
+    """Whether the `backward` of an autograd function written in Python is running in this thread. No public way.
+
+    So it is in a backward pass that such a function starts itself (reentrant checkpointing).
+    """
+    code = torch.autograd.function.BackwardCFunction.apply.__code__
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def no_join() -> Any:
+    """The setting of a model that is in no block of `torch.distributed.algorithms.join.Join`. No public way."""
+    from torch.distributed.algorithms.join import _JoinConfig
+
+    return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
+
+
+def group_timeout() -> datetime.timedelta | None:
+    """How long the default process group waits; None where it does not say. No public way."""
+    from torch import distributed
+
+    try:
+        world: Any = distributed.group.WORLD
+        device = torch.device(
+            "cuda" if "cuda" in distributed.get_backend_config() and torch.cuda.is_available() else "cpu"
+        )
+        timeout = world._get_backend(device).options._timeout
+    except Exception:
+        return None
+    return timeout if isinstance(timeout, datetime.timedelta) else None
+
+
 # -- classes that came later -------------------------------------------------------------------------------------------
 
 
@@ -257,3 +310,35 @@ def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
         yield
     finally:
         handler.remove_start_callback(callback)
+
+
+# -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
+
+
+def loader_workers(iterator: Any) -> list[Any]:
+    """The processes behind an iterator over a DataLoader."""
+    workers: list[Any] = iterator._workers
+    return workers
+
+
+def end_loader_workers(iterator: Any) -> None:
+    """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
+    iterator._shutdown_workers()
+
+
+# -- process groups ----------------------------------------------------------------------------------------------------
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group. No public way."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long the default process group's operations may take. No public way."""
+    group: Any = torch.distributed.distributed_c10d._get_default_group()
+    try:
+        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = torch.distributed.constants.default_pg_timeout
+    return found

@@ -284,11 +284,13 @@ class Engine:
         ran: "real": the maths ran; "meta": shapes only; "structure": no forward.
         edges: "traced": by tensor provenance; "symbolic": by torch.fx; "definition": order of definition.
         reason: A sentence that says why another engine did not run; "" when there is nothing to say.
+        own_example: No input was given, and forward took an example that the model brings along.
     """
 
     ran: Literal["real", "meta", "structure"]
     edges: Literal["traced", "symbolic", "definition"]
     reason: str = ""
+    own_example: bool = False
 
     def __str__(self) -> str:
         """The text for captions: `structure (order of definition): no input was given`."""
@@ -310,6 +312,8 @@ class Trace:
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
         notes: What a reader must know beside: what forward changed and could not be put back.
+        counted_for: What FLOPs and bytes are those of where sizes are open: "one sample"; "" where none is.
+        call_bytes: Bytes of what each call took and returned where sizes are open; None where shapes tell them.
     """
 
     model_name: str
@@ -321,6 +325,8 @@ class Trace:
     mode: str
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
+    counted_for: str = ""
+    call_bytes: tuple[tuple[int, int], ...] | None = None
 
     def enclosing(self, node: Node) -> tuple[Call, ...]:
         """The calls that a node lies in, from the model's own down; a leaf call's node ends with that call."""
