@@ -15,7 +15,7 @@ from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.failure_note import failure_note
 from torchkutils.models.forward.meta_copy import on_meta
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
-from torchkutils.models.forward.raised_errors import add_note, attach, message_of
+from torchkutils.models.forward.raised_errors import add_note, attach, message_of, traceback_of_model
 from torchkutils.models.forward.recorder import Recorder
 from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
 from torchkutils.models.restore.restored import in_mode, restored
@@ -177,7 +177,7 @@ class _Forward:
         hint = wrapping_hint(self.tree.modules[0], self.run)
         add_note(error, failure_note(trace, self.run, tensors_of(*arguments), hint))
         attach(error, "trace", trace)
-        raise error
+        raise BaseException.with_traceback(error, traceback_of_model(error))
 
     def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
         """Run forward once and put everything back."""
