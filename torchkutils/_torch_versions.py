@@ -13,7 +13,6 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -217,19 +216,18 @@ def no_join() -> Any:
     return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
 
 
-def group_timeout() -> datetime.timedelta | None:
-    """How long the default process group waits; None where it does not say. No public way."""
+def group_timeout() -> datetime.timedelta:
+    """How long operations of the default process group may take, torch's default where it is silent. No public way."""
     from torch import distributed
 
+    group: Any = distributed.distributed_c10d._get_default_group()
+    on_gpu = "cuda" in distributed.get_backend_config() and torch.cuda.is_available()
+    found: Any
     try:
-        world: Any = distributed.group.WORLD
-        device = torch.device(
-            "cuda" if "cuda" in distributed.get_backend_config() and torch.cuda.is_available() else "cpu"
-        )
-        timeout = world._get_backend(device).options._timeout
-    except Exception:
-        return None
-    return timeout if isinstance(timeout, datetime.timedelta) else None
+        found = group._get_backend(torch.device("cuda" if on_gpu else "cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = None
+    return found if isinstance(found, datetime.timedelta) else distributed.constants.default_pg_timeout
 
 
 # -- classes that came later -------------------------------------------------------------------------------------------
@@ -332,13 +330,3 @@ def end_loader_workers(iterator: Any) -> None:
 def default_store() -> Any:
     """The key-value store of the default process group. No public way."""
     return torch.distributed.distributed_c10d._get_default_store()
-
-
-def group_timeout() -> datetime.timedelta:
-    """How long the default process group's operations may take. No public way."""
-    group: Any = torch.distributed.distributed_c10d._get_default_group()
-    try:
-        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
-    except (RuntimeError, AttributeError):
-        found = torch.distributed.constants.default_pg_timeout
-    return found
