@@ -276,3 +276,24 @@ def test_exported_and_graph_modules_are_models(make):
     model = make(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (torch.ones(2, 3),))
     summary = summarize(model, input_size=(2, 3))
     assert (summary.total_params, summary.flops) == (26, 2 * 2 * (12 + 8))
+
+
+def test_a_traceback_holds_the_model_s_frames_and_few_of_ours():
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hooked = nn.Linear(3, 1)
+            self.hooked.register_forward_hook(lambda *_: None)
+
+        def forward(self, x):
+            return self.hooked(x)
+
+    with pytest.raises(RuntimeError, match="mat1") as caught:
+        summarize(nn.Sequential(nn.Sequential(Inner())), input_size=(2, 4))
+    files = [entry.frame.code.path.as_posix() for entry in caught.traceback]
+    ours = [number for number, file in enumerate(files) if "/torchkutils/" in file]
+    assert len(ours) <= 5
+    # After the first frame of the model none is ours.
+    first = next(number for number, file in enumerate(files) if file.endswith("container.py"))
+    assert max(ours) < first
+    assert sum(file == __file__ for file in files) == 2
