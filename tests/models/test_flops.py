@@ -317,6 +317,8 @@ def test_formulas_of_functions_and_of_modules() -> None:
     register_flop_formula(Kernel)(lambda module, x, scale, *, out_shape: 7 * x.numel())
     summary = summarize(Net(), input_size=(2, 4))
     assert (summary.flops, summary.flops_known) == (64 + 56, True)
+    register_flop_formula(Net)(lambda module, x, *, out_shape: 1000)
+    assert summarize(Net(), input_size=(2, 4)).flops == 1000 + 64 + 56
     register_flop_formula(torch.cdist)(lambda a, b, *args, out_shape, **named: 2 * out_shape.numel() * a[-1])
     assert summarize(Computed(torch.cdist), input_size=[(5, 3), (7, 3)]).flops == 2 * 5 * 7 * 3
 

@@ -204,11 +204,20 @@ class Count(NamedTuple):
     known: bool
 
 
-def module_flops(module: nn.Module, inputs: Collection, output: Value | None) -> Count | None:
-    """What a module ran itself, where its class says more than the functions inside it; None elsewhere."""
+def module_flops(module: nn.Module, inputs: Collection, output: Value | None, *, leaf: bool) -> Count | None:
+    """What a call of a module ran itself, where its class says more than the functions inside it; None elsewhere.
+
+    Args:
+        module: What was called.
+        inputs: What it took.
+        output: What it returned.
+        leaf: It called no other module: what the other ones ran is counted there.
+    """
     formula = _formula_of_class(type(module)) if _registered else None
     if formula is not None:
         return _count(_registered_flops(formula, module, inputs, output))
+    if not leaf:
+        return None
     if isinstance(module, torch.jit.ScriptModule):
         # No function inside of it is seen.
         return Count(0, False)
