@@ -1,4 +1,4 @@
-"""Modules of torch.nn whose forward is known to the letter: nothing inside them needs to be watched."""
+"""Modules of torch.nn whose forward is known exactly: nothing inside them needs to be watched."""
 
 from __future__ import annotations
 
