@@ -52,6 +52,9 @@ from torchkutils.objects.serialization import serialize_keras_object as serializ
 from torchkutils.objects.weights_file import load_weights as load_weights
 from torchkutils.objects.weights_file import save_weights as save_weights
 from torchkutils.parallel.multi_gpu_model import multi_gpu_model as multi_gpu_model
+from torchkutils.parallel.parallel_model import ParallelModel as ParallelModel
+from torchkutils.parallel.ranks import gather_for_metrics as gather_for_metrics
+from torchkutils.parallel.ranks import is_main_process as is_main_process
 from torchkutils.progress import Progbar as Progbar
 
 __version__: str
@@ -65,6 +68,7 @@ __all__ = [
     "ModelPlot",
     "ModelSummary",
     "OrderedEnqueuer",
+    "ParallelModel",
     "Progbar",
     "Registry",
     "Sequence",
@@ -75,6 +79,7 @@ __all__ = [
     "custom_object_scope",
     "deserialize_keras_object",
     "from_categorical",
+    "gather_for_metrics",
     "get_custom_objects",
     "get_file",
     "get_registered_name",
@@ -82,6 +87,7 @@ __all__ = [
     "hash_file",
     "image_dataset_from_directory",
     "img_to_array",
+    "is_main_process",
     "load_img",
     "load_model",
     "load_optimizer",

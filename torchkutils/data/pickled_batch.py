@@ -11,6 +11,8 @@ the loader would wait for it for ever.
 from __future__ import annotations
 
 import io
+import os
+import pathlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +103,10 @@ class Sender:
                 raise TypeError(f"a batch cannot be sent from its worker: {part}") from error
             if not isinstance(shared, (OSError, RuntimeError)):
                 raise
-            # No room in /dev/shm.
+            # No room in /dev/shm, where torch leaves the file that it could not fill.
+            if torch.multiprocessing.get_sharing_strategy() == "file_descriptor":  # type: ignore[no-untyped-call]
+                for left in pathlib.Path("/dev/shm").glob(f"torch_{os.getpid()}_*"):
+                    left.unlink(missing_ok=True)
             self.fallbacks += 1
             return Message(content)
 

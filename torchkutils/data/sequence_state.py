@@ -262,7 +262,10 @@ class _StatePickler(pickle.Pickler):
         base: Any = array
         while isinstance(base, np.ndarray) and base.base is not None:
             base = base.base
-        if not isinstance(base, (np.ndarray, bytes, torch.Tensor)):
+        base = base.obj if isinstance(base, memoryview) else base
+        # What pickle.loads and numpy.frombuffer give lies in a bytearray, and is this process's own.
+        private = isinstance(base, (np.ndarray, bytes, bytearray, torch.Tensor))
+        if not private or (isinstance(base, torch.Tensor) and base.is_shared()):  # type: ignore[no-untyped-call]
             raise NotSendableError("an array over memory of others")
         if not self._leave_out or array.nbytes < LEAF_BYTES or type(array) is not np.ndarray or array.dtype.hasobject:
             return NotImplemented
