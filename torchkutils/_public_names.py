@@ -17,6 +17,7 @@ PUBLIC_NAMES = {
     "ModelSummary": "models.summary",
     "OrderedEnqueuer": "data.enqueuers",
     "Progbar": "progress",
+    "PyDataset": "data.sequence",
     "Registry": "files.registry",
     "Sequence": "data.sequence",
     "SequenceLoader": "data.sequence_loader",
