@@ -13,6 +13,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -174,6 +175,55 @@ def check_sharding_on(device: torch.device) -> None:
             f"fully_shard (strategy='fsdp') on CPUs needs a newer torch, got {torch.__version__}; "
             "upgrade torch (2.9 can), or use strategy='ddp'"
         )
+def run_early(node: Any) -> None:
+    """Let backward run a node of the graph before all others that are ready, as it runs those that add up gradients.
+
+    It goes by sequence numbers: the higher, the earlier. No public way; where there is none, the node runs last.
+    """
+    set_number = getattr(node, "_set_sequence_nr", None)
+    if set_number is not None:
+        set_number(2**62)
+
+
+def after_backward(work: Callable[[], None]) -> None:
+    """Run `work` when the backward pass that runs in this thread has ended. No public way."""
+    torch.autograd.Variable._execution_engine.queue_callback(work)
+
+
+def inside_function_backward() -> bool:
+    """Whether the `backward` of an autograd function written in Python is running in this thread. No public way.
+
+    So it is in a backward pass that such a function starts itself (reentrant checkpointing).
+    """
+    code = torch.autograd.function.BackwardCFunction.apply.__code__
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def no_join() -> Any:
+    """The setting of a model that is in no block of `torch.distributed.algorithms.join.Join`. No public way."""
+    from torch.distributed.algorithms.join import _JoinConfig
+
+    return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
+
+
+def group_timeout() -> datetime.timedelta | None:
+    """How long the default process group waits; None where it does not say. No public way."""
+    from torch import distributed
+
+    try:
+        world: Any = distributed.group.WORLD
+        device = torch.device(
+            "cuda" if "cuda" in distributed.get_backend_config() and torch.cuda.is_available() else "cpu"
+        )
+        timeout = world._get_backend(device).options._timeout
+    except Exception:
+        return None
+    return timeout if isinstance(timeout, datetime.timedelta) else None
 
 
 # -- classes that came later -------------------------------------------------------------------------------------------
@@ -197,6 +247,14 @@ def operator_name(operator: Any) -> str:
 def inside_function_transform() -> bool:
     """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_memory_of_others(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory that torch did not allocate: an array's, a file's. No public way."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
 
 
 def untransformed(tensor: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ _MODULES_PER_TENSOR = 8
 _MODULES_AT_MOST = 10_000
 _BYTES_PER_MODULE = 4096
 _FREE_MENTIONS = 2000
+_LAYERS_AT_MOST = 1000
 
 
 class Budget:
@@ -42,7 +43,7 @@ class Budget:
         self.modules_left = min(free, _MODULES_AT_MOST + nbytes // _BYTES_PER_MODULE)
         self.paths_limit = _FREE_MENTIONS + 8 * names + self.modules_left
         self.mentions_left = _FREE_MENTIONS + 8 * (tensors + names)
-        self.layers_limit = max(names, 1)
+        self.layers_limit = min(max(tensors, 1), _LAYERS_AT_MOST)
         self.bytes_left = nbytes + (16 << 20)
 
     def modules(self, count: int, what: str) -> None:
