@@ -268,6 +268,40 @@ def test_what_held_generators_draw_is_fixed_by_seed_epoch_and_index(name, hook):
     assert len(set(drawn)) == len(drawn)
 
 
+class Prepares(Sequence):
+    """Makes its generator in the worker: with the worker's number as its seed, or all with the same."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if not hasattr(self, "generator"):
+            self.generator = np.random.default_rng(0)
+        return float(self.generator.random())
+
+    def prepare(self, worker):
+        self.generator = np.random.default_rng(worker)
+
+    def on_epoch_end(self):
+        self.hooked = getattr(self, "hooked", 0) + 1
+
+
+@pytest.mark.parametrize("where", ["worker_init_fn", "__getitem__"])
+def test_generators_that_workers_make_draw_the_same_for_any_number_of_workers(where):
+    def epochs(num_workers):
+        sequence = Prepares()
+        init = sequence.prepare if where == "worker_init_fn" else None
+        loader = sequence.loader(num_workers=num_workers, worker_init_fn=init)
+        try:
+            return [list(loader) for _ in range(3)]
+        finally:
+            loader.close()
+
+    first = epochs(1)
+    assert first == epochs(3)
+    assert len({draw for epoch in first for draw in epoch}) == 24
+
+
 def test_without_workers_a_held_generator_goes_on_as_it_is():
     wanted = [float(value) for value in np.random.default_rng(0).random(12)]
     loader = Drawing(np.random.default_rng(0)).loader()

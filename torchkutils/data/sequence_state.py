@@ -238,17 +238,8 @@ class _StatePickler(pickle.Pickler):
         if tensor.device.type != "cpu" or shared:
             raise NotSendableError("a tensor in shared memory or on a device")
         kind = type(tensor)
-        plain = (
-            kind in (torch.Tensor, torch.nn.Parameter)
-            and tensor.layout is torch.strided
-            and tensor.is_leaf
-            and not tensor.is_quantized
-            and not tensor.is_conj()
-            and not tensor.is_neg()
-            and not vars(tensor)
-            and tensor.grad is None
-        )
-        if not plain:
+        known = kind in (torch.Tensor, torch.nn.Parameter) and holds_values_alone(tensor)
+        if not known or tensor.is_conj() or tensor.is_neg() or not tensor.is_leaf or tensor.grad is not None:
             return NotImplemented
         storage = tensor.untyped_storage()
         alone = kind is torch.Tensor and not tensor.requires_grad and tensor.is_contiguous() and _whole(tensor)
@@ -294,6 +285,12 @@ class _TrialPickler(_StatePickler):
                 "is not forked cannot find it: move it to a module"
             )
         return NotImplemented
+
+
+def holds_values_alone(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's memory, dtype and strides say all about it."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return dense and not tensor.is_quantized and not vars(tensor)
 
 
 def _main_can_be_imported() -> bool:
