@@ -11,7 +11,7 @@ import itertools
 import pickle
 import random
 from collections import deque
-from collections.abc import KeysView, ValuesView
+from collections.abc import KeysView, Mapping, ValuesView
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,9 @@ from torchkutils import _nested
 _KINDS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random, torch.Generator)
 _PLAIN = (list, tuple, set, frozenset)
 _LEVELS = 3
-_MOST = 10_000
+_WIDEST = 1000
+"""Containers of more are not looked into: they hold samples."""
+_MOST = 50_000
 """So many values are looked at, the outer ones first."""
 _ATOMS = frozenset([int, float, complex, bool, str, bytes, type(None), np.ndarray, torch.Tensor])
 
@@ -156,12 +158,20 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
+def parts_of(value: Any) -> _nested.Children | None:
+    """What a container or an object holds; a mapping that is no dict, an open file for instance, is not read."""
+    if isinstance(value, Mapping) and not isinstance(value, dict):
+        return None
+    return _nested.children(value, objects=True)
+
+
 def _children(value: Any) -> list[tuple[Any, Any]]:
-    if _holds_atoms_alone(value):
+    wide = isinstance(value, (*_PLAIN, dict)) and len(value) > _WIDEST
+    if wide or _holds_atoms_alone(value):
         return []
     if isinstance(value, torch.nn.Module):
         return list(vars(value).items())
-    held = _nested.children(value, objects=True)
+    held = parts_of(value)
     return [] if held is None else list(zip(held.keys, held.values, strict=True))
 
 
