@@ -132,8 +132,9 @@ def read_rows(source: FileBytes, offsets: np.ndarray[Any, Any], row_bytes: int, 
         row_bytes: The length of a row.
         out: An array of as many rows, contiguous.
     """
-    starts = np.flatnonzero(np.diff(offsets, prepend=offsets[0] - row_bytes - 1) != row_bytes)
-    if isinstance(source, LocalBytes) and len(starts) > 2:
+    apart = offsets[1:] - offsets[:-1] != row_bytes
+    starts = np.concatenate([[0], np.flatnonzero(apart) + 1])
+    if isinstance(source, LocalBytes) and len(starts) > 2 and row_bytes < _CALL_BYTES:
         low = int(offsets.min())
         extent = int(offsets.max()) + row_bytes - low
         if extent <= len(starts) * _CALL_BYTES and not ((offsets - low) % row_bytes).any():
@@ -141,6 +142,17 @@ def read_rows(source: FileBytes, offsets: np.ndarray[Any, Any], row_bytes: int, 
             near.take((offsets - low) // row_bytes, axis=0, out=_as_bytes(out).reshape(len(out), row_bytes))
             return
     _read_runs(source, offsets[starts].tolist(), [*starts.tolist(), len(offsets)], row_bytes, out)
+
+
+def read_run(source: FileBytes, offset: int, out: np.ndarray[Any, Any]) -> None:
+    """Fill an array with the bytes that follow an offset."""
+    if out.nbytes == 0:
+        return
+    view = memoryview(_as_bytes(out))  # type: ignore[arg-type]
+    if isinstance(source, LocalBytes):
+        source.read_into(view, offset)
+    else:
+        view[:] = source.read(offset, len(view))
 
 
 def _read_runs(
