@@ -204,8 +204,9 @@ def test_a_handle_that_hdf5_does_not_need_locks_nothing(tmp_path):
 def test_an_address_space_smaller_than_the_file_is_enough(tmp_path):
     program = f"""
 import resource, h5py, torch, torchkutils
+storages = {{"x": {{}}, "y": {{"chunks": (2**20,)}}, "z": {{"chunks": (2**20,), "compression": 1}}}}
 with h5py.File({str(tmp_path / "a.h5")!r}, "w") as file:
-    for name, options in {{"x": {{}}, "y": {{"chunks": (2**20,)}}, "z": {{"chunks": (2**20,), "compression": 1}}}}.items():
+    for name, options in storages.items():
         data = file.create_dataset(name, (2 * 10**9,), "f4", **options)
         data[-1] = 3.5
 resource.setrlimit(resource.RLIMIT_AS, (5 * 2**30, 5 * 2**30))
