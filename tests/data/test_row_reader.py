@@ -12,7 +12,7 @@ import pytest
 
 import tests.data.hdf5_files as files
 from torchkutils import HDF5Matrix
-from torchkutils.data import hdf5_file
+from torchkutils.data import file_bytes, hdf5_file
 from torchkutils.data.chunk_filters import ChunkDecoder
 
 GZIP = {"chunks": (4,), "compression": "gzip"}
@@ -214,6 +214,23 @@ print([float(torchkutils.HDF5Matrix({str(tmp_path / "a.h5")!r}, name)[-1]) for n
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
     assert result.stdout.strip() == "[3.5, 3.5, 3.5]", result.stderr
+
+
+@pytest.mark.parametrize("storage", files.STORAGES)
+def test_rows_from_a_slow_disk_are_asked_for_at_once(storage, tmp_path, monkeypatch):
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("needs posix_fadvise")
+    array = files.some_values("f4", (500, 2000))
+    files.write(tmp_path / "a.h5", storage, array)
+    asked, advise = [], os.posix_fadvise
+    monkeypatch.setattr(file_bytes, "_DISK_SECONDS", 0.0)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *a: asked.append(a[1:3]) or advise(*a))
+    rows = HDF5Matrix(tmp_path / "a.h5", "x")
+    picked = np.random.default_rng(0).permutation(500)[:20]
+    np.testing.assert_array_equal(rows[picked].numpy(), array[picked])
+    size = os.stat(tmp_path / "a.h5").st_size
+    assert all(0 < offset < offset + length <= size for offset, length in asked)
+    assert (len(asked) >= 15) == (storage not in ("lzf", "checksummed"))
 
 
 @pytest.mark.parametrize("missing", [("preadv",), ("preadv", "pread"), ("sched_getaffinity",)])
