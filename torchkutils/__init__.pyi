@@ -34,21 +34,27 @@ from torchkutils.numerical.normalize import normalize as normalize
 from torchkutils.numerical.pad_sequences import pad_sequences as pad_sequences
 from torchkutils.numerical.random_seed import set_random_seed as set_random_seed
 from torchkutils.numerical.to_categorical import to_categorical as to_categorical
+from torchkutils.objects.libraries import register_library as register_library
 from torchkutils.objects.model_file import load_model as load_model
-from torchkutils.objects.model_file import load_weights as load_weights
 from torchkutils.objects.model_file import read_metadata as read_metadata
 from torchkutils.objects.model_file import save_model as save_model
-from torchkutils.objects.model_file import save_weights as save_weights
+from torchkutils.objects.opened_file import open_model_file as open_model_file
 from torchkutils.objects.optimizer_state import load_optimizer as load_optimizer
 from torchkutils.objects.registry import get_registered_name as get_registered_name
 from torchkutils.objects.registry import get_registered_object as get_registered_object
 from torchkutils.objects.registry import register_keras_serializable as register_keras_serializable
+from torchkutils.objects.scheduler_state import load_scheduler as load_scheduler
 from torchkutils.objects.scope import CustomObjectScope as CustomObjectScope
 from torchkutils.objects.scope import custom_object_scope as custom_object_scope
 from torchkutils.objects.scope import get_custom_objects as get_custom_objects
 from torchkutils.objects.serialization import deserialize_keras_object as deserialize_keras_object
 from torchkutils.objects.serialization import serialize_keras_object as serialize_keras_object
+from torchkutils.objects.weights_file import load_weights as load_weights
+from torchkutils.objects.weights_file import save_weights as save_weights
 from torchkutils.parallel.multi_gpu_model import multi_gpu_model as multi_gpu_model
+from torchkutils.parallel.parallel_model import ParallelModel as ParallelModel
+from torchkutils.parallel.ranks import gather_for_metrics as gather_for_metrics
+from torchkutils.parallel.ranks import is_main_process as is_main_process
 from torchkutils.progress import Progbar as Progbar
 
 __version__: str
@@ -62,6 +68,7 @@ __all__ = [
     "ModelPlot",
     "ModelSummary",
     "OrderedEnqueuer",
+    "ParallelModel",
     "Progbar",
     "Registry",
     "Sequence",
@@ -72,6 +79,7 @@ __all__ = [
     "custom_object_scope",
     "deserialize_keras_object",
     "from_categorical",
+    "gather_for_metrics",
     "get_custom_objects",
     "get_file",
     "get_registered_name",
@@ -79,13 +87,16 @@ __all__ = [
     "hash_file",
     "image_dataset_from_directory",
     "img_to_array",
+    "is_main_process",
     "load_img",
     "load_model",
     "load_optimizer",
+    "load_scheduler",
     "load_weights",
     "model_to_dot",
     "multi_gpu_model",
     "normalize",
+    "open_model_file",
     "pack_x_y_sample_weight",
     "pad_sequences",
     "plot_model",
@@ -93,6 +104,7 @@ __all__ = [
     "read_metadata",
     "register_flop_formula",
     "register_keras_serializable",
+    "register_library",
     "save_img",
     "save_model",
     "save_weights",

@@ -104,8 +104,8 @@ def test_a_wrong_hash_after_a_resume_is_fetched_whole(failed) -> None:
 
 
 def test_another_address_starts_anew_and_a_mirror_that_fails_costs_nothing(failed) -> None:
-    versions, server, folder = failed
-    with pytest.raises(DownloadError, match="HTTP|refused|ended|reset"):
+    _, _, folder = failed
+    with pytest.raises(DownloadError, match="refused"):
         get_file("f.bin", "http://127.0.0.1:9/f.bin", cache_dir=folder, cache_subdir="", retries=0, progress=False)
     with raw_server(Versions(cuts=0, body=b"other")) as other:
         assert fetched(other, folder) == b"other"

@@ -116,11 +116,13 @@ def test_the_dict_is_json_and_the_tables_show_every_row():
         assert "ReLU" in text
 
 
-def test_a_prompt_shows_the_table():
+def test_a_prompt_shows_a_tree_and_str_the_table_of_keras():
     summary = summarize(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), input_size=(None, 2))
     lines = []
     print_summary(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), print_fn=lines.append, input_size=(None, 2))
-    assert repr(summary) == str(summary) == "\n".join(lines)
+    assert str(summary) == "\n".join(lines)
+    assert repr(summary) == str(summary.at(style="tree"))
+    assert "├─ 0 (Linear)" in repr(summary)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,11 @@ def test_a_prompt_shows_the_table():
         ({"positions": [1.0]}, ValueError, "positions has 1"),
         ({"print_fn": 3}, TypeError, "print_fn"),
         ({"columns": ["colour"]}, ValueError, "columns"),
-        ({"depth": -1}, ValueError, "depth"),
+        ({"columns": "flops"}, ValueError, "columns must name some of input_shape, .*, macs"),
+        ({"depth": -1}, ValueError, "depth must be 'auto', None or an int"),
+        ({"depth": "all"}, ValueError, "depth must be 'auto', None or an int"),
+        ({"style": "table"}, ValueError, "style must be one of 'keras', 'tree', got 'table'"),
+        ({"style": "tree", "positions": [0.4, 0.8, 1.0]}, ValueError, "positions are those of Keras"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, match):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from torchkutils._random_state import random_state_kept
+from torchkutils._torch_versions import compiler_is_loaded
 from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.failure_note import failure_note
 from torchkutils.models.forward.meta_copy import on_meta
@@ -24,6 +25,7 @@ from torchkutils.models.tree.example_inputs import (
     Arguments,
     has_open_dimensions,
     model_arguments,
+    open_axes,
     pairs_of_open_sizes,
     wrapping_hint,
 )
@@ -32,6 +34,7 @@ from torchkutils.models.tree.module_records import module_records
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import map_tensors, tensors_of
 from torchkutils.models.tree.offloaded import is_offloaded
+from torchkutils.models.tree.own_example import own_examples
 from torchkutils.models.without_running.definition_order import structure_trace
 
 __all__ = ["trace_model"]
@@ -59,9 +62,7 @@ def trace_model(model: Any, run: Run) -> Trace:
     model = unwrapped(given_model(model))
     tree = ModuleTree(model)
     if not run.has_inputs:
-        if run.engine in ("real", "meta"):
-            raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
-        return structure_trace(tree, run, "no input was given")
+        return _without_inputs(tree, run)
     forward = _Forward(tree, run, _reason_for_meta(tree, run))
     # Arguments that nothing can be made of are refused for every engine.
     forward.arguments()
@@ -75,6 +76,26 @@ def trace_model(model: Any, run: Run) -> Trace:
     # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
     forward.largest_index = 0
     return forward.trace()
+
+
+def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
+    """The trace of the model's own example, which is run for its shapes only; else its structure."""
+    name, runs = own_examples(tree.modules[0], run) if run.engine in ("auto", "meta") else ("", [])
+    if not runs and run.engine in ("real", "meta"):
+        raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
+    failed: Exception | None = None
+    for its_run in runs:
+        forward = _Forward(tree, its_run, f"the model's own {name}, since no input was given")
+        forward.engine = dataclasses.replace(forward.engine, own_example=True)
+        try:
+            return forward.trace()
+        except Exception as error:
+            # It may not fit this model, or forward may not run without values.
+            failed = failed or error
+    if failed is not None and run.engine == "meta":
+        raise failed
+    found = f", and forward failed with the model's own {name}" if runs else ""
+    return structure_trace(tree, run, f"no input was given{found}")
 
 
 def _reason_for_meta(tree: ModuleTree, run: Run) -> str:
@@ -97,6 +118,7 @@ class _Forward:
     def __init__(self, tree: ModuleTree, run: Run, reason: str) -> None:
         self.tree, self.run = tree, run
         self.largest_index: int | None = None
+        self._met_compiled = False
         self.engine = Engine("meta" if reason else "real", "traced", reason)
 
     def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
@@ -120,22 +142,36 @@ class _Forward:
         # Small sizes are tried where large ones fail.
         for pair in pairs_of_open_sizes(self.run.input_size):
             try:
-                one, other = [self._trace(self.arguments(open_sizes)) for open_sizes in pair]
+                one, other, more_samples = self._traces_at(*pair)
             except Exception as error:
                 failed = failed or error
             else:
-                return with_open_dimensions(one, other)
+                open_size = pair[0][1] if open_axes(self.run.input_size)[1] else None
+                return with_open_dimensions(one, other, more_samples, open_size)
         assert failed is not None
         raise failed
+
+    def _traces_at(self, small: tuple[int, int], large: tuple[int, int]) -> tuple[Trace, Trace, Trace | None]:
+        """At small and at large sizes, and at small ones with the larger batch: what one more sample takes."""
+        batch_is_open, others_are_open = open_axes(self.run.input_size)
+        one, other = self._trace(self.arguments(small)), self._trace(self.arguments(large))
+        if not (batch_is_open and others_are_open):
+            return one, other, other if batch_is_open else None
+        return one, other, self._trace(self.arguments((large[0], small[1])))
 
     def _trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far.
 
-        Gradients are off, which saves memory. A forward that fails because it wants a graph runs again with them.
+        Gradients are off, which saves memory. A forward that fails because it wants a graph runs again with them, and
+        one that calls a compiled function runs again with that function unwatched.
         """
-        trace, error = self._run(arguments, grad=self.run.grad)
-        if isinstance(error, RuntimeError) and not self.run.grad and _WANTS_A_GRAPH.search(message_of(error)):
-            trace, error = self._run(arguments, grad=True)
+        grad, compiled, compiler_was_loaded = self.run.grad, False, compiler_is_loaded()
+        trace, error = self._run(arguments, grad, compiled)
+        if self._met_compiled or (error is not None and compiler_is_loaded() > compiler_was_loaded):
+            compiled = True
+            trace, error = self._run(arguments, grad, compiled)
+        if isinstance(error, RuntimeError) and not grad and _WANTS_A_GRAPH.search(message_of(error)):
+            trace, error = self._run(arguments, True, compiled)
         if error is None:
             return trace
         hint = wrapping_hint(self.tree.modules[0], self.run)
@@ -143,22 +179,23 @@ class _Forward:
         attach(error, "trace", trace)
         raise error
 
-    def _run(self, arguments: Arguments, *, grad: bool) -> tuple[Trace, BaseException | None]:
+    def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
         """Run forward once and put everything back."""
         before = restored(self.tree, arguments)
         with before:
             if self.run.engine == "meta":
                 model, arguments = on_meta(self.tree.modules[0], arguments)
-                trace, error = self._record(ModuleTree(model), arguments, None, grad)
+                trace, error = self._record(ModuleTree(model), arguments, None, (grad, compiled))
             else:
-                trace, error = self._record(self.tree, arguments, before.tensors, grad)
+                trace, error = self._record(self.tree, arguments, before.tensors, (grad, compiled))
         notes = [f"{name} was changed by forward and could not be put back" for name in before.lost]
         return dataclasses.replace(trace, notes=tuple(notes)), error
 
     def _record(
-        self, tree: ModuleTree, arguments: Arguments, states: TensorStates | None, grad: bool
+        self, tree: ModuleTree, arguments: Arguments, states: TensorStates | None, how: tuple[bool, bool]
     ) -> tuple[Trace, BaseException | None]:
-        model, recorder, run = tree.modules[0], Recorder(tree, states), self.run
+        grad, compiled = how
+        model, recorder, run = tree.modules[0], Recorder(tree, states, compiled=compiled), self.run
         records: tuple[ModuleRecord, ...] = module_records(tree, arguments=run.module_arguments)
         args, kwargs = _private(arguments, states)
         error: BaseException | None = None
@@ -166,13 +203,13 @@ class _Forward:
         with torch.set_grad_enabled(grad), in_mode(tree, run.mode), recorder:
             recorder.flow.add_inputs(args, kwargs, names)
             try:
-                output = model(*args, **kwargs)
-                recorder.flow.add_outputs(output)
+                recorder.flow.add_outputs(model(*args, **kwargs))
             except BaseException as raised:
                 error = raised
             failure = recorder.failure(error)
-        nodes, edges = recorder.flow.finished()
-        calls = recorder.finished_calls()
+        self._met_compiled = recorder.met_compiled
+        del args, kwargs
+        calls, nodes, edges = recorder.finished()
         return Trace(type(model).__name__, records, calls, nodes, edges, self.engine, run.mode, failure), error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
-from torchkutils._torch_versions import set_version_counters
+from torchkutils._torch_versions import set_version_counters, untransformed
 from torchkutils.models.tree.module_tree import ModuleTree
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
@@ -66,6 +66,7 @@ class TensorStates:
 
     def written(self, tensor: torch.Tensor) -> None:
         """A function is about to write to this tensor, which may be a parameter, a plain attribute or a view of one."""
+        tensor = untransformed(tensor)
         if self._by_storage is None:
             # Most models write to nothing: look up what they hold at the first write only.
             self._by_storage = {}

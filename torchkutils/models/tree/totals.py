@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torchkutils.models.records import Call, ModuleRecord, TensorRecord, TensorValue, Trace, Value, record, tensors_in
@@ -185,8 +185,12 @@ def totals_of(trace: Trace) -> Totals:
         buffer_bytes=buffer_bytes(trace),
         bytes_by_dtype=bytes_by_dtype(trace),
         flops=sum(call.flops for call in trace.calls),
-        flops_known=trace.engine.ran != "structure" and all(call.flops_known for call in trace.calls),
+        flops_known=_ran_to_its_end(trace) and all(call.flops_known for call in trace.calls),
     )
+
+
+def _ran_to_its_end(trace: Trace) -> bool:
+    return trace.engine.ran != "structure" and trace.failure is None
 
 
 def bounded(number: int, known: bool) -> str:
@@ -196,6 +200,30 @@ def bounded(number: int, known: bool) -> str:
     ('1,234', '≥ 5')
     """
     return f"{'' if known else '≥ '}{number:,}"
+
+
+def call_bytes(trace: Trace) -> Sequence[tuple[int, int]]:
+    """Bytes of what each call took and returned; of one sample where the batch axis is open."""
+    if trace.call_bytes is not None:
+        return trace.call_bytes
+    # A trace shares equal values, so each is counted once.
+    known: dict[int, int] = {}
+    return [(_known_bytes(call.inputs, known), _known_bytes(call.output, known)) for call in trace.calls]
+
+
+def activation_bytes(trace: Trace) -> tuple[int, int, int]:
+    """Bytes of the model's inputs, of all that leaf calls returned, and the most that one leaf took and returned."""
+    sizes = call_bytes(trace)
+    leaves = [sizes[call.index] for call in trace.calls if call.leaf]
+    inputs = sizes[0][0] if sizes else 0
+    return inputs, sum(returned for _, returned in leaves), max(map(sum, leaves), default=0)
+
+
+def _known_bytes(value: Value | None, known: dict[int, int]) -> int:
+    found = known.get(id(value))
+    if found is None:
+        found = known[id(value)] = value_bytes(value)
+    return found
 
 
 def value_bytes(value: Value | None) -> int:

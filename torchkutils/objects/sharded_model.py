@@ -1,10 +1,11 @@
-"""Models whose tensors are spread over ranks (DTensors, `fully_shard`): gathered on the first, and filled from it.
+"""Models whose tensors are sharded over ranks (DTensors, `fully_shard`): gathered on the first, and filled from it.
 
 Nothing here imports torch.distributed for a model that is whole.
 """
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Team", "is_spread", "team_of", "whole_model", "whole_values"]
+from torchkutils import _nested, _torch_versions
+
+__all__ = ["Team", "is_sharded", "team_of", "whole_model", "whole_values"]
 
 _MARKS = ("_is_fsdp_managed_module", "_fsdp_use_orig_params")
 _ERRORS = {kind.__name__: kind for kind in (ValueError, TypeError, FileNotFoundError)}
 
 
-def is_spread(value: Any) -> bool:
+def is_sharded(value: Any) -> bool:
     """Whether a value is a DTensor."""
     return isinstance(value, torch.Tensor) and hasattr(value, "full_tensor")
 
@@ -32,7 +35,7 @@ def team_of(model: nn.Module) -> Team | None:
             # Where it was left gathered after a forward, its own parameters would be hidden.
             module.reshard()
     for tensor in [*model.parameters(), *model.buffers()]:
-        if is_spread(tensor):
+        if is_sharded(tensor):
             return Team.of(tensor)
     return None
 
@@ -49,6 +52,8 @@ class Team:
         first: Whether this is the rank that reads and writes files: the mesh's first, rank 0 as a rule.
     """
 
+    _meetings = 0
+
     def __init__(self, mesh: Any) -> None:
         self._mesh = mesh
         self.first = not any(mesh.get_coordinate())
@@ -57,6 +62,29 @@ class Team:
     def of(cls, spread: Any) -> Team:
         """The ranks over which a DTensor is spread."""
         return cls(spread.device_mesh)
+
+    def meet(self, timeout: float) -> None:
+        """Wait until every rank has made this call: in a collective call, a missing rank would mean waiting in vain.
+
+        Raises:
+            RuntimeError: Some ranks did not come; they are named.
+        """
+        store: Any = _torch_versions.default_store()
+        ranks = self._mesh.mesh.flatten().tolist()
+        rank = torch.distributed.get_rank()
+        key = f"torchkutils/meeting/{'-'.join(map(str, ranks))[:200]}/{Team._meetings}"
+        store.set(f"{key}/{rank}", "here")
+        limit = min(timeout, _torch_versions.group_timeout().total_seconds())
+        try:
+            store.wait([f"{key}/{one}" for one in ranks], datetime.timedelta(seconds=limit))
+        except Exception as error:  # its class differs between torch's versions and stores
+            missing = [one for one in ranks if not store.check([f"{key}/{one}"])]
+            store.delete_key(f"{key}/{rank}")
+            raise RuntimeError(
+                f"a sharded model is saved and loaded by a call on every rank: after {limit:.0f} s the ranks "
+                f"{missing} have not made it; call it on all ranks, not under `if rank == 0`"
+            ) from error
+        Team._meetings += 1
 
     def by_first(self, work: Callable[[], Any]) -> Any:
         """What `work`, done on the first rank, gives, on every rank; it must be plain and picklable.
@@ -70,9 +98,9 @@ class Team:
         if self.first:
             try:
                 told[2] = work()
-            except Exception as err:
-                problem = err
-                told = [type(err).__name__, str(err), None]
+            except Exception as error:
+                problem = error
+                told = [type(error).__name__, str(error), None]
         self._tell(told)
         if problem is not None:
             raise problem
@@ -86,7 +114,7 @@ class Team:
 
     def whole(self, value: torch.Tensor) -> torch.Tensor:
         """A tensor made whole: on the CPU of the first rank; elsewhere one on the meta device."""
-        if is_spread(value):
+        if is_sharded(value):
             with torch.no_grad():
                 full: torch.Tensor = value.detach().full_tensor()  # type: ignore[attr-defined]
         else:
@@ -97,7 +125,7 @@ class Team:
     @torch.no_grad()
     def fill(self, target: torch.Tensor, value: torch.Tensor | None) -> None:
         """Write the first rank's value into every rank's tensor, into a DTensor its own part."""
-        if not is_spread(target):
+        if not is_sharded(target):
             target.copy_(self._from_first(target, value))
             return
         from torch.distributed.tensor import distribute_tensor
@@ -107,9 +135,9 @@ class Team:
         parts = distribute_tensor(whole, spread.device_mesh, spread.placements)
         spread.to_local().copy_(parts.to_local())
 
-    def spread_like(self, value: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:
+    def sharded_like(self, value: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:
         """A tensor of every rank, spread as `like` is, or whole everywhere: to be filled."""
-        if like is not None and is_spread(like) and like.shape == value.shape:
+        if like is not None and is_sharded(like) and like.shape == value.shape:
             return torch.empty_like(like.detach(), dtype=value.dtype)
         return torch.empty(value.shape, dtype=value.dtype)
 
@@ -124,14 +152,8 @@ class Team:
 
 
 def whole_values(value: Any, team: Team) -> Any:
-    """Nested containers with every tensor made whole."""
-    if isinstance(value, torch.Tensor):
-        return team.whole(value)
-    if isinstance(value, dict):
-        return {key: whole_values(one, team) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(whole_values(one, team) for one in value)
-    return value
+    """Nested containers with every tensor made whole; each rank meets them in the same order."""
+    return _nested.map_leaves(value, team.whole, kind=torch.Tensor)
 
 
 def whole_model(model: nn.Module, team: Team) -> nn.Module:
@@ -174,12 +196,8 @@ def _is_torchs_own(hook: Any) -> bool:
 
 
 def _swapped(value: Any, tensors: dict[int, torch.Tensor], twins: dict[int, nn.Module]) -> Any:
-    if isinstance(value, nn.Module):
-        return twins.get(id(value), value)
-    if isinstance(value, torch.Tensor):
-        return tensors.get(id(value), value)
-    if type(value) in (dict, OrderedDict):
-        return type(value)((key, _swapped(one, tensors, twins)) for key, one in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(_swapped(one, tensors, twins) for one in value)
-    return value
+    def other(one: Any) -> Any:
+        known: dict[int, Any] = twins if isinstance(one, nn.Module) else tensors
+        return known.get(id(one), one) if isinstance(one, nn.Module | torch.Tensor) else one
+
+    return _nested.map_leaves(value, other, rigid=True)
