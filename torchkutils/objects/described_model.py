@@ -1,4 +1,4 @@
-"""How a model is built, as a document that was tried: the tree is built from it and compared before anyone writes it."""
+"""How a model is built, as a document that was tried: the tree is built from it and compared before it is written."""
 
 from __future__ import annotations
 

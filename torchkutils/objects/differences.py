@@ -268,7 +268,7 @@ def _alike(one: torch.Tensor | None, other: Any) -> bool:
         return one is other
     if nn.parameter.is_lazy(other) or nn.parameter.is_lazy(one):
         return nn.parameter.is_lazy(other) and nn.parameter.is_lazy(one)
-    return one.shape == other.shape and one.layout == other.layout
+    return bool(one.shape == other.shape and (one.layout == other.layout or other.is_meta))
 
 
 def _equal_configs(one: dict[str, Any], other: dict[str, Any]) -> bool:
