@@ -17,7 +17,14 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 
 REFERENCE = {
-    "Numbers": ["to_categorical", "normalize"],
+    "Numbers": [
+        "to_categorical",
+        "from_categorical",
+        "normalize",
+        "pad_sequences",
+        "count_params",
+        "set_random_seed",
+    ],
     "Data": [
         "HDF5Matrix",
         "ChunkShuffleSampler",
@@ -25,12 +32,24 @@ REFERENCE = {
         "SequenceLoader",
         "OrderedEnqueuer",
         "GeneratorEnqueuer",
+        "split_dataset",
+        "timeseries_dataset_from_array",
+        "image_dataset_from_directory",
+        "text_dataset_from_directory",
+        "audio_dataset_from_directory",
+        "load_img",
+        "save_img",
+        "img_to_array",
+        "array_to_img",
+        "pack_x_y_sample_weight",
+        "unpack_x_y_sample_weight",
     ],
     "Files": ["get_file", "Registry", "validate_file", "hash_file", "Progbar", "DownloadError", "ArchiveError"],
     "Looking at models": [
         "print_summary",
         "summarize",
         "ModelSummary",
+        "register_flop_formula",
         "plot_model",
         "ModelPlot",
         "model_to_dot",
@@ -56,14 +75,18 @@ REFERENCE = {
         "serialize_keras_object",
         "deserialize_keras_object",
     ],
-    "Several devices": ["multi_gpu_model"],
+    "Several devices": ["multi_gpu_model", "ParallelModel", "is_main_process", "gather_for_metrics"],
 }
 """The public names by subject, in the order of the navigation."""
 
 RETURNED = {
-    "ModelSummary": ["torchkutils.models.model_summary.SummaryRow"],
+    "ModelSummary": [
+        "torchkutils.models.table.rows.SummaryRow",
+        "torchkutils.models.table.memory.MemoryEstimate",
+        "torchkutils.models.table.comparison.SummaryComparison",
+        "torchkutils.models.table.comparison.Change",
+    ],
     "ModelPlot": ["torchkutils.models.page.ModelPage"],
-    "multi_gpu_model": ["torchkutils.parallel.parallel_model.ParallelModel"],
 }
 """What a public name hands out that has no public name of its own, described on the same page."""
 

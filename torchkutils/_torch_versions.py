@@ -6,9 +6,13 @@ can go, or that torch has no public way.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import inspect
 import re
+import sys
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -113,6 +117,24 @@ def default_device() -> torch.device:
     return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
 
 
+# -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
+
+
+def fsdp_state(module: nn.Module) -> Any:
+    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+
+    Public are only `reshard` and `unshard`.
+    """
+    state = getattr(type(module), "_get_fsdp_state", None)
+    return None if state is None else state(module)
+
+
+def is_sharded_tensor(tensor: Any) -> bool:
+    """Whether it is a DTensor; whoever made one has imported its module."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
+
+
 # -- several devices ---------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +176,56 @@ def check_sharding_on(device: torch.device) -> None:
         )
 
 
+def run_early(node: Any) -> None:
+    """Let backward run a node of the graph before all others that are ready, as it runs those that add up gradients.
+
+    It goes by sequence numbers: the higher, the earlier. No public way; where there is none, the node runs last.
+    """
+    set_number = getattr(node, "_set_sequence_nr", None)
+    if set_number is not None:
+        set_number(2**62)
+
+
+def after_backward(work: Callable[[], None]) -> None:
+    """Run `work` when the backward pass that runs in this thread has ended. No public way."""
+    torch.autograd.Variable._execution_engine.queue_callback(work)
+
+
+def inside_function_backward() -> bool:
+    """Whether the `backward` of an autograd function written in Python is running in this thread. No public way.
+
+    So it is in a backward pass that such a function starts itself (reentrant checkpointing).
+    """
+    code = torch.autograd.function.BackwardCFunction.apply.__code__
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def no_join() -> Any:
+    """The setting of a model that is in no block of `torch.distributed.algorithms.join.Join`. No public way."""
+    from torch.distributed.algorithms.join import _JoinConfig
+
+    return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long operations of the default process group may take, torch's default where it is silent. No public way."""
+    from torch import distributed
+
+    group: Any = distributed.distributed_c10d._get_default_group()
+    on_gpu = "cuda" in distributed.get_backend_config() and torch.cuda.is_available()
+    found: Any
+    try:
+        found = group._get_backend(torch.device("cuda" if on_gpu else "cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = None
+    return found if isinstance(found, datetime.timedelta) else distributed.constants.default_pg_timeout
+
+
 # -- classes that came later -------------------------------------------------------------------------------------------
 
 
@@ -163,19 +235,94 @@ def newer_module_class(name: str) -> type[nn.Module] | None:
     return found
 
 
+# -- operators and torch.func, as the summary's FLOP count sees them --------------------------------------------------
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator with its namespace and without its overload: "aten::mm". No public way."""
+    packet = operator.overloadpacket if isinstance(operator, OperatorOverload) else operator
+    return str(packet._qualified_op_name)
+
+
+def inside_function_transform() -> bool:
+    """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_memory_of_others(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory that torch did not allocate: an array's, a file's. No public way."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+
+
+def untransformed(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that `torch.vmap`, `torch.func.grad` and other transforms have wrapped. No public way."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
+    """By the level of each `torch.vmap` around a tensor, how many examples it runs at once. No public way."""
+    functorch = torch._C._functorch
+    sizes = {}
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        inner = functorch.get_unwrapped(tensor)
+        if functorch.is_batchedtensor(tensor):
+            sizes[functorch.maybe_get_level(tensor)] = inner.shape[functorch.maybe_get_bdim(tensor)]
+        tensor = inner
+    return sizes
+
+
+# -- functions that torch.compile made ---------------------------------------------------------------------------------
+
+_COMPILED_CALLS = ("_TorchDynamoContext.__call__.<locals>.compile_wrapper", "_TorchDynamoContext.__call__.<locals>._fn")
+
+
+def compiler_is_loaded() -> bool:
+    """Whether something was compiled, or could be, in this process."""
+    return "torch._dynamo" in sys.modules
+
+
+def is_call_of_compiled_function(code: types.CodeType) -> bool:
+    """Whether a frame with this code runs a function that `torch.compile` made. No public way."""
+    return code.co_qualname in _COMPILED_CALLS
+
+
+@contextlib.contextmanager
+def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
+    """In the block, the callback is called when torch.compile begins to compile, in whatever thread."""
+    handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+    if handler is None:
+        yield
+        return
+    handler.register_start_callback(callback)
+    try:
+        yield
+    finally:
+        handler.remove_start_callback(callback)
+
+
+# -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
+
+
+def loader_workers(iterator: Any) -> list[Any]:
+    """The processes behind an iterator over a DataLoader."""
+    workers: list[Any] = iterator._workers
+    return workers
+
+
+def end_loader_workers(iterator: Any) -> None:
+    """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
+    iterator._shutdown_workers()
+
+
 # -- process groups ----------------------------------------------------------------------------------------------------
 
 
 def default_store() -> Any:
     """The key-value store of the default process group. No public way."""
     return torch.distributed.distributed_c10d._get_default_store()
-
-
-def group_timeout() -> datetime.timedelta:
-    """How long the default process group's operations may take. No public way."""
-    group: Any = torch.distributed.distributed_c10d._get_default_group()
-    try:
-        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
-    except (RuntimeError, AttributeError):
-        found = torch.distributed.constants.default_pg_timeout
-    return found

@@ -23,7 +23,8 @@ def inner_model(model: nn.Module) -> nn.Module | None:
 
 def _child(model: nn.Module, name: str) -> Any:
     # The `_modules` of a script is no dict and has no `get`.
-    return model._modules[name] if name in model._modules else None  # noqa: SIM401
+    held: Any = model._modules
+    return held[name] if name in held else None  # noqa: SIM401
 
 
 def _parallelised(model: nn.Module) -> Any:

@@ -202,10 +202,10 @@ class _State:
         metrics = "".join(f" - {metric}" for metric in self.metrics)
         room = columns - 1 - disp_len(f"{self.head} [] {self.times}{metrics}")
         width = max(_NARROWEST_BAR, min(self.width, room))
-        if self.share is None or columns < 2 * _NARROWEST_BAR + disp_len(self.head):
-            rows = [f"{self.head} {self.times}"]
-        else:
-            rows = [f"{self.head} [{_graphic(self.share, width, ascii_only=ascii_only)}] {self.times}"]
+        forms = [f"{self.head} {self.times}", self.head]
+        if self.share is not None:
+            forms.insert(0, f"{self.head} [{_graphic(self.share, width, ascii_only=ascii_only)}] {self.times}")
+        rows = [next((form for form in forms if disp_len(form) < columns), forms[-1])]
         for metric in self.metrics:
             if disp_len(rows[-1]) + 3 + disp_len(metric) < columns:
                 rows[-1] += f" - {metric}"
@@ -298,12 +298,13 @@ class _TerminalBar:
     def _end(self, texts: list[str]) -> None:
         """Take the rows away and leave the last state as plain lines."""
         first, *others = self._rows
+        switched_off = first.disable  # by TQDM_DISABLE; closing sets it too
         for row in reversed(others):
             row.close()
         first.text = texts[0]
         first.close()
         self._rows = []
-        if not first.disable:
+        if not switched_off:
             for text in texts[1:]:
                 self._output.line(text)
 
@@ -415,6 +416,8 @@ def _plain(value: Any) -> Any:
 
 def _mean_of_tensor(value: torch.Tensor) -> Any:
     """The mean in double precision where the device has it; on accelerators a tensor, so that nothing waits for it."""
+    if value.is_meta:
+        return f"{type(value).__name__}{tuple(value.shape)}"
     precision = torch.float32 if value.device.type == "mps" else torch.float64
     try:
         mean = value.detach().mean(dtype=precision)

@@ -173,7 +173,8 @@ def test_eight_processes_make_one_request(method, server, tmp_path) -> None:
 
 HOLDER = """
 import sys
-from torchkutils.files.sidecar_files import SidecarFiles, only_one_process
+from torchkutils.files.download_lock import only_one_process
+from torchkutils.files.sidecar_files import SidecarFiles
 with only_one_process(SidecarFiles(sys.argv[1]), "hold"):
     print("held", flush=True)
     sys.stdin.read()

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import copy
 import dataclasses
+import io
+import itertools
 import random
+import subprocess
+import sys
+import textwrap
 import threading
+import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +25,7 @@ from torch import nn
 
 from tests.models.whole_state import whole_state
 from torchkutils import summarize
+from torchkutils.models.tree.nested_values import all_tensors_of
 
 
 @torch.library.custom_op("torchkutils_tests::bump", mutates_args={"target"})
@@ -264,3 +275,294 @@ def test_other_threads_notice_nothing() -> None:
     summarize(Changes(lambda m, x: (running.set(), done.wait(60)), False), input_size=(2, 3))
     thread.join()
     assert seen == [(True, 0, True, True, False)]
+
+
+class Counter:
+    """An object of one's own."""
+
+    def __init__(self) -> None:
+        self.count, self.log, self.tensor, self.deep = 0, [1], torch.zeros(2), {"inner": Slotted(1)}
+
+    def state(self) -> Any:
+        inner = self.deep["inner"]
+        return self.__dict__.keys() | set(), self.count, self.log[:], self.tensor.tolist(), inner.n, hasattr(inner, "m")
+
+    def change(self) -> None:
+        self.count, self.extra = 5, 1  # type: ignore[attr-defined]
+        (
+            self.log.append(2),
+            self.tensor.add_(1),
+            setattr(self.deep["inner"], "n", 7),
+            setattr(self.deep["inner"], "m", 1),
+        )
+
+
+class Slotted:
+    __slots__ = ("m", "n")
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+
+def exhausted(iterator: Any) -> list[Any]:
+    return list(itertools.islice(copy.copy(iterator), 5))
+
+
+# What makes a value, what changes it, and what is read of it.
+VALUES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "an object": (Counter, Counter.change, Counter.state),
+    "an object in a tuple in a dict": (
+        lambda: {"a": (Counter(),)},
+        lambda held: held["a"][0].change(),
+        lambda held: held["a"][0].state(),
+    ),
+    "an array": (lambda: np.zeros(3), lambda a: a.__setitem__(0, 1), lambda a: a.tolist()),
+    "an array of objects": (
+        lambda: np.array([None, "a"], object),
+        lambda a: a.__setitem__(0, 1),
+        lambda a: a.tolist(),
+    ),
+    "torch's generator": (torch.Generator, lambda g: torch.rand(1, generator=g), lambda g: g.get_state().tolist()),
+    "NumPy's generator": (
+        lambda: np.random.default_rng(0),
+        lambda g: g.random(),
+        lambda g: repr(g.bit_generator.state),
+    ),
+    "NumPy's older generator": (
+        lambda: np.random.RandomState(0),
+        lambda g: g.rand(),
+        lambda g: repr(g.get_state(legacy=False)),
+    ),
+    "Python's generator of numbers": (lambda: random.Random(0), lambda g: g.random(), lambda g: g.getstate()),
+    "bytes": (lambda: bytearray(b"ab"), lambda b: b.append(3), bytes),
+    "an open file": (lambda: io.BytesIO(b"abc"), lambda f: f.read(2), lambda f: f.tell()),
+    "a set": (lambda: {1}, lambda s: s.add(2), set),
+    "an ordered dict": (lambda: collections.OrderedDict(a=1, b=2), lambda d: d.move_to_end("a"), list),
+    "a deque": (lambda: collections.deque([1]), lambda d: d.append(2), list),
+    "a counter": (lambda: collections.Counter("aab"), lambda c: c.update("c"), dict),
+}
+ITERATORS: dict[str, Callable[[], Any]] = {
+    "of a list": lambda: iter([1, 2, 3]),
+    "of a range": lambda: iter(range(3)),
+    "of a dict": lambda: iter({"a": 1, "b": 2}),
+    "count": itertools.count,
+}
+
+
+@pytest.mark.parametrize("where", ["attribute", "input"])
+@pytest.mark.parametrize("fails", [False, True], ids=["ends well", "fails"])
+@pytest.mark.parametrize("name", VALUES)
+def test_state_outside_of_attributes_is_put_back(name: str, fails: bool, where: str) -> None:
+    make, change, read = VALUES[name]
+
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = make()
+
+        def forward(self, x: torch.Tensor, given: Any) -> torch.Tensor:
+            change(self.value if where == "attribute" else given[0])
+            if fails:
+                raise RuntimeError("told to")
+            return x
+
+    model = Uses()
+    # An array at the top of the arguments becomes a tensor.
+    holder = types.SimpleNamespace(value=make())
+    value = model.value if where == "attribute" else holder.value
+    before = read(value)
+    model.forward = lambda x, given: Uses.forward(model, x, [given.value])  # type: ignore[method-assign]
+    with contextlib.suppress(RuntimeError):
+        assert summarize(model, input_data=(torch.zeros(2), holder)).notes == ()
+    assert read(value) == before
+    assert value is (model.value if where == "attribute" else holder.value)
+
+
+@pytest.mark.parametrize("name", ITERATORS)
+def test_an_iterator_stands_where_it_stood(name: str) -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items = ITERATORS[name]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            next(self.items)
+            return x
+
+    model = Draws()
+    before = exhausted(model.items)
+    assert summarize(model, input_size=(2, 3)).notes == ()
+    assert exhausted(model.items) == before
+
+
+def endless() -> Any:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+@pytest.mark.parametrize("make", [endless, lambda: (n for n in range(3)), lambda: zip([1], [2], strict=True)])
+@pytest.mark.parametrize("where", ["attribute", "input"])
+def test_what_cannot_be_put_back_is_named(make: Callable[[], Any], where: str) -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Identity()
+            self.inner.stream = make()
+
+        def forward(self, x: torch.Tensor, items: Any) -> torch.Tensor:
+            next(self.inner.stream if where == "attribute" else items)
+            return x
+
+    (note,) = summarize(Draws(), input_data=(torch.ones(2), make())).notes
+    assert note.startswith("inner.stream" if where == "attribute" else "the input")
+    assert "could not be put back" in note
+
+
+def test_what_forward_did_not_use_is_not_named() -> None:
+    class Idle(nn.Identity):
+        stream = None
+
+    model = Idle()
+    model.stream = endless()
+    next(model.stream)
+    assert summarize(model, input_size=(2, 3)).notes == ()
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["a model", "a part of one"])
+def test_a_model_under_fully_shard_runs_afterwards(deep: bool) -> None:
+    """Before its first forward, which makes it the outermost one, and after it."""
+    script = """
+        import torch, torch.distributed as dist
+        from torch import nn
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        from torchkutils import summarize
+
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        mesh = init_device_mesh("cpu", (1,))
+
+        def sharded():
+            torch.manual_seed(0)
+            inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+            fully_shard(inner, mesh=mesh)
+            model = nn.Sequential(inner, nn.Linear(8, 2))
+            fully_shard(model, mesh=mesh)
+            return model
+
+        def trained(model):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for _ in range(2):
+                model(torch.ones(2, 4)).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            return [parameter.full_tensor() for parameter in model.parameters()]
+
+        expected = trained(sharded())
+        for runs_before in (0, 1):
+            for grad in (False, True):
+                model = sharded()
+                for _ in range(runs_before):
+                    model(torch.ones(2, 4)).sum().backward()
+                    model.zero_grad()
+                summarize(model[0] if DEEP else model, input_size=(1, 4), grad=grad)
+                for one, other in zip(trained(model), expected, strict=True):
+                    assert torch.equal(one, other)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script).replace("DEEP", repr(deep))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_cache_that_is_given_does_not_grow() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    for cache in (transformers.DynamicCache(), transformers.StaticCache(config=config, max_cache_len=16)):
+        with torch.no_grad():
+            model(input_ids=torch.arange(1, 9)[None], past_key_values=cache, use_cache=True)
+        before = int(cache.get_seq_length()), [t.tolist() for t in all_tensors_of(cache)]
+        summarize(model, input_data={"input_ids": torch.tensor([[3]]), "past_key_values": cache})
+        assert (int(cache.get_seq_length()), [t.tolist() for t in all_tensors_of(cache)]) == before
+
+
+def test_a_tuple_may_forbid_its_length() -> None:
+    class Irreps(tuple):  # type: ignore[type-arg]
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    class Layer(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            self.irreps = Irreps([(4, 0)])
+
+    for inputs in ({"input_size": (1, 4)}, {}):
+        assert summarize(nn.Sequential(Layer()), **inputs).total_params == 10
+
+
+def test_a_frozen_script_is_a_layer() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        frozen = torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Linear(4, 8), nn.ReLU()).eval()))
+        optimised = torch.jit.optimize_for_inference(torch.jit.script(nn.Sequential(nn.Linear(4, 8)).eval()))
+    for script in (frozen, optimised):
+        for mode in ("eval", "train", "same"):
+            assert summarize(nn.Sequential(script, nn.ReLU()), input_size=(1, 4), mode=mode).rows[0].calls == 1
+
+
+def test_an_offloaded_model_runs_for_real() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    for inputs in ({"input_size": (1, 4)}, {"input_data": torch.rand(1, 4)}, {"input_data": np.ones((1, 4))}):
+        for engine in ("auto", "real"):
+            model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            offloaded = accelerate.cpu_offload(model, execution_device="cpu")
+            summary = summarize(offloaded, engine=engine, **inputs)
+            assert (summary.engine, summary.flops) == ("real", 96)
+            assert all(parameter.is_meta for parameter in offloaded.parameters())
+
+
+@pytest.mark.parametrize("way", ["autograd.grad", "backward", "a hook of a tensor"])
+def test_a_forward_that_wants_a_graph_gets_one(way: str) -> None:
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.requires_grad_(True)
+            energy = self.net(x)
+            if way == "a hook of a tensor":
+                energy.register_hook(lambda gradient: gradient)
+                return energy
+            if way == "backward":
+                energy.sum().backward()
+                assert x.grad is not None
+                return x.grad
+            return torch.autograd.grad(energy.sum(), x)[0]
+
+    model = Forces()
+    before = whole_state(model)
+    assert summarize(model, input_size=(4, 2)).rows[0].output_shapes == "(4, 1)"
+    assert whole_state(model) == before
+
+
+def test_gradients_are_a_choice() -> None:
+    seen = []
+
+    class Looks(nn.Identity):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.is_grad_enabled())
+            return x
+
+    for grad in (False, True):
+        with torch.set_grad_enabled(not grad):
+            summarize(Looks(), input_size=(1, 2), grad=grad)
+    assert seen == [False, True]

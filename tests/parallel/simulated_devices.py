@@ -63,8 +63,9 @@ def _run(func, args, kwargs, mode):
     simulated = {device for device in devices if device.type == "meta"}
     asked = kwargs.get("device")
     if asked is not None and torch.device(asked).type == "meta":
-        simulated.add(torch.device(asked))
-        kwargs = {**kwargs, "device": torch.device("cpu")}
+        # What makes a tensor anew on a device (empty_like) may be told of one on another.
+        held = func(*tree_map(plain, args), **{**tree_map(plain, kwargs), "device": torch.device("cpu")})
+        return tree_map(lambda value: claim(value, torch.device(asked)), held)
     if not simulated:
         return func(*args, **kwargs)
     # As on a GPU, a CPU scalar may join.

@@ -9,9 +9,9 @@ import urllib.parse
 from collections.abc import Iterable, Mapping
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_PARAMETER = re.compile(r"([?&;#])([^=&;#?]*)=([^&;#]*)")
+_PARAMETER = re.compile(r"([?&;#])(?:([^=&;#?]*)=)?([^&;#]*)")
 # What a query may show: numbers, switches and names of files. Anything else may be a token or a signature.
-_HARMLESS_VALUE = re.compile(r"\d{0,12}|true|false|yes|no|[\w%.,/-]{0,80}\.[A-Za-z][A-Za-z0-9]{0,4}", re.ASCII)
+_HARMLESS_VALUE = re.compile(r"[\d.]{0,12}|true|false|yes|no|[\w%.,/-]{0,80}\.[A-Za-z][A-Za-z0-9]{0,4}", re.ASCII)
 _SECRET_NAME = re.compile(r"token|secret|pass|pwd|key|sig|cred|auth|session|jwt|code", re.IGNORECASE)
 MASK = "***"
 
@@ -62,8 +62,8 @@ def _without_secrets(link: str) -> str:
 
 def _shown_parameter(match: re.Match[str]) -> str:
     sign, name, value = match.groups()
-    harmless = _HARMLESS_VALUE.fullmatch(value) and not _SECRET_NAME.search(name)
-    return f"{sign}{name}={value if harmless else MASK}"
+    harmless = _HARMLESS_VALUE.fullmatch(value) and not _SECRET_NAME.search(name or "")
+    return f"{sign}{'' if name is None else f'{name}='}{value if harmless else MASK}"
 
 
 class Secrets:
@@ -79,6 +79,7 @@ class Secrets:
         for name, value in headers.items():
             if name.lower() not in self._OPEN_HEADERS:
                 found |= {value, *value.split(), *re.findall(r"=([^;,\s]+)", value)}
+        found |= {urllib.parse.quote(text) for text in found}
         self._texts = sorted((text for text in found if len(text) > 4), key=len, reverse=True)
 
     def hidden_in(self, text: str) -> str:
@@ -92,6 +93,8 @@ def _secrets_of_url(url: str) -> set[str]:
     rest = url.partition("//")[2]
     user_info = re.split(r"[/?#]", rest)[0].rpartition("@")[0]
     parts = {user_info, *user_info.split(":", 1)} if user_info else set()
+    if user_info:
+        parts.add(basic_authorization(urllib.parse.unquote_to_bytes(user_info)).split()[1])
     parts |= {value for _, _, value in _PARAMETER.findall(rest) if not _HARMLESS_VALUE.fullmatch(value)}
     decoded = {urllib.parse.unquote(part) for part in parts}
     return parts | decoded

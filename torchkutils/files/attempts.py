@@ -35,6 +35,10 @@ class Timeouts(NamedTuple):
     total: float | None = None
 
 
+_TIMER_ERROR = 0.05
+"""Timers of the system may end a little too early."""
+
+
 class Deadline:
     """The moment at which something must be finished; without seconds there is none."""
 
@@ -46,6 +50,15 @@ class Deadline:
     def is_over(self) -> bool:
         """Whether the moment has passed."""
         return self._end is not None and time.monotonic() >= self._end
+
+    def blame(self) -> None:
+        """Say that a wait which took too long was cut by this moment, if it was; called when a wait has timed out.
+
+        Raises:
+            FailedAttempt: The moment has come.
+        """
+        if self._end is not None and time.monotonic() >= self._end - _TIMER_ERROR:
+            raise FailedAttempt(self._words, retry=True)
 
     def left(self, limit: float | None = None) -> float | None:
         """Seconds that the next step may take: `limit`, or less where the end is nearer; None without both.

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torchkutils import _lazy
+from torchkutils.files.download_lock import only_if_free
 from torchkutils.files.origins import read_origin
-from torchkutils.files.sidecar_files import MARK, SidecarFiles, remove_whatever
+from torchkutils.files.sidecar_files import MARK, SidecarFiles, is_in_use, remove_whatever
 
 _TEMPORARY = (".part", ".staging", "resume.json")
 _MEMORY = ("name", "listing")
@@ -66,27 +66,13 @@ def remove_leftovers(base: str, *, only_count: bool = False) -> tuple[int, int]:
     """Remove what no running call holds; the number of files and folders, and their bytes."""
     count = size = 0
     for download, paths in leftovers(base).items():
-        with contextlib.suppress(OSError, _lazy.filelock.Timeout), _held(download):
+        with contextlib.suppress(OSError), only_if_free(SidecarFiles(download)):
             for path in paths:
-                if time.time() - os.lstat(path).st_mtime >= _YOUNG_SECONDS:
+                if time.time() - os.lstat(path).st_mtime >= _YOUNG_SECONDS and not is_in_use(path):
                     count, size = count + 1, size + size_of(path)
                     if not only_count:
                         remove_whatever(path)
     return count, size
-
-
-@contextlib.contextmanager
-def _held(download: str) -> Iterator[None]:
-    """The lock of a download, at once or not at all."""
-    sidecars = SidecarFiles(download)
-    lock = _lazy.filelock.FileLock(sidecars.lock, timeout=0)
-    with lock:
-        try:
-            yield
-        finally:
-            if os.name == "posix":
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(sidecars.lock)
 
 
 def remove_file(path: str) -> None:

@@ -18,8 +18,9 @@ from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
 from torchkutils.files import cache_folder
 from torchkutils.files.addresses import address_key, has_ending, is_http, last_part, shown_url
+from torchkutils.files.download_lock import only_one_process
 from torchkutils.files.http_source import Answer, open_http
-from torchkutils.files.sidecar_files import MARK, SidecarFiles, only_one_process
+from torchkutils.files.sidecar_files import MARK, SidecarFiles, is_reserved
 from torchkutils.files.transfer import Attempts, Request
 
 _LONGEST_NAME = 255
@@ -140,7 +141,7 @@ def is_usable_name(name: str) -> bool:
         name not in {"", ".", ".."}
         and name.isprintable()
         and not any(letter in name for letter in "/\\\0")
-        and MARK not in name.lower()
+        and not is_reserved(name)
         and len(os.fsencode(name)) <= _LONGEST_NAME
     )
 

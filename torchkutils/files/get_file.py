@@ -1,7 +1,7 @@
 """get_file: the cache's rules, on top of transfer and archive."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH100, PTH110, PTH116, PTH117, PTH118, PTH119, PTH120
+# ruff: noqa: PTH111, PTH100, PTH110, PTH116, PTH117, PTH118, PTH119, PTH120
 from __future__ import annotations
 
 import dataclasses
@@ -13,9 +13,10 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torchkutils._typing import PathLike
-from torchkutils.errors import ArchiveError, DownloadError
+from torchkutils.errors import DownloadError
 from torchkutils.files import (
     archive,
     arguments,
@@ -27,9 +28,13 @@ from torchkutils.files import (
     transfer,
 )
 from torchkutils.files.addresses import is_local, shown_url
+from torchkutils.files.archive_kinds import without_tar_ending
+from torchkutils.files.caller_warnings import warn_caller
+from torchkutils.files.download_lock import only_one_process
+from torchkutils.files.extraction_options import Extraction, checked_extraction
 from torchkutils.files.hashing import ExpectedHash, file_matches
 from torchkutils.files.http_source import Caller
-from torchkutils.files.sidecar_files import SidecarFiles, only_one_process
+from torchkutils.files.sidecar_files import SidecarFiles
 from torchkutils.progress import Progbar
 
 
@@ -41,16 +46,16 @@ class _Job:
     force: bool
     offline: bool
     progress: bool
-    formats: tuple[str, ...]
-    allow_links: bool
+    extraction: Extraction
     untar: bool
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the archive or file lies, where its members go, and what the caller gets."""
+    """Where the archive or file lies (`stored`: behind a link), where its members go, and what the caller gets."""
 
     path: str
+    stored: str
     folder: str
     result: str
 
@@ -77,7 +82,12 @@ def get_file(
     retries: int = 3,
     offline: bool = False,
     progress: bool = True,
-    allow_links: bool = True,
+    allow_links: bool | Literal["skip"] = True,
+    overwrite: bool = False,
+    extract_dir: PathLike | None = None,
+    members: str | Iterable[str] | None = None,
+    remove_archive: bool = False,
+    encoding: str | None = None,
 ) -> str:
     """Download a file unless it is in the cache already, check it, and extract it if wished.
 
@@ -95,8 +105,9 @@ def get_file(
         hash_algorithm: 'auto' (what `file_hash` says, else by the number of digits: MD5, SHA-1, SHA-256, SHA-512) or
             any name of hashlib's.
         extract: Unpack the file beside itself, all of it or nothing.
-        archive_format: 'auto' (tar, zip and single compressed files), 'tar', 'zip', 'gz', 'bz2', 'xz', 'zst' (where
-            this Python has it), several of them, None or [] (extracts nothing).
+        archive_format: 'auto' (tar, zip and single compressed files), 'tar', 'zip', 'gz', 'bz2', 'xz', 'lzma', 'zst'
+            (from Python 3.14 on, or with backports.zstd), '7z' (with py7zr), several of them, None or [] (extracts
+            nothing).
         cache_dir: The cache; default `$TORCHKUTILS_HOME`, else `$KERAS_HOME`, else `~/.keras`.
         force: Download even if the file is there; it stays until the new one is whole.
         force_download: Keras 3's word for `force`.
@@ -112,16 +123,25 @@ def get_file(
         offline: Never ask the network; an error when the file is missing or has another hash. The environment
             variable TORCHKUTILS_OFFLINE=1 does the same for every call; local addresses are still read then.
         progress: Show bytes, rate and remaining time on standard error; TORCHKUTILS_QUIET=1 shows nothing.
-        allow_links: Whether an archive may hold links (they never lead out of its folder anyway).
+        allow_links: Whether an archive may hold links (they never lead out of its folder anyway); 'skip' leaves them
+            out.
+        overwrite: Whether a member replaces a different file that is there and is not this archive's own.
+        extract_dir: Unpack to this folder, relative to the archive's; it is returned. Implies `extract`.
+        members: Unpack only these: paths of members, folders, or patterns such as 'train/*.csv'.
+        remove_archive: Remove the archive once it is unpacked; the folder of the members is returned. A later call
+            asks for nothing while they are unchanged.
+        encoding: Encoding of names in a zip or tar that does not tell it, such as 'cp932'; None: UTF-8 if they are
+            valid, else code page 437 with a warning (zip) or the bytes as they are (tar).
 
     Returns:
-        The path of the file (of the archive with `extract`, of the extracted entry with `untar`).
+        The path of the file; of the archive with `extract`, of the extracted entry with `untar` (with a warning where
+        the archive holds none of that name), of the members' folder with `extract_dir` or `remove_archive`.
 
     Raises:
         ValueError: A bad argument, before any request; or, after the download, a wrong hash.
         DownloadError: The file cannot be fetched; has `url`, `status` and `attempts`. An OSError.
         ArchiveError: The archive cannot be read or must not be extracted; nothing of it was kept. A ValueError.
-        ImportError: The protocol needs a package that is not installed.
+        ImportError: The protocol or an archive format needs a package that is not installed.
         TimeoutError: Another process holds this download's lock and makes no progress.
         OSError: The disk is full or cannot be written.
 
@@ -136,8 +156,9 @@ def get_file(
 
     Differs from Keras: `fname` may be left out; a warning says when the cached file of that name came from another
     address (where the disk keeps extended attributes); the hash is checked after the download too, a failed download
-    or extraction deletes nothing, extraction never leaves the folder nor replaces files that are not its own, `fname`
-    must not hold `..`, and 'auto' also unpacks a single compressed file (`x.csv.gz` to `x.csv`).
+    or extraction deletes nothing, extraction never leaves the folder nor replaces files that are not its own, what
+    macOS adds to archives (`__MACOSX`, `._*`, `.DS_Store`) is left out, `fname` must not hold `..`, and 'auto' also
+    unpacks a single compressed file (`x.csv.gz` to `x.csv`).
 
     >>> import pathlib, tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -151,9 +172,7 @@ def get_file(
     if md5_hash is not None:
         warnings.warn("md5_hash is deprecated; use file_hash", DeprecationWarning, stacklevel=2)
     arguments.check_paths(fname=fname, cache_dir=cache_dir, cache_subdir=cache_subdir)
-    arguments.check_switches(
-        force=force, force_download=force_download, offline=offline, allow_links=allow_links, netrc=netrc
-    )
+    arguments.check_switches(force=force, force_download=force_download, offline=offline, netrc=netrc)
     force = force or force_download
     sources = arguments.checked_sources(origin, mirrors)
     name = file_names.name_without_asking(fname, sources[0])
@@ -171,23 +190,27 @@ def get_file(
     )
     if force and offline:
         raise ValueError("force=True asks for a download and offline=True forbids it; give one of them")
-    formats = ("tar",) if untar else archive.checked_formats(archive_format)
-    job = _Job(
-        request,
-        force,
-        offline,
-        progress and not arguments.switch_of("TORCHKUTILS_QUIET"),
-        formats if extract or untar else (),
-        allow_links,
-        untar,
+    extraction = checked_extraction(
+        extract=extract,
+        untar=untar,
+        archive_format=archive_format,
+        allow_links=allow_links,
+        overwrite=overwrite,
+        extract_dir=extract_dir,
+        members=members,
+        encoding=encoding,
+        remove_archive=remove_archive,
     )
-    job = _without_network(job)
+    quiet = arguments.switch_of("TORCHKUTILS_QUIET")
+    job = _without_network(_Job(request, force, offline, progress and not quiet, extraction, untar))
     base = cache_folder.base_folder(cache_dir)
     subdir = os.fspath(cache_subdir)
     first_answer = None
     try:
         if name is None:
             name, first_answer = file_names.name_by_asking(job.request, os.path.join(base, subdir), offline=job.offline)
+        if untar and fname is None:
+            name = without_tar_ending(name)
         request = dataclasses.replace(job.request, name=os.path.basename(name), first_answer=first_answer)
         return _get(dataclasses.replace(job, request=request), base, subdir, name)
     finally:
@@ -212,7 +235,13 @@ def _place(job: _Job, base: str, subdir: str, name: str) -> _Place:
     if os.path.lexists(path) and os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"fname must name a file, but {path} is there already and is none; choose another fname")
     beside = os.path.dirname(path)
-    return _Place(path, root if job.untar and not os.path.isabs(name) else beside, target)
+    stored = cache_folder.stored_path(path)
+    if job.extraction.folder is not None:
+        folder = os.path.join(beside, os.path.expanduser(job.extraction.folder))
+        return _Place(path, stored, folder, target if job.untar else folder)
+    folder = root if job.untar and not os.path.isabs(name) else beside
+    result = folder if job.extraction.remove_archive and not job.untar else target
+    return _Place(path, stored, folder, result)
 
 
 def _get(job: _Job, base: str, subdir: str, name: str) -> str:
@@ -221,7 +250,9 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
     valid = seen is not None and not job.force and _has_hash(place.path, job.request.expected)
     if valid and job.request.expected is None:
         origins.warn_of_other_origin(place.path, job.request.sources, stacklevel=4)
-    if valid and _is_extracted(job, place, downloaded=False):
+    if valid and _is_extracted(job, place, downloaded=False) and not job.extraction.remove_archive:
+        return place.result
+    if seen is None and _needs_no_archive(job, place):
         return place.result
     if job.offline and not valid:
         raise DownloadError(_missing_offline(job, place, seen), url=shown_url(job.request.sources[0]), attempts=0)
@@ -234,10 +265,19 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
         if valid:
             job = _fed_by(job, place.path)
         return _get(job, cache_folder.substitute_folder(base), subdir, name)
-    sidecars = SidecarFiles(place.path)
+    sidecars = SidecarFiles(place.stored, place.folder)
     with only_one_process(sidecars, f"fetch {shown_url(job.request.sources[0])} to {place.path}"):
-        sidecars.remove_leftovers(keep={archive.unfinished_staging(place.path), resume.kept_part(sidecars)})
+        needed = {archive.unfinished_staging(place.path, place.folder), resume.kept_part(sidecars)}
+        sidecars.remove_leftovers(keep=needed)
         return _get_alone(job, place, seen, valid)
+
+
+def _needs_no_archive(job: _Job, place: _Place) -> bool:
+    """Whether a call before this one unpacked the archive and removed it, as this one would."""
+    if not job.extraction.remove_archive or job.force:
+        return False
+    expected = str(job.request.expected or "")
+    return archive.is_unpacked_without_archive(place.path, place.folder, job.extraction, expected)
 
 
 def _fed_by(job: _Job, path: str) -> _Job:
@@ -250,32 +290,32 @@ def _fed_by(job: _Job, path: str) -> _Job:
 def _get_alone(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bool) -> str:
     """The part that one process does while the others wait."""
     now = _signature(place.path)
+    if now is None and _needs_no_archive(job, place):
+        return place.result
     if now != seen:
         # Somebody else fetched it while this process waited: that counts for force, too.
         valid = now is not None and _has_hash(place.path, job.request.expected)
     if not valid:
         with _Shown(job.progress, os.path.basename(place.path)) as shown:
-            transfer.fetch(job.request, place.path, shown.report)
+            transfer.fetch(job.request, place.stored, shown.report)
         origins.write_origin(place.path, job.request.sources[0])
     if not _is_extracted(job, place, downloaded=not valid):
-        promised = os.path.relpath(place.result, place.folder or ".") if job.untar else ""
-        archive.extract_beside(place.path, place.folder, job.formats, allow_links=job.allow_links, promised=promised)
-    if job.untar and not os.path.lexists(place.result):
-        entry = os.path.basename(place.result)
-        raise ArchiveError(
-            f"untar=True promises {place.result}, but the archive {place.path} holds no entry {entry!r}; "
-            "use extract=True",
-            path=place.path,
-            member=entry,
-        )
+        unpacked = archive.extract_archive(place.path, place.folder, job.extraction)
+        if job.untar and unpacked and not os.path.lexists(place.result):
+            warn_caller(
+                f"untar=True returns {place.result}, as Keras does, but {place.path} holds no entry of that name; look "
+                f"into {place.folder}"
+            )
+    if job.extraction.remove_archive:
+        archive.remove_unpacked_archive(place.path, place.folder, str(job.request.expected or ""))
     return place.result
 
 
 def _is_extracted(job: _Job, place: _Place, *, downloaded: bool) -> bool:
     """Whether nothing is left to unpack; Keras takes an entry that is there as the result of untar."""
-    if not job.formats:
+    if not job.extraction.formats:
         return True
-    state = archive.extraction_state(place.path, place.folder, job.formats, allow_links=job.allow_links)
+    state = archive.extraction_state(place.path, place.folder, job.extraction)
     if job.untar and state == "unknown":
         return not downloaded and os.path.exists(place.result)
     return state == "complete"

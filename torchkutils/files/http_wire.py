@@ -84,7 +84,11 @@ class Wire:
             self._taken += count
             return count
         self._sock.settimeout(self._deadline.left(self._read_limit))
-        return self._sock.recv_into(view)
+        try:
+            return self._sock.recv_into(view)
+        except TimeoutError:
+            self._deadline.blame()
+            raise
 
     @property
     def has_ahead(self) -> bool:
@@ -107,7 +111,11 @@ class Wire:
                 searched -= self._taken
                 self._taken = 0
             self._sock.settimeout(within.left(self._deadline.left(self._read_limit)))
-            piece = self._sock.recv(_RECEIVED)
+            try:
+                piece = self._sock.recv(_RECEIVED)
+            except TimeoutError:
+                self._deadline.blame()
+                raise
             if not piece:
                 raise FailedAttempt("the connection was closed in the middle of an answer", retry=True)
             self._ahead += piece

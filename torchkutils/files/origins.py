@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 
-from torchkutils.files.addresses import shown_url
+from torchkutils.files.addresses import MASK, shown_url
 
 _ATTRIBUTE = "user.xdg.origin.url"
 _LONGEST = 4096
@@ -21,7 +21,12 @@ def write_origin(path: str, url: str) -> None:
     """Note on a file where it came from; the address without its secrets."""
     if hasattr(os, "setxattr"):
         with contextlib.suppress(OSError):
-            os.setxattr(path, _ATTRIBUTE, shown_url(url).encode("utf-8")[:_LONGEST])
+            os.setxattr(path, _ATTRIBUTE, _noted(url).encode("utf-8")[:_LONGEST])
+
+
+def _noted(url: str) -> str:
+    """The address as it is noted: a login does not make it another one."""
+    return shown_url(url).replace(f"//{MASK}@", "//")
 
 
 def read_origin(path: str) -> str | None:
@@ -37,7 +42,7 @@ def read_origin(path: str) -> str | None:
 def warn_of_other_origin(path: str, sources: Sequence[str], stacklevel: int) -> None:
     """Warn where the file that a call is given came from an address that the call does not name."""
     noted = read_origin(path)
-    if noted is None or noted in {shown_url(source) for source in sources}:
+    if noted is None or noted in {_noted(source) for source in sources}:
         return
     shown = "".join(letter if letter.isprintable() else "?" for letter in noted)
     warnings.warn(

@@ -14,9 +14,10 @@ from typing import Any
 from torchkutils.models.dot import draw
 from torchkutils.models.picture.boxes import agreed, arguments_text, dtypes_of
 from torchkutils.models.picture.labels import Look
-from torchkutils.models.picture.picture_graph import PictureGraph, subtree
+from torchkutils.models.picture.picture_graph import PictureGraph
 from torchkutils.models.records import Call, Trace, shape_text
 from torchkutils.models.render import render
+from torchkutils.models.tree.totals import Operations, bounded, held_below, held_by_each, totals_of
 
 # Deeper nesting than this is drawn at the leaves at once: a slider with more stops helps no one.
 _MOST_LEVELS = 12
@@ -133,13 +134,11 @@ def _modules(trace: Trace) -> list[dict[str, Any]]:
     calls: dict[int, list[Call]] = {}
     for call in trace.calls:
         calls.setdefault(call.module, []).append(call)
-    flops = _flops_within(trace)
+    operations, below = Operations(trace), held_below(trace, held_by_each(trace))
     facts = []
     for module in trace.modules:
         own = calls.get(module.index, [])
-        params, trainable, lazy = _parameters(trace, module.index)
-        # A lower bound says so, as in the summary.
-        known = all(flops[call.index][1] for call in own)
+        held, (flops, known) = below[module.index], operations.of(own)
         facts.append(
             {
                 "index": module.index,
@@ -152,40 +151,20 @@ def _modules(trace: Trace) -> list[dict[str, Any]]:
                 "outputs": agreed(shape_text(call.output) for call in own) if own else "",
                 "dtype": dtypes_of(own[0].output) if own else "",
                 "calls": len(own),
-                "params": "?" if lazy else f"{params:,}",
-                "trainable": f"{trainable:,}",
-                "flops": _flops_text(sum(flops[call.index][0] for call in own), known) if own else "",
+                "params": "?" if held.lazy else f"{held.elements:,}",
+                "trainable": f"{held.trainable:,}",
+                "flops": bounded(flops, known) if own else "",
                 "opens": any(not call.leaf for call in own),
             }
         )
     return facts
 
 
-def _parameters(trace: Trace, module: int) -> tuple[int, int, bool]:
-    held = [tensor for member in subtree(trace, module) for tensor in member.parameters if tensor.same_as is None]
-    trainable = sum(tensor.elements for tensor in held if tensor.requires_grad)
-    return sum(tensor.elements for tensor in held), trainable, any(tensor.shape is None for tensor in held)
-
-
-def _flops_within(trace: Trace) -> list[tuple[int, bool]]:
-    """Operations of each call with those of the calls inside it, and whether they are exact."""
-    sums = [(call.flops, call.flops_known) for call in trace.calls]
-    for call in reversed(trace.calls):
-        if call.parent is not None:
-            count, known = sums[call.parent]
-            sums[call.parent] = (count + sums[call.index][0], known and sums[call.index][1])
-    return sums
-
-
-def _flops_text(count: int, known: bool) -> str:
-    return f"{'' if known else '≥ '}{count:,}"
-
-
 def totals_text(trace: Trace) -> str:
     """The summary's totals in one line."""
-    total, trainable, lazy = _parameters(trace, 0)
-    parts = [f"{'≥ ' if lazy else ''}{total:,} parameters", f"{trainable:,} trainable"]
+    totals = totals_of(trace)
+    made = not totals.lazy
+    parts = [f"{bounded(totals.params, made)} parameters", f"{bounded(totals.trainable, made)} trainable"]
     if trace.engine.ran != "structure":
-        known = all(call.flops_known for call in trace.calls)
-        parts.append(f"{_flops_text(sum(call.flops for call in trace.calls), known)} FLOPs")
+        parts.append(f"{bounded(totals.flops, totals.flops_known)} FLOPs")
     return " · ".join([*parts, str(trace.engine)])

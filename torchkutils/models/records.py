@@ -134,7 +134,8 @@ class TensorRecord:
         dtype: Without the prefix: "float32".
         requires_grad: Whether it is trainable.
         same_as: Full name ("encoder.weight") of the first holder of the same object; None for the first holder.
-        kind: "tensor", or how it is held: "sharded", "quantised", "lazy", "sparse", "nested".
+        kind: "tensor", or how it is held: "sharded", "quantised 8 bit", "lazy", "sparse", "nested".
+        parts: Dtype and bytes of each tensor that it consists of, where it is not one plain tensor.
     """
 
     name: str
@@ -145,6 +146,7 @@ class TensorRecord:
     requires_grad: bool
     same_as: str | None = None
     kind: str = "tensor"
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 @record
@@ -165,6 +167,7 @@ class ModuleRecord:
         training: The flag before the trace.
         same_as: Index of the first record of the same object, which alone has its calls, children and tensors.
         registered: False inside plain lists and dicts: `model.parameters()` does not know it.
+        packed: Weights that a quantised module keeps packed; they are no parameters and count in no total.
     """
 
     index: int
@@ -180,6 +183,7 @@ class ModuleRecord:
     training: bool
     same_as: int | None = None
     registered: bool = True
+    packed: tuple[TensorRecord, ...] = ()
 
 
 @record
@@ -225,6 +229,8 @@ class Node:
         output: What it gives; for an output, what arrived there; None when unknown.
         joins: A function that takes two or more tensors which were computed or came from outside (add, cat, mul,
             matmul …), parameters not counted.
+        untraced: Forward made its tensors in a way that nobody saw (NumPy, a script, an `autograd.Function`). The
+            edges to it are guesses.
     """
 
     index: int
@@ -233,6 +239,7 @@ class Node:
     call: int | None
     output: Value | None
     joins: bool = False
+    untraced: bool = False
 
 
 @record
@@ -244,7 +251,7 @@ class Edge:
         target: Index of the node that took it.
         tensor: Which of the source's tensors, counted over its output from left to right.
         count: How often the target took it in one call: `x + x` has one edge of count 2.
-        guessed: It follows the order of definition; nothing was observed.
+        guessed: Nobody observed it: it follows the order of definition, or leads to a node that is `untraced`.
     """
 
     source: int
@@ -277,11 +284,13 @@ class Engine:
         ran: "real": the maths ran; "meta": shapes only; "structure": no forward.
         edges: "traced": by tensor provenance; "symbolic": by torch.fx; "definition": order of definition.
         reason: A sentence that says why another engine did not run; "" when there is nothing to say.
+        own_example: No input was given, and forward took an example that the model brings along.
     """
 
     ran: Literal["real", "meta", "structure"]
     edges: Literal["traced", "symbolic", "definition"]
     reason: str = ""
+    own_example: bool = False
 
     def __str__(self) -> str:
         """The text for captions: `structure (order of definition): no input was given`."""
@@ -302,6 +311,9 @@ class Trace:
         engine: What ran.
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
+        notes: What a reader must know beside: what forward changed and could not be put back.
+        counted_for: What FLOPs and bytes are those of where sizes are open: "one sample"; "" where none is.
+        call_bytes: Bytes of what each call took and returned where sizes are open; None where shapes tell them.
     """
 
     model_name: str
@@ -312,6 +324,9 @@ class Trace:
     engine: Engine
     mode: str
     failure: Failure | None = None
+    notes: tuple[str, ...] = ()
+    counted_for: str = ""
+    call_bytes: tuple[tuple[int, int], ...] | None = None
 
     def enclosing(self, node: Node) -> tuple[Call, ...]:
         """The calls that a node lies in, from the model's own down; a leaf call's node ends with that call."""

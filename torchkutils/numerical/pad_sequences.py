@@ -162,6 +162,6 @@ def _padded_tensors(
     device = sequences[0].device
     rows = torch.full((*filled.shape, *inner), value, dtype=dtype, device=device)
     rows[torch.from_numpy(filled).to(device)] = torch.cat(
-        [one.to(dtype) for one in sequences if len(one)] or [rows[:0, 0]]
+        [one.to(dtype) for one in sequences if len(one)] or [rows.new_empty((0, *inner))]
     )
     return rows

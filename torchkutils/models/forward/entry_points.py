@@ -101,17 +101,19 @@ class EntryPoints:
         self.closed = scripted or "parametrizations" in module._modules
         # A class with a way of calling of its own, and a script, must run by it.
         self._through_torch = scripted or type(module)._call_impl is not MODULE_CALL
-        self._replace(listener, module, index)
+        self.index, self.phase = index, _IDLE
+        self.replace(listener)
 
-    def _replace(self, listener: CallListener, module: torch.nn.Module, index: int) -> None:
-        self.listener, self.module, self.index, self.phase = listener, module, index, _IDLE
-        own = module.__dict__
+    def replace(self, listener: CallListener) -> None:
+        """Replace the module's entry points until `release` is called."""
+        self.listener = listener
+        own = self.module.__dict__
         self.stored: dict[str, Any] | None = None
         if "forward" in own or "_compiled_call_impl" in own:
             self.stored = {name: own[name] for name in _REPLACED if name in own}
         own["_compiled_call_impl"] = self.call
         self.forward_entry = None
-        if not isinstance(module, torch.jit.ScriptModule):
+        if not isinstance(self.module, torch.jit.ScriptModule):
             self.forward_entry = own["forward"] = self.enter_forward
 
     def release(self) -> None:
@@ -217,11 +219,12 @@ class StockEntryPoints(EntryPoints):
         stock_forward: Callable[..., Any],
         rule: Rule | None,
     ) -> None:
+        self.module, self.index, self.phase = module, index, _IDLE
         self.stock_forward, self.rule = stock_forward, rule
         # What the constructor of `EntryPoints` would find: most modules are such layers.
         self.forward = MethodType(stock_forward, module)
         self.children_only, self.closed, self._through_torch = None, False, False
-        self._replace(listener, module, index)
+        self.replace(listener)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Replaces `module(...)`."""

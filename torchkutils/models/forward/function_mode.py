@@ -46,8 +46,7 @@ class FunctionMode(TorchFunctionMode):
         self.on = False
 
     def _is_on_stack(self) -> bool:
-        depth = function_modes()
-        return any(function_mode_at(level) is self for level in range(depth))
+        return any(function_mode_at(level) is self for level in range(function_modes()))
 
     def pop_mode(self) -> bool:
         """Take the mode from torch's stack; False, and nothing is done, where another mode lies above it."""

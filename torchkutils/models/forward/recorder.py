@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from threading import get_ident
 from typing import Any
 
 import torch
 
+from torchkutils._torch_versions import inside_function_transform, told_of_compilations
 from torchkutils.models.forward.call_stack import CallStack, RunningCall
+from torchkutils.models.forward.compiled_calls import CompiledCalls, CompiledFunctionMet
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoints, replace_entry_points
-from torchkutils.models.forward.flops import function_flops, module_flops
+from torchkutils.models.forward.flops import Count, examples_at_once, function_flops, module_flops
 from torchkutils.models.forward.function_mode import FunctionMode, without_function_modes
 from torchkutils.models.forward.raised_errors import message_of
-from torchkutils.models.forward.torch_functions import HOOKING, QUIET, shown_name, written_tensors
-from torchkutils.models.records import Call, Collection, Failure, Value
+from torchkutils.models.forward.torch_functions import HOOKING, LEAVING, QUIET, shown_name, written_tensors
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, aliased, all_tensors_of, tensors_of
@@ -30,13 +33,15 @@ class Recorder:
     Args:
         tree: The model, walked.
         states: Told of parameters that are about to change; None where nothing must be put back.
+        compiled: Let functions that torch.compile made run unwatched. Without it the look ends where one is met.
 
     Attributes:
+        met_compiled: Whether one was met.
         flow: Where the tensors come from.
         thread: The one whose calls are recorded.
     """
 
-    def __init__(self, tree: ModuleTree, states: TensorStates | None) -> None:
+    def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
         self.tree, self.describe = tree, Descriptions()
         self.flow = DataFlow(tree, self.describe)
         self.thread = 0
@@ -45,19 +50,63 @@ class Recorder:
         self._states = states
         self._entries: list[EntryPoints] = []
         self._failed: tuple[int, Collection, BaseException] | None = None
+        # Calls whose operations a formula for the module has counted, whatever ran inside.
+        self._counted_as_wholes: set[int] = set()
+        self.met_compiled = False
+        self._compiled, self._compiled_under_mode = compiled, False
+        self._compiled_call: tuple[str, list[Source]] = ("", [])
 
     def __enter__(self) -> Recorder:
         self.thread = get_ident()
-        for index in self.tree.index_of.values():
-            self._entries.append(replace_entry_points(self, self.tree.modules[index], index))
-        self._mode.__enter__()
+        with ExitStack() as block:
+            for index in self.tree.index_of.values():
+                self._entries.append(replace_entry_points(self, self.tree.modules[index], index))
+            block.callback(self._release)
+            block.enter_context(self._mode)
+            if self._compiled:
+                block.enter_context(CompiledCalls(self._before_compiled, self._after_compiled))
+            else:
+                block.enter_context(told_of_compilations(self._refuse_compilation))
+            self._block = block.pop_all()
         return self
 
     def __exit__(self, *details: Any) -> None:
-        self._mode.__exit__(*details)
+        self._block.close()
+
+    def _release(self) -> None:
         for entry in self._entries:
             entry.release()
-        self._entries.clear()
+
+    # -- calls of compiled functions -------------------------------------------------------------------------------
+
+    def _refuse_compilation(self, *_: Any) -> None:
+        """Called when torch.compile begins to compile, in any thread."""
+        if get_ident() == self.thread:
+            self.met_compiled = True
+            raise CompiledFunctionMet
+
+    def _before_compiled(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A compiled function is about to run: nothing is watched until it has ended."""
+        mode = self._mode
+        self._compiled_under_mode = mode.on and mode.pop_mode()
+        with without_function_modes(mode.on):
+            if self._calls.running:
+                call = self._calls.running[-1]
+                call.flops_known = False
+                taken = tensors_of(*args, *kwargs.values()) if call.node is None else []
+                self._compiled_call = f"{name} (compiled)", self._sources(taken, call)
+        self._release()
+
+    def _after_compiled(self, result: Any) -> None:
+        """It has ended, and gave a result."""
+        for entry in self._entries:
+            entry.replace(self)
+        name, sources = self._compiled_call
+        with without_function_modes(self._mode.on):
+            if self._calls.running and self._calls.running[-1].node is None:
+                self._function_node(self._calls.running[-1], name, sources, [], result)
+        if self._compiled_under_mode:
+            self._mode.push_mode()
 
     # -- calls of modules ------------------------------------------------------------------------------------------
 
@@ -97,6 +146,7 @@ class Recorder:
             self._mode.pop_mode()
 
     def _begin(self, entry: EntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
+        self.describe.transformed = inside_function_transform()
         outer = self._calls.parent()
         call = self._calls.begin(entry.index, self.describe.arguments(args, kwargs))
         one_box = entry.closed or not self.tree.children[entry.index]
@@ -111,8 +161,9 @@ class Recorder:
 
     def _sources(self, tensors: Sequence[torch.Tensor], outer: RunningCall | None) -> list[Source]:
         """Where arguments come from; what a call that is one box made by itself comes from that box."""
-        otherwise = None if outer is None else outer.node
-        return [self.flow.source(tensor, otherwise) for tensor in tensors]
+        if outer is None:
+            return [self.flow.source(tensor) for tensor in tensors]
+        return [self.flow.source(tensor, outer.node, outer.index) for tensor in tensors]
 
     def _name(self, index: int) -> str:
         return self.tree.paths[index] or self.tree.names[index]
@@ -123,6 +174,7 @@ class Recorder:
             self._failed = (index, inputs, error)
 
     def _finish(self, entry: EntryPoints, call: RunningCall, output: Any) -> Any:
+        self.describe.transformed = inside_function_transform()
         call.leaf = call.leaf or entry.closed
         call.output = self.describe.of(output, objects=call.leaf)
         if call.leaf:
@@ -141,7 +193,8 @@ class Recorder:
             flow.fold(call.functions, call.node)
         own = module_flops(entry.module, call.inputs, value)
         if own is not None:
-            call.flops, call.flops_known = own, True
+            call.flops, call.flops_known = own
+            self._counted_as_wholes.add(call.index)
         flow.set_output(call.node, value)
         flow.set_sources(output, call.node)
         flow.move_writes(call.tensors, call.index, call.node)
@@ -164,6 +217,7 @@ class Recorder:
 
     def _run_stock_call(self, entry: StockEntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         flow, calls, module = self.flow, self._calls, entry.index
+        self.describe.transformed = inside_function_transform()
         outer = calls.parent()
         index, number, parent = len(calls), calls.next_number(module), None if outer is None else outer.index
         inputs = self.describe.arguments(args, kwargs)
@@ -187,19 +241,20 @@ class Recorder:
         else:
             output = aliased(output, given)
             flow.set_sources(output, node)
-        calls.add(Call(index, module, number, parent, inputs, value, flops or 0, flops is not None, True))
+        calls.add(Call(index, module, number, parent, inputs, value, flops.operations, flops.known, True))
         return output
 
     def _stock_flops(
         self, entry: StockEntryPoints, inputs: Collection, given: Sequence[torch.Tensor], output: Any, value: Value
-    ) -> int | None:
-        """The operations of a stock layer; None where its tensors are such that they cannot be counted."""
+    ) -> Count:
+        """The operations of a stock layer."""
         if entry.rule is None:
-            return 0 if len(given) < 2 else module_flops(entry.module, inputs, value) or 0
+            # Of the layers without a rule only attention takes several tensors.
+            return (module_flops(entry.module, inputs, value) if len(given) > 1 else None) or Count(0, True)
         try:
-            return entry.rule(entry.module, given[0], output)
+            return Count(entry.rule(entry.module, given[0], output) * examples_at_once(given), True)
         except (TypeError, IndexError, AttributeError, RuntimeError):
-            return None
+            return Count(0, False)
 
     # -- functions -------------------------------------------------------------------------------------------------
 
@@ -208,6 +263,7 @@ class Recorder:
         name = getattr(function, "__name__", "")
         if name in QUIET:
             return self._run_quiet(function, name, args, kwargs)
+        self.describe.transformed = inside_function_transform()
         targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
             for target in targets:
@@ -215,18 +271,31 @@ class Recorder:
         if not self._calls.running:
             return function(*args, **kwargs)
         call = self._calls.running[-1]
-        # In a call that is one box, functions have no nodes.
-        taken = tensors_of(*args, *kwargs.values()) if call.node is None else []
-        sources = self._sources(taken, None)
+        taken = tensors_of(*args, *kwargs.values())
+        sources = self._taken_by_function(call, name, taken)
         result = function(*args, **kwargs)
         flops = function_flops(function, args, kwargs, result)
         call.flops_known &= flops is not None
         call.flops += flops or 0
+        if call.node is not None:
+            call.note_made(tensors_of(result))
         node = self._function_node(call, name, sources, targets, result) if call.node is None else call.node
         if node is not None:
             for target in targets:
                 self.flow.set_writer(target, node)
         return result
+
+    def _taken_by_function(self, call: RunningCall, name: str, taken: list[torch.Tensor]) -> list[Source]:
+        """Where the arguments of a function come from; nothing for one in a call that is one box."""
+        if call.node is None:
+            if name in LEAVING:
+                for tensor in taken:
+                    self.flow.leaves(tensor)
+            return self._sources(taken, call)
+        for tensor in taken:
+            if not call.has_made(tensor):
+                self.flow.look_inside(tensor, call.index)
+        return []
 
     def _function_node(
         self, call: RunningCall, name: str, sources: list[Source], targets: list[torch.Tensor], result: Any
@@ -252,7 +321,11 @@ class Recorder:
                 self._states.hooked(args[0])
         result = function(*args, **kwargs)
         if name == "__get__" and self._calls.running and isinstance(result, torch.Tensor):
-            self.flow.add_view(result, args[0])
+            call = self._calls.running[-1]
+            if call.node is None:
+                self.flow.add_view(result, args[0])
+            else:
+                call.note_made([result])
         return result
 
     # -- the result ------------------------------------------------------------------------------------------------
@@ -264,6 +337,7 @@ class Recorder:
             return None
         return Failure(failed[0], failed[1], f"{type(error).__name__}: {message_of(error)}")
 
-    def finished_calls(self) -> tuple[Call, ...]:
-        """The calls as plain records."""
-        return self._calls.finished()
+    def finished(self) -> tuple[tuple[Call, ...], tuple[Node, ...], tuple[Edge, ...]]:
+        """Calls, nodes and edges as plain records. Called when the tensors of forward are gone."""
+        inexact = self.flow.untraced_calls() - self._counted_as_wholes
+        return self._calls.finished(inexact), *self.flow.finished()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torchkutils.models.picture.boxes import Box
 from torchkutils.models.picture.picture_graph import PictureGraph, subtree
 from torchkutils.models.records import Trace
+from torchkutils.models.tree.totals import held_in
 
 # A longer name would make one box wider than the rest of the picture; its tooltip has all of it.
 LONGEST_TITLE = 120
@@ -114,12 +115,11 @@ def parameter_facts(box: Box, graph: PictureGraph, *, params: bool, trainable: b
     """How many parameters a module holds and whether they are trained."""
     if box.module is None or not (params or trainable):
         return []
-    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
     facts = []
     if params:
-        lazy = any(tensor.shape is None for tensor in held)
-        count = sum(tensor.elements for tensor in held if tensor.same_as is None)
-        facts.append("params: ?" if lazy else f"params: {count:,}")
+        below = held_in(graph.trace, box.module)
+        facts.append("params: ?" if below.lazy else f"params: {below.elements:,}")
+    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
     if trainable and held:
         flags = {tensor.requires_grad for tensor in held}
         facts.append("partly trainable" if len(flags) > 1 else "trainable" if flags == {True} else "frozen")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from torchkutils import _nested
+from torchkutils._torch_versions import inside_function_transform, untransformed, vmap_sizes
 from torchkutils.models.records import Collection, OtherValue, TensorValue, Value
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -18,9 +19,14 @@ _MOST_OBJECTS = 1_000
 
 
 class Descriptions:
-    """Values as plain records; equal tensors share one record, so that a long trace stays small."""
+    """Values as plain records; equal tensors share one record, so that a long trace stays small.
+
+    Attributes:
+        transformed: Whether tensors may be those of `torch.vmap`, which show the shape of one example.
+    """
 
     def __init__(self) -> None:
+        self.transformed = False
         self._tensors: dict[tuple[torch.Size, torch.dtype], TensorValue] = {}
         self._single: dict[int, Collection] = {}
         self._scalars: dict[type[Any], OtherValue] = {}
@@ -34,6 +40,8 @@ class Descriptions:
             above: Identities of the containers around it.
         """
         kind = type(value)
+        if self.transformed and isinstance(value, torch.Tensor) and (batches := vmap_sizes(value)):
+            return _batched(value, batches)
         if kind in _PLAIN and not value.is_nested:
             key = (value.shape, value.dtype)
             found = self._tensors.get(key)
@@ -73,6 +81,12 @@ class Descriptions:
         positional: list[tuple[int | str, Value]] = [(position, self.of(value)) for position, value in enumerate(args)]
         named: list[tuple[int | str, Value]] = [(name, self.of(value)) for name, value in kwargs.items()]
         return Collection("arguments", tuple(positional + named))
+
+
+def _batched(tensor: torch.Tensor, batches: dict[int, int]) -> TensorValue:
+    """All examples that `torch.vmap` runs at once, the outermost batch first."""
+    sizes = [batches[level] for level in sorted(batches)]
+    return TensorValue((*sizes, *tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def _unusual(tensor: torch.Tensor) -> TensorValue:
@@ -187,6 +201,8 @@ def _view(tensor: torch.Tensor) -> torch.Tensor:
 
 def storage_of(tensor: torch.Tensor) -> int:
     """A number for the memory behind a tensor; its own identity where there is no such thing."""
+    if inside_function_transform():
+        tensor = untransformed(tensor)
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError, ValueError):

@@ -35,9 +35,9 @@ def sequential_flow(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Modul
     numbers: dict[int, int] = {}
     stack: list[tuple[int, int | None]] = [(0, None)]
     while stack:
-        place, parent = stack.pop()
-        record = modules[place]
-        first = place if record.same_as is None else record.same_as
+        entry, parent = stack.pop()
+        record = modules[entry]
+        first = entry if record.same_as is None else record.same_as
         children = modules[first].children
         number = numbers.get(first, 0)
         numbers[first] = number + 1
