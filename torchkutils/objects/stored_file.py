@@ -303,7 +303,8 @@ class ModelFile:
     def _view(self, memory: Any, stored: StoredTensor, start: int) -> torch.Tensor:
         # Each tensor has a storage and a version counter of its own, over one piece of memory that they keep alive.
         flat = torch.frombuffer(memory, dtype=stored_dtype(stored.dtype), count=math.prod(stored.shape), offset=start)
-        return flat.view(stored.dtype).view(stored.shape)
+        typed = flat if flat.dtype == stored.dtype else flat.view(stored.dtype)
+        return typed if len(stored.shape) == 1 else typed.view(stored.shape)
 
     def _whole_map(self) -> mmap.mmap:
         if self._map is None:
