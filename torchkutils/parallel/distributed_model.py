@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torchkutils._random_state import random_state_kept
 from torchkutils._torch_versions import no_join
 from torchkutils.parallel.arguments import Arguments, positional_names
-from torchkutils.parallel.collectives import add_ranks
+from torchkutils.parallel.collectives import add_ranks, take_from_first
 from torchkutils.parallel.control import control_of_group
 from torchkutils.parallel.distributed_buffers import RankBuffers
 from torchkutils.parallel.engines import (
@@ -340,6 +340,12 @@ class DistributedModel(ParallelModel):
         """
         return _JoinHook(self, self._joinable.join_hook(**kwargs))
 
+    def joined(self, was_last: bool) -> None:
+        """Every rank's batches are used up: take the buffers of the rank with the most, and leave the block."""
+        self._join_config = no_join()
+        last = [rank for rank, one in enumerate(self._control.agree("the end of Join", number=was_last)) if one.number]
+        take_from_first(list(self.template.buffers()), self._device, last[-1])
+
     @property
     def _joinable(self) -> Any:
         engine: Any = self._engine
@@ -384,7 +390,7 @@ class _JoinHook:
     def post_hook(self, is_last_joiner: bool) -> None:
         """Take the parameters and buffers of the rank with the most batches."""
         self._hook.post_hook(is_last_joiner)
-        self._model._join_config = no_join()
+        self._model.joined(is_last_joiner)
 
 
 _ANOTHER_BATCH = (
