@@ -129,6 +129,7 @@ class DistributedModel(ParallelModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """This rank's outputs (`local`), or the whole batch's on every rank (`merged`)."""
         if self._settings.outputs == "local":
+            self._follow_structure()
             return self._alone(lambda: self._run(*args, **kwargs))
         part = self._agreed_part(lambda: Arguments(self._names, self._settings, args, kwargs))
         [(places, names)] = part.arguments.calls([part.shard])
@@ -182,7 +183,6 @@ class DistributedModel(ParallelModel):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         """The template's forward through the engine."""
-        self._follow_structure()
         try:
             output = self._engine(*args, **kwargs)
         except Exception:
@@ -212,8 +212,11 @@ class DistributedModel(ParallelModel):
             "reading the arguments", problem=problem, content=content, unequal=_ANOTHER_BATCH, number=length
         )
         if not merged:
+            self._follow_structure()
             # Each rank's batch is whole.
             return _Part(arguments, Shard(rank, self._device, 0, length), [one.number for one in everyone])
+        # Not in the forward: there an exception waits for the other ranks' word, and they would not be there.
+        self._follow_structure()
         lengths = [0] * world
         shard = Shard(rank, self._device, 0, 1)
         for one in plan_shards(length, [self._device] * world, self._settings.split):
