@@ -1,10 +1,15 @@
 # Two commands are all that a fresh machine needs: `make demo` and `make test`.
 
 PYTHON ?= python3.11
-TORCH ?= torch==2.13.0
+# On Linux, the index that pip asks by default has torch for CUDA: gigabytes with what it needs. The build for CPUs:
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH ?= 2.13.0
+TORCH_INDEX ?=
 WORKERS ?= 2
 ONLY ?=
 MARK ?= not slow and not browser
+
+TORCH_BUILD = torch==$(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 PY := .venv/bin/python
 READY := .venv/.ready
@@ -15,13 +20,13 @@ READY := .venv/.ready
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## Make .venv with everything inside (TORCH="torch==2.13.0 --index-url …" chooses the build)
+setup: $(READY)  ## Make .venv with everything inside (TORCH_INDEX=https://download.pytorch.org/whl/cpu: the build for CPUs)
 
 # torch comes first and by its exact version: an open range would bring gigabytes of CUDA packages.
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make setup needs $(PYTHON); name another with PYTHON=…"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
@@ -53,7 +58,7 @@ test-browser: .venv/.browser  ## The interactive page in headless Chromium (inst
 test-lowest:  ## The fast tests with the oldest dependencies that are claimed, in a venv of their own
 	rm -rf build/lowest
 	$(PYTHON) -m venv build/lowest/venv
-	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
 	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)
 	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt '.[http]'
 	build/lowest/venv/bin/python -m pip check
@@ -64,7 +69,7 @@ test-lowest:  ## The fast tests with the oldest dependencies that are claimed, i
 test-with:  ## The fast tests on another Python and torch: make test-with PYTHON=python3.12 TORCH=2.6.0 (MARK=slow for the slow ones)
 	$(eval VENV := build/torch-$(TORCH)-$(notdir $(PYTHON)))
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e . $(WHEEL_TEST_TOOLS)
 	$(VENV)/bin/python -m pytest -q -m "$(MARK)" -n $(WORKERS) -p no:cacheprovider
 
@@ -94,7 +99,7 @@ build: $(READY)  ## Make wheel and sdist, and run the tests against the wheel in
 	rm -rf dist build
 	$(PY) -m build --outdir dist .
 	$(PYTHON) -m venv build/venv
-	build/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	build/venv/bin/python -m pip check
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)

@@ -23,23 +23,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import torch
 from torch import distributed, multiprocessing, nn
 
+from benchmarks import cost_model
 from benchmarks._harness import figure, spread, store
+from benchmarks._two_ranks import BATCH, CONTROL, network
 from torchkutils import multi_gpu_model
 
 PATIENCE = 240
 """Seconds to wait for rounds with free cores."""
-CONTROL = "two ranks that share nothing"
-BATCH = 16
-"""Images a rank and step."""
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    width = 64
-    body = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
-    for _ in range(3):
-        body += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
 
 
 class Step:
@@ -194,9 +184,6 @@ def main() -> None:
         rows = json.loads(pathlib.Path(folder, "rows.json").read_text(encoding="utf-8"))
     torch.set_num_threads(1)
     store("distributed", [*rows, figure("load average before", load, "processes")])
-
-    from benchmarks import cost_model
-
     cost_model.write()
 
 

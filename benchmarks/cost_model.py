@@ -27,7 +27,7 @@ import torch
 from torchkutils.parallel.structure import Structure
 
 from benchmarks._harness import RESULTS, figure, store
-from benchmarks.bench_distributed import BATCH, CONTROL, network
+from benchmarks._two_ranks import BATCH, CONTROL, network
 from benchmarks.counted_copies import counted
 from torchkutils.parallel.fingerprints import fingerprint
 

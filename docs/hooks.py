@@ -17,7 +17,14 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parent.parent
 
 REFERENCE = {
-    "Numbers": ["to_categorical", "normalize"],
+    "Numbers": [
+        "to_categorical",
+        "from_categorical",
+        "normalize",
+        "pad_sequences",
+        "count_params",
+        "set_random_seed",
+    ],
     "Data": [
         "HDF5Matrix",
         "ChunkShuffleSampler",
@@ -25,12 +32,24 @@ REFERENCE = {
         "SequenceLoader",
         "OrderedEnqueuer",
         "GeneratorEnqueuer",
+        "split_dataset",
+        "timeseries_dataset_from_array",
+        "image_dataset_from_directory",
+        "text_dataset_from_directory",
+        "audio_dataset_from_directory",
+        "load_img",
+        "save_img",
+        "img_to_array",
+        "array_to_img",
+        "pack_x_y_sample_weight",
+        "unpack_x_y_sample_weight",
     ],
-    "Files": ["get_file", "validate_file", "Progbar", "DownloadError", "ArchiveError"],
+    "Files": ["get_file", "Registry", "validate_file", "hash_file", "Progbar", "DownloadError", "ArchiveError"],
     "Looking at models": [
         "print_summary",
         "summarize",
         "ModelSummary",
+        "register_flop_formula",
         "plot_model",
         "ModelPlot",
         "model_to_dot",
@@ -39,6 +58,9 @@ REFERENCE = {
         "save_model",
         "load_model",
         "load_optimizer",
+        "load_scheduler",
+        "open_model_file",
+        "register_library",
         "read_metadata",
         "save_weights",
         "load_weights",
@@ -58,7 +80,12 @@ REFERENCE = {
 """The public names by subject, in the order of the navigation."""
 
 RETURNED = {
-    "ModelSummary": ["torchkutils.models.model_summary.SummaryRow"],
+    "ModelSummary": [
+        "torchkutils.models.table.rows.SummaryRow",
+        "torchkutils.models.table.memory.MemoryEstimate",
+        "torchkutils.models.table.comparison.SummaryComparison",
+        "torchkutils.models.table.comparison.Change",
+    ],
     "ModelPlot": ["torchkutils.models.page.ModelPage"],
 }
 """What a public name hands out that has no public name of its own, described on the same page."""

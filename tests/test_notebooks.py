@@ -34,7 +34,8 @@ def shown(cell: Any) -> list[Any]:
     said = []
     for output in cell.outputs:
         if output.output_type == "stream":
-            said.append((output.name, output.text))
+            # Newer versions of torch begin this message with the function's name.
+            said.append((output.name, output.text.replace("addmm: mat1", "mat1")))
         elif any(kind.startswith("image/") for kind in output.data):
             said.append(sorted(output.data))
         else:

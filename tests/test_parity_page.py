@@ -69,7 +69,7 @@ def exists(name: str) -> bool:
 
 def test_the_names_of_torch_on_the_page_exist() -> None:
     named = re.findall(r"`(torch\.[\w.]+)`", PAGE.read_text(encoding="utf-8"))
-    assert len(named) > 4
+    assert len(named) >= 3
     assert [name for name in named if not exists(name)] == []
     assert not exists("torch.nn.utils.rnn.pad_sequences")
 

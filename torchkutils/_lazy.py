@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import filelock as filelock
     import fsspec as fsspec
     import graphviz as graphviz
     import h5py as h5py
     import IPython as IPython
+    import pandas as pandas
+    import py7zr as py7zr
     import pygraphviz as pygraphviz
     import torchview as torchview
 else:
-    _NAMES = frozenset({"IPython", "filelock", "fsspec", "graphviz", "h5py", "pygraphviz", "torchview"})
+    _NAMES = frozenset({"IPython", "fsspec", "graphviz", "h5py", "pandas", "py7zr", "pygraphviz", "torchview"})
 
     def __getattr__(name: str) -> Any:
         """Import the library of that name and keep it as an attribute of this module."""
@@ -28,3 +29,18 @@ else:
         module = importlib.import_module(name)
         globals()[name] = module
         return module
+
+
+def optional(name: str, extra: str) -> Any:
+    """A library that comes with an extra of this package.
+
+    Raises:
+        ImportError: It is missing; the message says how to install it.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        library = name.partition(".")[0]
+        raise ImportError(f"this needs {library}, which is missing: pip install 'torchkutils[{extra}]'") from error

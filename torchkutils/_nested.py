@@ -70,7 +70,9 @@ def children(value: Any, *, objects: bool = False) -> Children | None:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return Children("field", value._fields, list(value))
     if isinstance(value, tuple | list | collections.deque | Set):
-        return Children("position", range(len(value)), list(value))
+        # Not by `len`, which a class may forbid, and which `list` asks for too.
+        contents = list(iter(value))
+        return Children("position", range(len(contents)), contents)
     names = _attribute_names(value, objects)
     return None if names is None else Children("field", names, [getattr(value, name) for name in names])
 
@@ -80,8 +82,8 @@ def _attribute_names(value: Any, objects: bool) -> list[str] | None:
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
     elif objects:
-        slots = [_slots(kind) for kind in type(value).__mro__]
-        names = [*getattr(value, "__dict__", ()), *(name for names in slots for name in names)]
+        slotted = [slots(kind) for kind in type(value).__mro__]
+        names = [*getattr(value, "__dict__", ()), *(name for names in slotted for name in names)]
         if not names:
             return None
     else:
@@ -89,9 +91,10 @@ def _attribute_names(value: Any, objects: bool) -> list[str] | None:
     return [name for name in names if hasattr(value, name)]
 
 
-def _slots(kind: type) -> list[str]:
-    slots = kind.__dict__.get("__slots__", ())
-    names = [slots] if isinstance(slots, str) else list(slots)
+def slots(kind: type) -> list[str]:
+    """The slots that a class itself has, by the names that `getattr` knows."""
+    declared = kind.__dict__.get("__slots__", ())
+    names = [declared] if isinstance(declared, str) else list(declared)
     return [_mangled(kind, name) for name in names if name not in ("__dict__", "__weakref__")]
 
 

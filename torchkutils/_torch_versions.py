@@ -6,21 +6,33 @@ can go, or that torch has no public way.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import inspect
 import re
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+# The base classes of torch's batch and instance normalisations, for `isinstance`. No public names.
+BatchNormBase = _BatchNorm
+InstanceNormBase = _InstanceNorm
 
 TORCH_VERSION: tuple[int, int] = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))  # type: ignore[assignment]
 
 # What torch.ops holds. Their schemas say what they write to. No public name up to 2.15.
 OPERATORS: tuple[type[Any], ...] = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 OperatorOverload: Any = torch._ops.OpOverload
+
+
+# What `nn.Module.__call__` is made of. Only a class that replaces it has another. No public name.
+MODULE_CALL: Any = nn.Module._call_impl
 
 
 def needs_torch(version: str, what: str) -> None:
@@ -47,6 +59,16 @@ def any_global_hook() -> bool:
     torch has such a function since 2.9, a private one; before that its parts are looked at.
     """
     return any(_GLOBAL_HOOKS)
+
+
+def values_can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether code in Python may decide by a tensor's values: not on meta, in vmap, grad, compile or export."""
+    return not (
+        torch.compiler.is_compiling()
+        or tensor.is_meta
+        or type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
 
 
 # -- torch's stack of function modes: `TorchFunctionMode` can only be entered and left as a block; no public way ------
@@ -87,6 +109,32 @@ def set_version_counters(tensors: Any, versions: Any) -> None:
             set_counters(tensor, version)
 
 
+def default_device() -> torch.device:
+    """Where a factory function puts a tensor now.
+
+    `torch.get_default_device()` sees a surrounding `with torch.device(…)` in 2.9 and newer; in 2.6 and 2.7 it does not.
+    """
+    return torch.empty(0).device if TORCH_VERSION < (2, 9) else torch.get_default_device()
+
+
+# -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
+
+
+def fsdp_state(module: nn.Module) -> Any:
+    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+
+    Public are only `reshard` and `unshard`.
+    """
+    state = getattr(type(module), "_get_fsdp_state", None)
+    return None if state is None else state(module)
+
+
+def is_sharded_tensor(tensor: Any) -> bool:
+    """Whether it is a DTensor; whoever made one has imported its module."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
+
+
 # -- several devices ---------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +161,19 @@ def without_exchange_of_values() -> dict[str, Any]:
     accepted = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
     return {name: False for name in ("init_sync", buffers) if name in accepted}
+
+
+def check_sharding_on(device: torch.device) -> None:
+    """Refuse `fully_shard` on CPUs where torch cannot do it: in 2.6 its CPU streams know no events.
+
+    Raises:
+        RuntimeError: This torch shards on accelerators only.
+    """
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise RuntimeError(
+            f"fully_shard (strategy='fsdp') on CPUs needs a newer torch, got {torch.__version__}; "
+            "upgrade torch (2.9 can), or use strategy='ddp'"
+        )
 
 
 def run_early(node: Any) -> None:
@@ -151,19 +212,18 @@ def no_join() -> Any:
     return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
 
 
-def group_timeout() -> datetime.timedelta | None:
-    """How long the default process group waits; None where it does not say. No public way."""
+def group_timeout() -> datetime.timedelta:
+    """How long operations of the default process group may take, torch's default where it is silent. No public way."""
     from torch import distributed
 
+    group: Any = distributed.distributed_c10d._get_default_group()
+    on_gpu = "cuda" in distributed.get_backend_config() and torch.cuda.is_available()
+    found: Any
     try:
-        world: Any = distributed.group.WORLD
-        device = torch.device(
-            "cuda" if "cuda" in distributed.get_backend_config() and torch.cuda.is_available() else "cpu"
-        )
-        timeout = world._get_backend(device).options._timeout
-    except Exception:
-        return None
-    return timeout if isinstance(timeout, datetime.timedelta) else None
+        found = group._get_backend(torch.device("cuda" if on_gpu else "cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = None
+    return found if isinstance(found, datetime.timedelta) else distributed.constants.default_pg_timeout
 
 
 # -- classes that came later -------------------------------------------------------------------------------------------
@@ -173,3 +233,96 @@ def newer_module_class(name: str) -> type[nn.Module] | None:
     """A class of `torch.nn` that older versions lack (`LinearCrossEntropyLoss`: 2.13); None where it is absent."""
     found: type[nn.Module] | None = getattr(nn, name, None)
     return found
+
+
+# -- operators and torch.func, as the summary's FLOP count sees them --------------------------------------------------
+
+
+def operator_name(operator: Any) -> str:
+    """The name of an operator with its namespace and without its overload: "aten::mm". No public way."""
+    packet = operator.overloadpacket if isinstance(operator, OperatorOverload) else operator
+    return str(packet._qualified_op_name)
+
+
+def inside_function_transform() -> bool:
+    """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_memory_of_others(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory that torch did not allocate: an array's, a file's. No public way."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+
+
+def untransformed(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that `torch.vmap`, `torch.func.grad` and other transforms have wrapped. No public way."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def vmap_sizes(tensor: torch.Tensor) -> dict[int, int]:
+    """By the level of each `torch.vmap` around a tensor, how many examples it runs at once. No public way."""
+    functorch = torch._C._functorch
+    sizes = {}
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        inner = functorch.get_unwrapped(tensor)
+        if functorch.is_batchedtensor(tensor):
+            sizes[functorch.maybe_get_level(tensor)] = inner.shape[functorch.maybe_get_bdim(tensor)]
+        tensor = inner
+    return sizes
+
+
+# -- functions that torch.compile made ---------------------------------------------------------------------------------
+
+_COMPILED_CALLS = ("_TorchDynamoContext.__call__.<locals>.compile_wrapper", "_TorchDynamoContext.__call__.<locals>._fn")
+
+
+def compiler_is_loaded() -> bool:
+    """Whether something was compiled, or could be, in this process."""
+    return "torch._dynamo" in sys.modules
+
+
+def is_call_of_compiled_function(code: types.CodeType) -> bool:
+    """Whether a frame with this code runs a function that `torch.compile` made. No public way."""
+    return code.co_qualname in _COMPILED_CALLS
+
+
+@contextlib.contextmanager
+def told_of_compilations(callback: Callable[..., None]) -> Iterator[None]:
+    """In the block, the callback is called when torch.compile begins to compile, in whatever thread."""
+    handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
+    if handler is None:
+        yield
+        return
+    handler.register_start_callback(callback)
+    try:
+        yield
+    finally:
+        handler.remove_start_callback(callback)
+
+
+# -- the workers of a DataLoader's iterator: no public way -------------------------------------------------------------
+
+
+def loader_workers(iterator: Any) -> list[Any]:
+    """The processes behind an iterator over a DataLoader."""
+    workers: list[Any] = iterator._workers
+    return workers
+
+
+def end_loader_workers(iterator: Any) -> None:
+    """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
+    iterator._shutdown_workers()
+
+
+# -- process groups ----------------------------------------------------------------------------------------------------
+
+
+def default_store() -> Any:
+    """The key-value store of the default process group. No public way."""
+    return torch.distributed.distributed_c10d._get_default_store()

@@ -15,10 +15,16 @@ def inner_model(model: nn.Module) -> nn.Module | None:
 
     `__template__` is where this package's own wrappers say what they hold; the folders know of each other by it alone.
     """
-    for inner in (model.__dict__.get("__template__"), model._modules.get("_orig_mod"), _parallelised(model)):
+    for inner in (model.__dict__.get("__template__"), _child(model, "_orig_mod"), _parallelised(model)):
         if isinstance(inner, nn.Module) and inner is not model:
             return inner
     return None
+
+
+def _child(model: nn.Module, name: str) -> Any:
+    # The `_modules` of a script is no dict and has no `get`.
+    held: Any = model._modules
+    return held[name] if name in held else None  # noqa: SIM401
 
 
 def _parallelised(model: nn.Module) -> Any:
@@ -27,7 +33,7 @@ def _parallelised(model: nn.Module) -> Any:
     distributed = getattr(sys.modules.get("torch.nn.parallel.distributed"), "DistributedDataParallel", None)
     if distributed is not None:
         wrappers.append(distributed)
-    return model._modules.get("module") if isinstance(model, tuple(wrappers)) else None
+    return _child(model, "module") if isinstance(model, tuple(wrappers)) else None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -135,6 +135,21 @@ class Large(Hooked):
         self.ballast[-1] = self.hooks
 
 
+class LargeBeside(Hooked):
+    """Much in memory that does not change beside little that does."""
+
+    def __init__(self, length=7):
+        super().__init__(length)
+        self.ballast = np.arange(50 * 2**20 // 8)
+        self.tensor = torch.arange(2**18)
+
+    def __getitem__(self, index):
+        return self.order[index], self.hooks, os.getpid()
+
+    def change(self):
+        self.order.reverse()
+
+
 class InSharedMemory(Hooked):
     """The caller edits it while an epoch runs, and workers are to see that."""
 
@@ -156,6 +171,7 @@ HOOKS = (
     Nested,
     OnTheClass,
     Large,
+    LargeBeside,
     InSharedMemory,
 )
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, StackDataset
 
 from torchkutils import ChunkShuffleSampler, HDF5Matrix
+from torchkutils.data.chunk_rows import ChunkedRows
 
 
 def chunked(folder, length, chunk, name="a.h5", width=2):
@@ -80,28 +81,25 @@ def test_rows_travel_as_far_as_the_docstring_says(tmp_path):
     assert 0.25 < np.abs(place - np.arange(len(order)).reshape(160, 64)).mean() / len(order) < 0.42
 
 
-def test_an_epoch_decodes_each_chunk_once_and_reads_every_row(tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_epoch_decodes_each_chunk_once_and_reads_every_row(threads, tmp_path, monkeypatch):
     path = chunked(tmp_path, 300, 10)
-    x, y = HDF5Matrix(path, "x", 5), HDF5Matrix(path, "x", 5)
+    x, y = HDF5Matrix(path, "x", 5, threads=threads, cache_bytes=0), HDF5Matrix(path, "x", 5)
     read = []
     both = StackDataset(x, y)
     loader = DataLoader(both, batch_size=16, sampler=ChunkShuffleSampler(both, buffer_chunks=4))
-    reader = x._rows()
+    task = ChunkedRows._task
 
-    class Counting:
-        def __init__(self, view):
-            self._view = view
+    def counted(self, band, tile):
+        made = task(self, band, tile)
+        return lambda: read.append((id(self), band)) or made()
 
-        def __getitem__(self, key):
-            read.append(key.start)
-            return self._view[key]
-
-    reader._view = Counting(reader._view)
+    monkeypatch.setattr(ChunkedRows, "_task", counted)
     batches = list(loader)
     assert all(torch.equal(first, second) for first, second in batches)
     got = torch.cat([first for first, _ in batches])[:, 0]
     assert sorted(got.tolist()) == list(range(10, 600, 2))
-    assert len(read) == len(set(read)) == 30
+    assert len(read) == len(set(read)) == 60
 
 
 def test_ranks_of_two_processes_take_turns_in_workers(tmp_path):
@@ -120,7 +118,7 @@ def test_ranks_of_two_processes_take_turns_in_workers(tmp_path):
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"shard": "x"}, ValueError, "shard must be one of"),
         ({"rank": 0}, ValueError, "needs world_size"),
-        ({"data": [1, 2]}, TypeError, "must be an HDF5Matrix or a StackDataset"),
+        ({"data": [1, 2]}, TypeError, "must be an HDF5Matrix, or a StackDataset, ConcatDataset or Subset"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, says, tmp_path):

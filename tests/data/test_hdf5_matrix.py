@@ -107,10 +107,10 @@ def test_whole_iteration_and_batches_agree(storage, tmp_path):
     np.testing.assert_array_equal(rows[np.array([[0, 1], [2, 3]])].numpy(), array[4:47][[[0, 1], [2, 3]]])
 
 
-def test_many_rows_are_read_as_numpy_does_without_keeping_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchkutils.data.row_reader.CACHE_BYTES", 0)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_rows_are_read_as_numpy_does_without_keeping_chunks(threads, tmp_path):
     array = files.some_values("i8", (500, 4))
-    rows = HDF5Matrix(stored(tmp_path, array, "gzip"), "x")
+    rows = HDF5Matrix(stored(tmp_path, array, "gzip"), "x", cache_bytes=0, threads=threads)
     generator = np.random.default_rng(0)
     runs = np.concatenate([np.arange(100, 180), np.arange(20, 60), [100, 101]])
     for key in (generator.permutation(500)[:90], generator.integers(0, 500, 300), runs, slice(3, 400, 9)):
@@ -151,16 +151,29 @@ def test_rows_outside_the_window_are_index_errors(key, tmp_path):
         ({"start": 5, "end": 3}, ValueError, "start=5, end=3"),
         ({"start": 11}, ValueError, "start=11"),
         ({"start": 1.0}, TypeError, "start must be an int, got 1.0"),
-        ({"dataset": "y"}, DatasetNotFoundError, r"no dataset 'y' in .* holds \['group/deep', 'nothing', 'one', 'x'\]"),
+        (
+            {"dataset": "y"},
+            DatasetNotFoundError,
+            r"no dataset 'y' in .* holds \['group/deep', 'nothing', 'one', 'table', 'x'\]",
+        ),
         ({"dataset": "y"}, KeyError, "no dataset 'y'"),
-        ({"dataset": "group"}, FileNotFoundError, "a group, not a dataset"),
+        ({"dataset": "empty group"}, FileNotFoundError, "a group, not a dataset"),
+        ({"dataset": "type"}, FileNotFoundError, "a type, not a dataset"),
+        ({"field": "a"}, ValueError, "field must be None for dataset"),
+        ({"field": 3}, TypeError, "field must be the name of a field"),
+        ({"dataset": "table", "field": "c"}, ValueError, r"field must be one of \['a', 'b'\].*got 'c'"),
+        ({"threads": 0}, ValueError, "threads must be at least 1"),
+        ({"cache_bytes": -1}, ValueError, "cache_bytes must be at least 0"),
+        ({"normalizer": "other"}, TypeError, "normalizer must be a function of an array, 'netcdf' or None"),
+        ({"datapath": []}, ValueError, "datapath must name at least one file"),
+        ({"datapath": "none_*.h5"}, FileNotFoundError, r"no file matches 'none_\*.h5'"),
         ({"dataset": "one"}, ValueError, "no axis of rows"),
         ({"dataset": "nothing"}, ValueError, "no axis of rows"),
         ({"dataset": 3}, TypeError, "dataset must be the name"),
         ({"normalizer": 3}, TypeError, "normalizer must be a function"),
         ({"datapath": "absent.h5"}, FileNotFoundError, "no file .*absent.h5"),
         ({"datapath": "memory://absent.h5"}, FileNotFoundError, "no file 'memory://absent.h5'"),
-        ({"datapath": 7}, TypeError, "datapath must be a str"),
+        ({"datapath": 7}, TypeError, "datapath must be a path or URL"),
         ({"datapath": __file__}, OSError, "cannot be read as an HDF5 file"),
     ],
 )
@@ -170,6 +183,9 @@ def test_bad_arguments_are_refused_at_once(arguments, error, says, tmp_path):
         file["group/deep"] = np.arange(10)
         file["one"] = 3.0
         file["nothing"] = h5py.Empty("f4")
+        file.create_group("empty group")
+        file["type"] = np.dtype("f4")
+        file["table"] = np.zeros(3, [("a", "i4"), ("b", "f4")])
     with pytest.raises(error, match=says):
         HDF5Matrix(**{"datapath": tmp_path / "a.h5", "dataset": "x", **arguments})
 
@@ -218,21 +234,71 @@ def test_the_normalizer_gets_each_piece_and_decides_shape_and_dtype(tmp_path):
     seen.clear()
     torch.testing.assert_close(rows[1], torch.from_numpy(array[3, :2] / 4).float())
     rows[2:5], rows.__getitems__([1, 2])
-    assert seen == [(3,), (3, 3), (2, 3)]
+    assert seen == [(1, 3), (3, 3), (2, 3)]
     assert len(HDF5Matrix(stored(tmp_path, array), "x", 5, 5, normalizer)) == 0
     assert HDF5Matrix(stored(tmp_path, array), "x", 5, 5, normalizer).shape == (0, 2)
 
 
 def test_the_normalizer_is_probed_on_the_windows_first_row(tmp_path):
     seen = []
-    HDF5Matrix(stored(tmp_path, np.arange(10)), "x", 4, normalizer=lambda piece: seen.append(int(piece)) or piece)
-    assert seen == [4]
+    HDF5Matrix(stored(tmp_path, np.arange(10)), "x", 4, normalizer=lambda piece: seen.append(piece.tolist()) or piece)
+    assert seen == [[4]]
 
 
-def test_a_normalizer_that_mixes_the_rows_up_is_refused(tmp_path):
-    rows = HDF5Matrix(stored(tmp_path, np.ones((9, 2))), "x", normalizer=lambda piece: piece[:1])
-    with pytest.raises(ValueError, match="made 1 rows of 3"):
-        rows.__getitems__([0, 1, 2])
+@pytest.mark.parametrize(
+    ("normalizer", "row_shape"),
+    [
+        (lambda rows: rows[:, ::2], (3, 4)),
+        (lambda rows: rows.transpose(0, 2, 1), (4, 5)),
+        (lambda rows: rows.reshape(len(rows), -1), (20,)),
+        (lambda rows: rows[:, ::-1], (5, 4)),
+        (lambda rows: rows.mean((1, 2)), ()),
+        (lambda rows: torch.from_numpy(rows).double() / 255, (5, 4)),
+        (lambda rows: rows.tolist(), (5, 4)),
+    ],
+    ids=["every second", "transposed", "flat", "flipped", "one number", "tensor", "list"],
+)
+@pytest.mark.parametrize("as_tensor", [True, False])
+@pytest.mark.parametrize("storage", ["contiguous", "gzip"])
+def test_one_row_is_that_row_of_all_rows(normalizer, row_shape, as_tensor, storage, tmp_path):
+    array = files.some_values("f4", (12, 5, 4))
+    rows = HDF5Matrix(stored(tmp_path, array, storage), "x", 1, 11, normalizer, as_tensor=as_tensor)
+    assert rows.shape == (10, *row_shape)
+    whole = rows[:]
+    assert (tuple(whole.shape), whole.dtype) == (rows.shape, rows.dtype)
+    np.testing.assert_array_equal(np.asarray(whole), np.asarray(normalizer(array[1:11])))
+    for index in (0, 7, -1):
+        np.testing.assert_array_equal(rows[index], whole[index])
+    np.testing.assert_array_equal(rows[[3, 1]], whole[[3, 1]])
+    np.testing.assert_array_equal(np.stack([np.asarray(row) for row in rows]), whole)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "error", "says"),
+    [
+        (lambda piece: piece[:1], ValueError, "made 1 rows of 3"),
+        (lambda piece: piece.sum(), ValueError, "made 0 rows of 1"),
+        (lambda piece: None, TypeError, "it returns None"),
+        (lambda piece: piece.astype("S3"), TypeError, "gives text.*no tensor can hold"),
+        (lambda piece: [[1], [1, 2]], ValueError, "normalizer on dataset 'x' in"),
+    ],
+)
+def test_a_normalizer_that_gives_no_row_for_each_row_is_refused(normalizer, error, says, tmp_path):
+    path = stored(tmp_path, np.ones((9, 2)))
+    with pytest.raises(error, match=says):
+        HDF5Matrix(path, "x", normalizer=normalizer).__getitems__([0, 1, 2])
+
+
+def test_what_a_normalizer_raises_comes_through(tmp_path):
+    class OwnError(ValueError):
+        def __init__(self, one, two):
+            super().__init__(f"{one} {two}")
+
+    def normalizer(piece):
+        raise OwnError("of its", "own")
+
+    with pytest.raises(OwnError, match="of its own"):
+        HDF5Matrix(stored(tmp_path, np.ones(3)), "x", normalizer=normalizer)
 
 
 def test_closing_and_pickling_lose_nothing(tmp_path):

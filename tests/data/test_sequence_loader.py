@@ -28,10 +28,6 @@ from torchkutils import Sequence
 METHODS = multiprocessing.get_all_start_methods()
 
 
-def workers_of(loader):
-    return [] if loader._crew is None or loader._crew._iterator is None else loader._crew._iterator._workers
-
-
 @pytest.fixture
 def no_process_left():
     """Whatever the test did, the workers are gone when their loader is."""
@@ -121,6 +117,7 @@ def test_what_cannot_be_pickled_is_seen_by_forked_workers():
         (kinds.Growing, True),
         (kinds.Nested, True),
         (kinds.Large, False),
+        (kinds.LargeBeside, True),
         (kinds.Unpicklable, False),
     ],
 )
@@ -168,13 +165,23 @@ def test_the_hook_runs_once_and_not_after_an_epoch_that_was_left():
     assert (sequence.hooks, loader.epoch) == (1, 2)
 
 
-def test_an_iterator_of_an_epoch_that_is_over_says_so():
-    loader = kinds.Numbers().loader()
+@pytest.mark.parametrize(("num_workers", "workers"), [(0, "processes"), (1, "processes"), (1, "threads")])
+@pytest.mark.parametrize("stop", ["close", "load_state_dict"])
+def test_an_iterator_that_cannot_go_on_says_so(stop, num_workers, workers):
+    loader = kinds.Numbers().loader(num_workers=num_workers, workers=workers)
     old = iter(loader)
     next(old)
-    assert next(iter(loader)) == 0
-    with pytest.raises(RuntimeError, match="its loader has begun another epoch"):
+    if stop == "close":
+        loader.close()
+    else:
+        loader.load_state_dict(loader.state_dict())
+    if stop == "close" and not num_workers:
+        assert next(old) == 1
+        return
+    says = "its loader was closed" if stop == "close" else "its loader was given another state"
+    with pytest.raises(RuntimeError, match=f"{says}; start another"):
         next(old)
+    assert list(loader)[-1] == 6
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -371,7 +378,7 @@ def test_an_exception_keeps_its_type_and_attributes_and_names_the_batch(error, n
 @pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
-        ("broken", RuntimeError, "BrokenError while worker . made batch 3"),
+        ("broken", kinds.BrokenError, "7: lost"),
         ("stop", RuntimeError, r"__getitem__\(3\) raised StopIteration"),
         ("none", TypeError, r"__getitem__\(3\) must return one whole batch, got None"),
         ("generator", TypeError, r"__getitem__\(3\) must return one whole batch, got a generator"),
@@ -417,7 +424,7 @@ class Yielding(kinds.Numbers):
     [
         (of_length(-1), {}, ValueError, "Odd.__len__ must not be negative, got -1"),
         (of_length(2.0), {}, TypeError, r"Odd.__len__ must give an int, got 2.0; wrap it in int\(\)"),
-        (of_length(None), {}, TypeError, "must give an int, got None"),
+        (of_length(None), {}, TypeError, "must give an int, got None; give steps_per_epoch for batches without end"),
         (Yielding(), {}, TypeError, "must return one whole batch, and not yield"),
         (kinds.Numbers(), {"num_workers": -1}, ValueError, "num_workers must be at least 0, got -1"),
         (kinds.Numbers(), {"num_workers": 1.5}, TypeError, "num_workers must be an int"),
@@ -426,6 +433,25 @@ class Yielding(kinds.Numbers):
         (kinds.Numbers(), {"timeout": 5}, ValueError, "timeout=5 needs workers"),
         (kinds.Numbers(), {"multiprocessing_context": "fork"}, ValueError, "needs workers, and num_workers is 0"),
         (kinds.Numbers(), {"num_workers": 1, "multiprocessing_context": "no"}, ValueError, "multiprocessing_context"),
+        (kinds.Numbers(), {"num_workers": 1, "multiprocessing_context": 3}, TypeError, "or a context; got 3"),
+        (kinds.Numbers(), {"num_workers": 1, "multiprocessing_context": os}, TypeError, "or a context; got <module"),
+        (
+            kinds.Numbers(),
+            {"num_workers": 1, "workers": "threads", "multiprocessing_context": "fork"},
+            ValueError,
+            "multiprocessing_context needs workers='processes'",
+        ),
+        (
+            kinds.Numbers(),
+            {"workers": "thread"},
+            ValueError,
+            r"workers must be one of \['processes', 'threads', 'auto'\]",
+        ),
+        (kinds.Numbers(), {"on_error": "pass"}, ValueError, r"on_error must be one of \['raise', 'skip'\]"),
+        (kinds.Numbers(), {"reuse": 2}, TypeError, "reuse must be True or False, got 2"),
+        (kinds.Numbers(), {"collate_fn": 2}, TypeError, "collate_fn must be a function of a batch, or None; got 2"),
+        (kinds.Numbers(), {"steps_per_epoch": 2}, ValueError, "this Sequence has 7 batches"),
+        (of_length(None), {"steps_per_epoch": 0}, ValueError, "steps_per_epoch must be at least 1, got 0"),
         (kinds.Numbers(), {"shuffle": "no"}, TypeError, "shuffle must be True or False, got 'no'"),
         (kinds.Numbers(), {"pin_memory": 1}, TypeError, "pin_memory must be True or False, got 1"),
         (kinds.Numbers(), {"worker_init_fn": 3}, TypeError, "worker_init_fn must be a function"),
@@ -446,8 +472,10 @@ def test_bad_arguments_are_refused_before_a_worker_starts(sequence, arguments, e
 def test_a_world_is_asked_for_and_missed_under_torchrun(monkeypatch):
     assert len(kinds.Numbers().loader(world_size="auto")) == 7
     monkeypatch.setenv("WORLD_SIZE", "2")
+    # The group may come later than the loader: it is asked when an epoch begins.
+    loader = kinds.Numbers().loader(world_size="auto")
     with pytest.raises(RuntimeError, match="call init_process_group first"):
-        kinds.Numbers().loader(world_size="auto")
+        next(iter(loader))
 
 
 def test_progress_bars_know_the_length(capsys):
@@ -461,8 +489,8 @@ def test_progress_bars_know_the_length(capsys):
 def test_nothing_stays_when_the_loader_is_dropped():
     loader = kinds.Hooked().loader(num_workers=2)
     next(iter(loader))
-    workers = workers_of(loader)
-    assert all(worker.is_alive() for worker in workers)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
     del loader
     assert not any(worker.is_alive() for worker in workers)
 
@@ -470,7 +498,8 @@ def test_nothing_stays_when_the_loader_is_dropped():
 def test_close_ends_the_workers_and_the_next_epoch_starts_new_ones():
     loader = kinds.Numbers().loader(num_workers=2)
     list(loader)
-    workers = workers_of(loader)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
     loader.close()
     assert not any(worker.is_alive() for worker in workers)
     assert list(loader) == list(range(7))
@@ -505,7 +534,7 @@ def test_a_killed_worker_is_an_error_and_the_next_epochs_are_whole(method, tmp_p
 def test_a_worker_killed_between_epochs_costs_no_batch():
     loader = kinds.Hooked().loader(num_workers=2)
     list(loader)
-    victim = workers_of(loader)[0]
+    victim = multiprocessing.active_children()[0]
     # torch reports it as soon as it happens, wherever that is.
     with contextlib.suppress(RuntimeError):
         os.kill(victim.pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ import torch
 
 from tests.files.faulty_server import BODY, DIGEST
 from tests.ranks import on_ranks
-from torchkutils import ArchiveError, DownloadError, get_file
+from torchkutils import DownloadError, get_file
 from torchkutils.files import cache_folder
 
 
@@ -75,9 +75,10 @@ def test_keras_s_deprecated_arguments_work_and_warn(tmp_path, source) -> None:
     with pytest.warns(DeprecationWarning, match="untar"):
         assert get_file("set", url, untar=True, extract=True, **options) == str(tmp_path / "c/datasets/set")
     assert (tmp_path / "c/datasets/set/x.csv").read_bytes() == b"1,2"
-    with pytest.warns(DeprecationWarning, match="untar"), pytest.raises(ArchiveError, match="no entry 'other'"):
-        get_file("other", url, True, cache_subdir="none", **options)
-    assert [path.name for path in (tmp_path / "c/none").iterdir() if path.suffix != ".lock"] == ["other.tar.gz"]
+    with pytest.warns(DeprecationWarning, match="untar"), pytest.warns(UserWarning, match="no entry of that name"):
+        path = get_file("other", url, True, cache_subdir="none", **options)
+    assert path == str(tmp_path / "c/none/other")
+    assert (tmp_path / "c/none/set/x.csv").read_bytes() == b"1,2"
     with pytest.warns(DeprecationWarning, match="md5_hash"), pytest.raises(ValueError, match=r"hash is wrong.*md5"):
         get_file("f", url, md5_hash="0" * 32, **options)
     with pytest.warns(DeprecationWarning, match="md5_hash"):
@@ -127,7 +128,9 @@ BAD = [
     ({"timeout": 0}, "timeout must be"),
     ({"timeout": -1}, "timeout must be"),
     ({"timeout": (1, 0)}, "timeout must be"),
-    ({"timeout": (1, 2, 3)}, "timeout must be"),
+    ({"timeout": (1, 2, 3, 4)}, "timeout must be"),
+    ({"timeout": (1, 2, 0)}, "timeout must be"),
+    ({"timeout": (1,)}, "timeout must be"),
     ({"timeout": "5"}, "timeout must be"),
     ({"timeout": float("nan")}, "timeout must be"),
     ({"retries": -1}, "retries must be"),
@@ -144,6 +147,28 @@ BAD = [
     ({"cache_subdir": None}, "cache_subdir must be"),
     ({"force": "no"}, "force must be"),
     ({"allow_links": None}, "allow_links must be"),
+    ({"allow_links": "no"}, "allow_links must be"),
+    ({"overwrite": 1}, "overwrite must be"),
+    ({"extract_dir": 3}, "extract_dir must be"),
+    ({"extract_dir": ""}, "extract_dir must be"),
+    ({"extract_dir": "../up"}, "extract_dir must stay"),
+    ({"extract": True, "members": 3}, "members must be"),
+    ({"extract": True, "members": []}, "members must be"),
+    ({"extract": True, "members": ["/"]}, "members must be"),
+    ({"members": "a"}, "members must come with extract"),
+    ({"remove_archive": True}, "remove_archive must come with extract"),
+    ({"remove_archive": "yes", "extract": True}, "remove_archive must be"),
+    ({"encoding": "no such"}, "encoding must be"),
+    ({"encoding": "base64"}, "encoding must be"),
+    ({"fname": "."}, "name of a file"),
+    ({"fname": "a/."}, "name of a file"),
+    ({"fname": "a/"}, "name of a file"),
+    ({"fname": "a\nb"}, "control characters"),
+    ({"fname": "a\x9bb"}, "control characters"),
+    ({"fname": ".z.zip.torchkutils-members.json"}, "cache's own files"),
+    ({"fname": "a/.Z.TorchKutils-Lock/b"}, "cache's own files"),
+    ({"fname": ".z.\uff54orchkutils-lock"}, "cache's own files"),
+    ({"fname": ".z.torch\u200dkutils-lock"}, "cache's own files"),
     ({"fname": "folder"}, "must name a file"),
 ]
 
@@ -156,6 +181,65 @@ def test_a_bad_argument_is_refused_before_any_request(arguments, words, server, 
         get_file(**given)
     assert sum(server.count.values()) == 0
     assert os.listdir(tmp_path / "datasets") == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "last", [".z.zip.torchkutils-members.json", "a%0Ab", "a%1B%5B2Jb", "%00", "..%5Cx", "x%2Fy", ".."]
+)
+def test_a_name_from_an_address_is_no_hidden_file_and_no_path(last, server, tmp_path) -> None:
+    with pytest.raises(ValueError, match="fname must be given"):
+        get_file(None, server.url(f"good/{last}"), cache_dir=tmp_path)
+    assert sum(server.count.values()) == 0
+
+
+@pytest.mark.parametrize("base", [{}, {"cache_dir": "~nobody-of-that-name/k"}])
+def test_an_unknown_home_is_the_temporary_folder(base, tmp_path, monkeypatch, source) -> None:
+    monkeypatch.setattr(cache_folder.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cache_folder.os.path, "expanduser", lambda path: path)
+    for name in ("TORCHKUTILS_HOME", "KERAS_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        path = get_file("f", source.as_uri(), progress=False, **base)
+    assert pathlib.Path(path).parents[2] == tmp_path
+    assert not any(name.startswith("~") for name in os.listdir(tmp_path))
+
+
+def test_a_link_in_the_cache_stays_one_where_its_owner_is_trusted(tmp_path, monkeypatch, source) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big/f").write_bytes(b"old")
+    (tmp_path / "datasets").mkdir()
+    link = tmp_path / "datasets/f"
+    link.symlink_to("../big/f")
+    options = {"cache_dir": tmp_path, "progress": False, "force": True}
+    assert get_file("f", source.as_uri(), **options) == str(link)
+    assert (link.is_symlink(), (tmp_path / "big/f").read_bytes()) == (True, b"1,2")
+    assert os.listdir(tmp_path / "big") == ["f"]
+    (tmp_path / "big/f").write_bytes(b"old")
+    os.lchown(link, 54321, -1)
+    get_file("f", source.as_uri(), **options)
+    assert (link.is_symlink(), link.read_bytes(), (tmp_path / "big/f").read_bytes()) == (False, b"1,2", b"old")
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o027, 0o077])
+def test_files_members_and_folders_follow_the_umask(mask, tmp_path, source) -> None:
+    with tarfile.open(tmp_path / "far" / "t.tar", "w") as tar:
+        info = tarfile.TarInfo("d/x")
+        info.mode = 0o4666
+        tar.addfile(info)
+        info = tarfile.TarInfo("d/run")
+        info.mode = 0o777
+        tar.addfile(info)
+    before = os.umask(mask)
+    try:
+        get_file("f", source.as_uri(), cache_dir=tmp_path, progress=False)
+        url = (tmp_path / "far" / "t.tar").as_uri()
+        get_file("t.tar", url, extract=True, cache_dir=tmp_path, progress=False)
+    finally:
+        os.umask(before)
+    modes = {"f": 0o666, "d": 0o777, "d/x": 0o666, "d/run": 0o777}
+    for name, mode in modes.items():
+        assert stat.S_IMODE((tmp_path / "datasets" / name).stat().st_mode) == mode & ~mask | (mode & 0o600)
 
 
 def test_a_missing_driver_is_named_with_its_command(tmp_path) -> None:

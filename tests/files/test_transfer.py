@@ -14,7 +14,7 @@ import pytest
 
 from tests.files.faulty_server import BODY, DIGEST, HALF, serving
 from torchkutils import DownloadError, get_file, validate_file
-from torchkutils.files import companions, http_source, transfer
+from torchkutils.files import http_source, sidecar_files, transfer
 
 OLD = b"the old file"
 
@@ -90,7 +90,7 @@ def test_a_wrong_hash_is_an_error_and_the_old_file_stays(route, server, tmp_path
         download(tmp_path, server.url(route), file_hash="0" * 64)
     assert (tmp_path / "f.bin").read_bytes() == OLD
     assert os.listdir(tmp_path) == ["f.bin"]
-    assert server.count[route] == 1
+    assert server.count[route] == 2, "a wrong hash is asked for once more"
 
 
 @pytest.mark.parametrize("bad", ["not-found", "html", "cut"])
@@ -120,7 +120,7 @@ def test_headers_stay_with_their_host(server, tmp_path) -> None:
 
 def test_a_password_in_the_address_is_sent_and_not_shown(server, tmp_path) -> None:
     url = server.url("not-found").replace("http://", "http://me:secret@")
-    with pytest.raises(DownloadError, match=r"me:\*\*\*@") as caught:
+    with pytest.raises(DownloadError, match=r"//\*\*\*@") as caught:
         download(tmp_path, url)
     assert "secret" not in str(caught.value) + caught.value.url
     assert server.seen[0][1]["Authorization"] == "Basic bWU6c2VjcmV0"
@@ -129,7 +129,6 @@ def test_a_password_in_the_address_is_sent_and_not_shown(server, tmp_path) -> No
 def test_a_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", server.url("").rstrip("/"))
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setattr(http_source.urllib.request, "proxy_bypass", lambda host, proxies=None: False)
     with pytest.raises(DownloadError):
         download(tmp_path, "http://nobody.invalid/good", retries=0)
     assert sum(server.count.values()) == 1
@@ -174,8 +173,9 @@ def test_eight_processes_make_one_request(method, server, tmp_path) -> None:
 
 HOLDER = """
 import sys
-from torchkutils.files.companions import Companions, only_one_process
-with only_one_process(Companions(sys.argv[1]), "hold"):
+from torchkutils.files.download_lock import only_one_process
+from torchkutils.files.sidecar_files import SidecarFiles
+with only_one_process(SidecarFiles(sys.argv[1]), "hold"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -188,7 +188,7 @@ def test_a_waiter_gives_up_by_name_and_goes_on_when_the_holder_is_killed(server,
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        monkeypatch.setattr(companions, "LOCK_PATIENCE", 0.1)
+        monkeypatch.setattr(sidecar_files, "LOCK_PATIENCE", 0.1)
         with pytest.raises(TimeoutError, match=rf"process {os.getpid()} waited .* to fetch .*good.*lock .*f\.bin"):
             download(tmp_path, server.url("good"))
     finally:

@@ -57,12 +57,12 @@ def test_dot_is_written_without_graphviz(tmp_path, monkeypatch):
         ("m.bmp", {}, ValueError, r"to_file ends in \.bmp"),
         ("missing/m.png", {}, FileNotFoundError, "which is no folder; make it first"),
         (".", {}, IsADirectoryError, "to_file is a folder"),
-        ("m.png", {"rankdir": "XY"}, ValueError, "rankdir has to be one of"),
-        ("m.png", {"dpi": -1}, ValueError, "dpi has to be a number above 0"),
-        ("m.png", {"depth": 1.5}, ValueError, "depth has to be None or an int"),
-        ("m.png", {"drawer": "pencil"}, ValueError, "drawer has to be 'layers' or 'torchview', got 'pencil'"),
+        ("m.png", {"rankdir": "XY"}, ValueError, "rankdir must be one of"),
+        ("m.png", {"dpi": -1}, ValueError, "dpi must be a number above 0"),
+        ("m.png", {"depth": 1.5}, ValueError, "depth must be None or an int"),
+        ("m.png", {"drawer": "pencil"}, ValueError, "drawer must be 'layers' or 'torchview', got 'pencil'"),
         ("m.png", {"drawer": "torchview"}, ValueError, "give input_size or input_data"),
-        ("m.png", {"mode": "test"}, ValueError, "mode has to be"),
+        ("m.png", {"mode": "test"}, ValueError, "mode must be"),
         ("m.png", {"input_size": (1, 2), "input_data": torch.ones(1, 2)}, ValueError, "give one of them"),
     ],
 )
@@ -74,7 +74,7 @@ def test_bad_arguments_leave_no_file(tmp_path, name, keywords, error, message):
 
 def test_what_is_no_module_is_refused(tmp_path):
     for drawer in ("layers", "torchview"):
-        with pytest.raises(TypeError, match="model has to be a torch"):
+        with pytest.raises(TypeError, match="model must be a torch"):
             torchkutils.plot_model(lambda x: x, tmp_path / "m.png", input_size=(1, 2), drawer=drawer)
     assert list(tmp_path.iterdir()) == []
 

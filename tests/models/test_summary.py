@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 
 import pytest
 import torch
@@ -115,11 +116,13 @@ def test_the_dict_is_json_and_the_tables_show_every_row():
         assert "ReLU" in text
 
 
-def test_a_prompt_shows_the_table():
+def test_a_prompt_shows_a_tree_and_str_the_table_of_keras():
     summary = summarize(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), input_size=(None, 2))
     lines = []
     print_summary(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), print_fn=lines.append, input_size=(None, 2))
-    assert repr(summary) == str(summary) == "\n".join(lines)
+    assert str(summary) == "\n".join(lines)
+    assert repr(summary) == str(summary.at(style="tree"))
+    assert "├─ 0 (Linear)" in repr(summary)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,11 @@ def test_a_prompt_shows_the_table():
         ({"positions": [1.0]}, ValueError, "positions has 1"),
         ({"print_fn": 3}, TypeError, "print_fn"),
         ({"columns": ["colour"]}, ValueError, "columns"),
-        ({"depth": -1}, ValueError, "depth"),
+        ({"columns": "flops"}, ValueError, "columns must name some of input_shape, .*, macs"),
+        ({"depth": -1}, ValueError, "depth must be 'auto', None or an int"),
+        ({"depth": "all"}, ValueError, "depth must be 'auto', None or an int"),
+        ({"style": "table"}, ValueError, "style must be one of 'keras', 'tree', got 'table'"),
+        ({"style": "tree", "positions": [0.4, 0.8, 1.0]}, ValueError, "positions are those of Keras"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, error, match):
@@ -213,4 +220,59 @@ def test_the_model_s_own_failure_is_marked_and_says_what_it_was_fed():
     with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
         print_summary(Fails(), print_fn=lines.append, input_size=(2, 4))
     assert any("Fails (Fails) FAILED at (2, 4)" in line for line in lines)
-    assert any("float32" in note and "dtypes=" in note for note in caught.value.__notes__)
+    (note,) = caught.value.__notes__
+    assert note.startswith("forward failed in Fails (the model itself), which was given (2, 4).")
+    assert "float32" in note
+    assert "dtypes=" not in note
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "says", "not_said"),
+    [
+        (
+            nn.Sequential(nn.Conv1d(4, 4, 3), nn.Flatten(), nn.Linear(3, 1)),
+            {"input_size": (2, 4, 9)},
+            ["forward failed in 2 (Linear), which was given (2, 28)", "(2, 4, 9) (float32)", "batch axis first"],
+            ["dtypes="],
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.Embedding(9, 2)),
+            {"input_size": (2, 4)},
+            ["forward failed in 1 (Embedding), which was given (2, 4)", "made from input_size as float32", "dtypes="],
+            [],
+        ),
+        (nn.Linear(3, 1), {"input_data": torch.ones(2, 4)}, ["Linear (the model itself)", "(2, 4)"], ["input_size"]),
+    ],
+    ids=["shapes", "dtypes", "data"],
+)
+def test_a_failure_has_one_note_that_names_module_and_shapes(model, inputs, says, not_said):
+    with pytest.raises(RuntimeError) as caught:
+        summarize(model, **inputs)
+    (note,) = caught.value.__notes__
+    assert [words for words in says if words not in note] == []
+    assert [words for words in not_said if words in note] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (nn.Linear, r"got the class Linear; give an instance of it: Linear\(\.\.\.\)"),
+        (nn.Linear(3, 1).state_dict(), "got a state dict .* call load_state_dict"),
+        ({"epoch": 3, "model": {}}, "got dict; of a checkpoint, give the model"),
+        ("weights.pt", "got str 'weights.pt'; give the model that was loaded from it"),
+        (pathlib.Path("weights.pt"), r"got \w*Path 'weights.pt'; give the model"),
+        (lambda: nn.Linear(3, 1), "got the function <lambda>; give the module that it returns"),
+        (3, "got int$"),
+    ],
+    ids=["class", "state dict", "checkpoint", "path", "pathlib", "factory", "int"],
+)
+def test_what_is_no_model_is_refused_with_what_to_give(given, match):
+    with pytest.raises(TypeError, match=rf"model must be a torch\.nn\.Module, {match}"):
+        summarize(given, input_size=(2, 3))
+
+
+@pytest.mark.parametrize("make", [torch.export.export, lambda m, x: torch.fx.symbolic_trace(m)], ids=["export", "fx"])
+def test_exported_and_graph_modules_are_models(make):
+    model = make(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (torch.ones(2, 3),))
+    summary = summarize(model, input_size=(2, 3))
+    assert (summary.total_params, summary.flops) == (26, 2 * 2 * (12 + 8))

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tests.models.traced import traced
 from torchkutils import multi_gpu_model, summarize
 from torchkutils.models.records import Collection, TensorValue
-from torchkutils.models.trace import trace_model
 
 
 def edges(trace):
@@ -97,7 +97,7 @@ RESIDUAL = [("x", "drop", 1), ("drop", "a", 1), ("x", "add", 1), ("a", "add", 1)
     ids=["eval dropout", "item assignment", "plain list and direct forward", "called twice", "hands its input on"],
 )
 def test_edges_follow_the_tensors(model, expected):
-    found = edges(trace_model(model, input_size=(2, 3)))
+    found = edges(traced(model, input_size=(2, 3)))
     if expected is None:
         expected = [("input", "0", 1), ("0", "1", 1), ("1", "2", 1), ("2", "output", 1)]
     assert found == expected
@@ -114,7 +114,7 @@ def test_what_a_property_of_a_tensor_gives_comes_from_where_the_tensor_does(look
             h = torch.complex(y := self.a(x), y) if look == "real" else self.a(x)
             return getattr(h, look) @ getattr(self.weight, look)
 
-    found = edges(trace_model(Looks(), input_size=(3, 3)))
+    found = edges(traced(Looks(), input_size=(3, 3)))
     source = "complex" if look == "real" else "a"
     assert found[-3:] == [(source, "matmul", 1), ("weight", "matmul", 1), ("matmul", "output", 1)]
 
@@ -122,22 +122,22 @@ def test_what_a_property_of_a_tensor_gives_comes_from_where_the_tensor_does(look
 def test_a_module_called_by_a_hook_takes_what_the_hooked_one_gave():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     model[0].register_forward_hook(lambda module, args, output: model[1](output))
-    found = edges(trace_model(model, input_size=(2, 3)))
+    found = edges(traced(model, input_size=(2, 3)))
     assert found == [("input", "0", 1), ("0", "1", 1), ("1", "1", 1), ("1", "output", 1)]
 
 
 def test_a_module_called_twice_has_two_calls():
-    calls = [call for call in trace_model(Twice(), input_size=(2, 3)).calls if call.leaf]
+    calls = [call for call in traced(Twice(), input_size=(2, 3)).calls if call.leaf]
     assert [(call.module, call.number) for call in calls] == [(1, 0), (1, 1)]
 
 
 def test_modules_in_plain_lists_are_marked_as_unregistered():
-    trace = trace_model(PlainList(), input_size=(2, 3))
+    trace = traced(PlainList(), input_size=(2, 3))
     assert {module.path: module.registered for module in trace.modules}["blocks[1]"] is False
 
 
 def test_without_input_the_edges_come_from_symbols():
-    trace = trace_model(Residual())
+    trace = traced(Residual())
     assert (trace.engine.ran, trace.engine.edges) == ("structure", "symbolic")
     assert edges(trace) == RESIDUAL
 
@@ -147,7 +147,7 @@ def test_where_symbols_fail_the_order_of_definition_stands_in():
         def forward(self, x):
             return super().forward(x) if x.sum() > 0 else x
 
-    trace = trace_model(Branching(nn.Linear(2, 2), nn.ReLU()))
+    trace = traced(Branching(nn.Linear(2, 2), nn.ReLU()))
     assert trace.engine.edges == "definition"
     assert "torch.fx" in trace.engine.reason
     assert all(edge.guessed for edge in trace.edges)
@@ -159,7 +159,7 @@ def test_a_sequential_is_read_off_as_symbols_would_tell_it():
 
     shared = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     parts = [nn.Linear(3, 3), nn.Sequential(shared, nn.Sequential(nn.Tanh()), shared), nn.Identity()]
-    known, followed = trace_model(nn.Sequential(*parts)), trace_model(Mine(*parts))
+    known, followed = traced(nn.Sequential(*parts)), traced(Mine(*parts))
     assert known.engine == followed.engine
     assert (known.calls, known.nodes, known.edges) == (followed.calls, followed.nodes, followed.edges)
     assert len(known.calls) == 12
@@ -168,17 +168,17 @@ def test_a_sequential_is_read_off_as_symbols_would_tell_it():
 def test_a_sequential_within_itself_is_no_endless_walk():
     model = nn.Sequential(nn.ReLU())
     model.append(model)
-    assert trace_model(model).engine.edges == "definition"
+    assert traced(model).engine.edges == "definition"
 
 
 def test_a_sequential_with_another_forward_is_not_read_off():
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     model.forward = lambda x: model[0](x) + x
-    trace = trace_model(model)
+    trace = traced(model)
     assert trace.engine.edges == "definition"
     assert "forward" in trace.engine.reason
     inner = nn.Sequential(model, nn.Tanh())
-    assert ("0.0", "add", 1) in edges(trace_model(inner))
+    assert ("0.0", "add", 1) in edges(traced(inner))
 
 
 @dataclasses.dataclass
@@ -202,7 +202,7 @@ def test_outputs_of_every_form_are_described(wrap, class_name, items):
         def forward(self, x):
             return wrap(super().forward(x))
 
-    output = trace_model(Wraps(nn.Linear(3, 4)), input_size=(2, 3)).calls[0].output
+    output = traced(Wraps(nn.Linear(3, 4)), input_size=(2, 3)).calls[0].output
     assert isinstance(output, Collection)
     assert output.class_name == class_name
     assert items is None or [key for key, _ in output.items] == items
@@ -261,17 +261,17 @@ def test_the_model_the_input_and_the_random_state_are_as_before(fails, mode):
     before = snapshot(model, x)
     if fails:
         with pytest.raises(KeyboardInterrupt) as caught:
-            trace_model(model, input_data=x, mode=mode)
+            traced(model, input_data=x, mode=mode)
         assert caught.value.trace.failure.call == 0
     else:
-        trace_model(model, input_data=x, mode=mode)
+        traced(model, input_data=x, mode=mode)
     assert snapshot(model, x) == before
 
 
 def test_a_lazy_model_stays_lazy():
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
     parameters = list(model.parameters())
-    trace = trace_model(model, input_size=(2, 3))
+    trace = traced(model, input_size=(2, 3))
     assert [type(module).__name__ for module in model] == ["LazyLinear", "LazyBatchNorm1d"]
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
     assert trace.calls[0].output == TensorValue((2, 4), "float32")
@@ -309,7 +309,7 @@ LAZY = [
 def test_lazy_layers_of_every_kind_run_and_stay_lazy(layer, size, output, engine):
     model = nn.Sequential(layer)
     held = list(model.parameters())
-    trace = trace_model(model, input_size=(None, *size[1:]), engine=engine)
+    trace = traced(model, input_size=(None, *size[1:]), engine=engine)
     assert trace.calls[-1].output == TensorValue(output, "float32")
     assert all(a is b and nn.parameter.is_lazy(a) for a, b in zip(held, model.parameters(), strict=True))
 
@@ -327,7 +327,7 @@ def test_a_class_that_lets_no_one_set_attributes_has_its_mode():
 
     model = Sealed(3, 3)
     model.sealed = True
-    trace_model(nn.Sequential(model), input_size=(2, 3))
+    traced(nn.Sequential(model), input_size=(2, 3))
     assert model.training
 
 
@@ -360,7 +360,7 @@ class Counts(TorchFunctionMode):
 
 @pytest.mark.parametrize("around", [lambda: torch.device("cpu"), Counts, torch.no_grad, torch.enable_grad])
 def test_modes_that_forward_enters_do_not_hide_anything(around):
-    trace = trace_model(Doubles(around), input_size=(2, 3))
+    trace = traced(Doubles(around), input_size=(2, 3))
     assert edges(trace) == DOUBLES
     assert [call.flops for call in trace.calls if call.leaf] == [36, 0, 36]
 
@@ -370,7 +370,7 @@ def test_a_mode_around_sees_what_it_would_see_without_us():
     with torch.no_grad(), Counts() as alone:
         model(x)
     with Counts() as around:
-        trace = trace_model(model, input_data=x)
+        trace = traced(model, input_data=x)
     assert edges(trace) == DOUBLES
     calls = [name for name in around.names if name in ("linear", "relu", "mul", "__mul__")]
     assert calls == [name for name in alone.names if name in ("linear", "relu", "mul", "__mul__")]
@@ -389,7 +389,7 @@ def test_hooks_run_once_and_may_change_the_output(where):
     else:
         handle = (model.a if where == "leaf" else model.b).register_forward_hook(hook)
     try:
-        trace = trace_model(model, input_size=(2, 3))
+        trace = traced(model, input_size=(2, 3))
     finally:
         handle.remove()
     assert trace.calls[0].output == TensorValue((1, 3), "float32")
@@ -408,7 +408,7 @@ def test_a_direct_call_of_forward_runs_no_hooks_as_in_torch():
         def forward(self, x):
             return self.a.forward(x)
 
-    assert edges(trace_model(Direct(), input_size=(2, 3))) == [("x", "a", 1), ("a", "output", 1)]
+    assert edges(traced(Direct(), input_size=(2, 3))) == [("x", "a", 1), ("a", "output", 1)]
 
 
 @pytest.mark.parametrize("kind", ["pre", "post", "own call", "replaced"])
@@ -439,7 +439,7 @@ def test_a_sequential_is_looked_into_where_it_is_not_all_that_runs(kind):
     elif kind == "post":
         layer.register_forward_hook(work)
     before = layer[0].weight.tolist()
-    found = edges(trace_model(Replaces() if kind == "replaced" else layer, input_size=(2, 3)))
+    found = edges(traced(Replaces() if kind == "replaced" else layer, input_size=(2, 3)))
     assert any(name == "mul" for _, name, _ in found)
     assert not any(name == "constant" for name, _, _ in found)
     assert layer[0].weight.tolist() == before
@@ -454,7 +454,7 @@ def test_a_forward_that_forward_gives_a_module_is_the_one_that_runs():
             self.forward = self.later
             return x
 
-    trace = trace_model(nn.Sequential(twice := Swaps(), twice), input_size=(2, 3))
+    trace = traced(nn.Sequential(twice := Swaps(), twice), input_size=(2, 3))
     assert trace.calls[-1].output == TensorValue((1, 3), "float32")
 
 
@@ -470,7 +470,7 @@ def test_a_forward_that_was_kept_is_the_module_s_own_afterwards():
             kept.append(self.layer.forward)
             return self.layer(x)
 
-    trace_model(Keeps(), input_size=(2, 3))
+    traced(Keeps(), input_size=(2, 3))
     x = torch.ones(2, 3)
     assert kept[0](x) is x
 
@@ -489,7 +489,7 @@ def test_a_model_may_know_no_name_but_its_own(where):
             return self.layer(x)
 
     model = Config() if where == "model" else nn.Sequential(Config())
-    assert len(trace_model(model, input_size=(2, 3)).calls) == len(list(model.modules()))
+    assert len(traced(model, input_size=(2, 3)).calls) == len(list(model.modules()))
 
 
 def test_a_call_of_its_own_is_run():
@@ -500,7 +500,7 @@ def test_a_call_of_its_own_is_run():
         def forward(self, x):
             return x
 
-    trace = trace_model(nn.Sequential(Doubled()), input_size=(2, 3))
+    trace = traced(nn.Sequential(Doubled()), input_size=(2, 3))
     assert trace.calls[0].output == TensorValue((1, 3), "float32")
 
 
@@ -520,7 +520,7 @@ def test_a_copy_that_forward_makes_is_a_module_of_its_own(copy_of):
             return self.parts(x), copied(x)
 
     model = Copies()
-    trace = trace_model(model, input_size=(2, 3))
+    trace = traced(model, input_size=(2, 3))
     assert [trace.modules[call.module].path for call in trace.calls] == [
         *("", "parts", "parts.0", "parts.1", "parts.1.drop", "parts.1.a")
     ]
@@ -531,7 +531,7 @@ def test_wrappers_are_looked_through():
     template = Doubles()
     parallel = multi_gpu_model(template, devices=["cpu", "cpu"])
     for wrapped in (parallel, torch.compile(template)):
-        trace = trace_model(wrapped, input_size=(2, 3))
+        trace = traced(wrapped, input_size=(2, 3))
         assert trace.model_name == "Doubles"
         assert edges(trace) == DOUBLES
 
@@ -543,19 +543,19 @@ def test_a_list_that_holds_itself_is_no_recursion():
 
     endless = []
     endless.append(endless)
-    trace = trace_model(Takes(), input_data=(torch.ones(2), endless))
+    trace = traced(Takes(), input_data=(torch.ones(2), endless))
     assert edges(trace) == [("x", "Takes", 1), ("Takes", "output.x", 1)]
 
 
 @pytest.mark.parametrize("dtype", ["float64", ">f4", "int64"])
 def test_arrays_become_tensors_as_the_model_wants_them(dtype):
-    given = trace_model(nn.Identity(), input_data={"input": np.ones((2, 3), dtype)}).calls[0].output
+    given = traced(nn.Identity(), input_data={"input": np.ones((2, 3), dtype)}).calls[0].output
     assert given == TensorValue((2, 3), "int64" if dtype == "int64" else "float32")
 
 
 @pytest.mark.parametrize("wrap", [torch.jit.script, torch.compile], ids=["script", "compile"])
 def test_script_and_compiled_modules_run_as_what_they_wrap(wrap):
-    trace = trace_model(nn.Sequential(wrap(nn.Linear(3, 4)), nn.ReLU()), input_size=(2, 3))
+    trace = traced(nn.Sequential(wrap(nn.Linear(3, 4)), nn.ReLU()), input_size=(2, 3))
     assert trace.calls[0].output == TensorValue((2, 4), "float32")
 
 
@@ -563,7 +563,7 @@ def test_a_module_compiled_in_place_is_traced_and_stays_compiled():
     model = nn.Sequential(nn.Linear(3, 4))
     model[0].compile()
     compiled = model[0]._compiled_call_impl
-    assert len(trace_model(model, input_size=(2, 3)).calls) == 2
+    assert len(traced(model, input_size=(2, 3)).calls) == 2
     assert model[0]._compiled_call_impl is compiled
 
 
@@ -583,7 +583,7 @@ def test_a_compiled_forward_runs_as_what_it_wraps(where):
     if where == "instance":
         model.forward = torch.compile(model.forward, fullgraph=True)
     before = model.forward
-    assert edges(trace_model(model, input_size=(2, 3))) == [("x", "a", 1), ("a", "relu", 1), ("relu", "output", 1)]
+    assert edges(traced(model, input_size=(2, 3))) == [("x", "a", 1), ("a", "relu", 1), ("relu", "output", 1)]
     assert model.forward == before
 
 
@@ -598,12 +598,12 @@ def test_a_forward_may_look_at_its_own_parts():
             assert self.seen.rows[0].output_shapes == "(2, 3)"
             return self.a(x)
 
-    assert trace_model(Looks(), input_size=(2, 3)).calls[-1].output == TensorValue((2, 3), "float32")
+    assert traced(Looks(), input_size=(2, 3)).calls[-1].output == TensorValue((2, 3), "float32")
 
 
 def test_meta_runs_shapes_only_and_leaves_the_weights():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    trace = trace_model(model, input_size=(2, 3), engine="meta")
+    trace = traced(model, input_size=(2, 3), engine="meta")
     assert (trace.engine.ran, trace.calls[0].output) == ("meta", TensorValue((2, 4), "float32"))
     assert not any(parameter.is_meta for parameter in model.parameters())
 
@@ -614,14 +614,14 @@ def test_what_meta_cannot_run_is_said_in_a_note():
             return super().forward(x) if bool(x.sum() > 0) else x
 
     with pytest.raises(RuntimeError, match="meta") as caught:
-        trace_model(Branching(2, 2), input_size=(1, 2), engine="meta")
+        traced(Branching(2, 2), input_size=(1, 2), engine="meta")
     assert any("engine='real'" in note for note in caught.value.__notes__)
 
 
 def test_nothing_keeps_the_model_alive():
     model = Residual()
     gone = weakref.ref(model)
-    trace = trace_model(model, input_size=(2, 3))
+    trace = traced(model, input_size=(2, 3))
     del model
     gc.collect()
     assert gone() is None
@@ -648,12 +648,12 @@ class BySize(nn.Module):
 @pytest.mark.parametrize("way", ["modules", "functions", "edges"])
 def test_another_way_at_another_size_is_refused(way):
     with pytest.raises(ValueError, match="another way at another size"):
-        trace_model(BySize(way), input_size=(None, 3))
+        traced(BySize(way), input_size=(None, 3))
 
 
 def test_dimensions_stay_open_however_often_layers_stride_over_them():
     layers = [nn.Conv2d(3, 4, 7), *(nn.Conv2d(4, 4, 3, stride=2, padding=1) for _ in range(4))]
-    trace = trace_model(nn.Sequential(*layers), input_size=(None, 3, None, None))
+    trace = traced(nn.Sequential(*layers), input_size=(None, 3, None, None))
     assert trace.calls[-1].output == TensorValue((None, 4, None, None), "float32")
 
 
@@ -666,7 +666,7 @@ def test_dimensions_that_have_to_be_small_may_be_open():
         def forward(self, x):
             return x + self.table[: x.shape[1]]
 
-    trace = trace_model(Positions(), input_size=(None, None, 3))
+    trace = traced(Positions(), input_size=(None, None, 3))
     assert trace.calls[0].output == TensorValue((None, None, 3), "float32")
 
 
@@ -678,7 +678,7 @@ def test_each_of_two_sizes_finds_the_model_as_it_was():
             self.seen = torch.zeros_like(x) if self.seen is None else self.seen
             return x + self.seen
 
-    assert trace_model(Remembers(), input_size=(None, 3)).calls[0].output == TensorValue((None, 3), "float32")
+    assert traced(Remembers(), input_size=(None, 3)).calls[0].output == TensorValue((None, 3), "float32")
 
 
 @pytest.mark.parametrize("kind", ["sparse", "strided", "jagged"])
@@ -687,14 +687,14 @@ def test_sparse_and_nested_tensors_go_through_layers_that_hand_them_on(kind):
         x = torch.eye(4).to_sparse()
     else:
         x = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=getattr(torch, kind))
-    trace = trace_model(nn.Sequential(nn.Identity(), nn.Dropout()), input_data=(x,))
+    trace = traced(nn.Sequential(nn.Identity(), nn.Dropout()), input_data=(x,))
     assert edges(trace) == [("input", "0", 1), ("0", "1", 1), ("1", "output", 1)]
     assert trace.calls[0].output.shape == ((4, 4) if kind == "sparse" else (2, None, 4))
 
 
 def test_sizes_may_be_numpys_integers():
     shape = np.array([2, 3])
-    assert trace_model(nn.Identity(), input_size=tuple(shape)).calls[0].output == TensorValue((2, 3), "float32")
+    assert traced(nn.Identity(), input_size=tuple(shape)).calls[0].output == TensorValue((2, 3), "float32")
 
 
 def test_a_generator_argument_is_not_consumed():
@@ -702,7 +702,7 @@ def test_a_generator_argument_is_not_consumed():
         def forward(self, items):
             return sum(items)
 
-    trace = trace_model(Sums(), input_data=((torch.ones(2) for _ in range(3)),))
+    trace = traced(Sums(), input_data=((torch.ones(2) for _ in range(3)),))
     assert trace.calls[0].output == TensorValue((2,), "float32")
 
 
@@ -728,7 +728,7 @@ def test_another_thread_that_runs_the_same_model_is_not_recorded():
 
     thread = threading.Thread(target=other)
     thread.start()
-    trace = trace_model(Waits(), input_size=(2, 3))
+    trace = traced(Waits(), input_size=(2, 3))
     thread.join()
     assert results == [(2, 3)]
     assert len(trace.calls) == 4
@@ -742,7 +742,7 @@ def test_an_error_that_forward_catches_is_no_failure():
             except RuntimeError:
                 return self[1](x)
 
-    trace = trace_model(Tries(nn.Linear(9, 1), nn.Linear(3, 1)), input_size=(2, 3))
+    trace = traced(Tries(nn.Linear(9, 1), nn.Linear(3, 1)), input_size=(2, 3))
     assert trace.failure is None
     assert trace.calls[2].parent == 0
 
@@ -800,7 +800,7 @@ def test_the_call_that_failed_is_not_one_whose_error_was_caught(again):
             return self.second(x)
 
     with pytest.raises(ValueError, match="no") as caught:
-        trace_model(Tries(), input_size=(2, 3))
+        traced(Tries(), input_size=(2, 3))
     trace = caught.value.trace
     assert trace.modules[trace.calls[trace.failure.call].module].path == ("" if again == "its own" else "second")
 
@@ -809,7 +809,7 @@ def test_as_deep_as_the_model_itself_can_run():
     model = nn.Linear(2, 2)
     for _ in range(200):
         model = nn.Sequential(model)
-    assert len(trace_model(model, input_size=(1, 2)).calls) == 201
+    assert len(traced(model, input_size=(1, 2)).calls) == 201
 
 
 @pytest.mark.parametrize(
@@ -827,9 +827,9 @@ def test_bad_arguments_are_refused_before_the_model_is_touched(arguments, error,
     model = Residual()
     model.a.register_forward_hook(lambda *_: pytest.fail("it ran"))
     with pytest.raises(error, match=match):
-        trace_model(model, **arguments)
+        traced(model, **arguments)
 
 
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
-        trace_model(nn.Linear, input_size=(2, 3))
+        traced(nn.Linear, input_size=(2, 3))

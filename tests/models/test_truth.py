@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.models.traced import traced
 from torchkutils import model_to_dot, summarize
-from torchkutils.models.trace import trace_model
 
 
 class Made(nn.Module):
@@ -28,7 +32,7 @@ class Made(nn.Module):
 
 def arrows(model: nn.Module, **inputs: Any) -> set[tuple[str, str]]:
     """The edges of a trace by the names of their ends."""
-    trace = trace_model(model, **inputs)
+    trace = traced(model, **inputs)
     return {(trace.nodes[edge.source].name, trace.nodes[edge.target].name) for edge in trace.edges}
 
 
@@ -78,9 +82,70 @@ def test_edges_are_right_where_a_leaf_hands_its_input_on(model: nn.Module, expec
     assert found == expected
 
 
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    x: torch.Tensor
+
+
+class Parcel:
+    """A class of one's own, as detection models and graph libraries have them."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+HANDED_ON: dict[str, tuple[Callable[[torch.Tensor], Any], Callable[[Any], torch.Tensor]]] = {
+    "tuple": (lambda x: (x,), lambda y: y[0]),
+    "list in a dict": (lambda x: {"a": [x]}, lambda y: y["a"][0]),
+    "OrderedDict": (lambda x: collections.OrderedDict(x=x), lambda y: y["x"]),
+    "defaultdict": (lambda x: collections.defaultdict(list, x=x), lambda y: y["x"]),
+    "frozen dataclass": (Carried, lambda y: y.x),
+    "user's class": (Parcel, lambda y: y.x),
+    "user's class with slots": (Slotted, lambda y: y.x),
+}
+
+
+@pytest.mark.parametrize("kind", HANDED_ON)
+@pytest.mark.parametrize("changed", [False, True], ids=["the same tensor", "another tensor"])
+def test_edges_go_through_what_a_leaf_hands_its_tensor_on_in(kind: str, changed: bool) -> None:
+    wrap, take = HANDED_ON[kind]
+    leaf = Made(lambda self, x: wrap(x * 2 if changed else x))
+    model = Made(lambda self, x: x + take(self.leaf(x)), leaf=leaf)
+    trace = traced(model, input_size=(2, 4))
+    found = {(trace.nodes[e.source].name, trace.nodes[e.target].name): e.count for e in trace.edges}
+    assert found == {("args", "leaf"): 1, ("leaf", "add"): 1, ("args", "add"): 1, ("add", "output"): 1} or found == {
+        ("input[0]", "leaf"): 1,
+        ("leaf", "add"): 1,
+        ("input[0]", "add"): 1,
+        ("add", "output"): 1,
+    }
+
+
+@pytest.mark.parametrize("hook", ["call", "forward"])
+def test_a_pre_hook_may_call_its_own_module(hook: str) -> None:
+    """Two calls of the module, as torch makes them."""
+    layer, ran = nn.Linear(4, 4), []
+
+    def again(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if len(ran) < 1:
+            ran.append(1)
+            (module if hook == "call" else module.forward)(*args)
+
+    layer.register_forward_pre_hook(again)
+    trace = traced(nn.Sequential(layer), input_size=(2, 4))
+    assert [(call.module, call.number) for call in trace.calls] == [(0, 0), (1, 0), (1, 1)]
+
+
 @pytest.mark.parametrize("forward", [written, through_a_view], ids=["item assignment", "a view written in place"])
 def test_writes_in_place_keep_their_edges(forward: Callable[..., Any]) -> None:
-    trace = trace_model(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))
+    trace = traced(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))
     above: dict[str, set[str]] = {}
     for edge in trace.edges:
         above.setdefault(trace.nodes[edge.target].name, set()).add(trace.nodes[edge.source].name)
@@ -241,3 +306,82 @@ def test_nothing_keeps_the_model_alive() -> None:
     assert reference() is None
     assert summary.total_params == 6
     assert graph.source
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * 2
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+    @torch.jit.script
+    def scripted(x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x) @ torch.ones(4, 4)
+
+
+def test_an_autograd_function_is_seen_by_what_it_runs() -> None:
+    model = Made(lambda self, x: self.b(Twice.apply(self.a(x))), **parts("a", "b"))
+    for grad in (False, True):
+        assert arrows(model, input_size=(2, 4), grad=grad) >= {("a", "mul"), ("mul", "b")}
+
+
+KEPT = torch.eye(4)
+KEPT_ARRAY = np.eye(4, dtype=np.float32)
+UNSEEN: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "NumPy": (lambda x: torch.from_numpy(x.numpy() + 1), "not traced through NumPy"),
+    "numpy.asarray": (lambda x: torch.from_numpy(np.asarray(x) + 1), "not traced through NumPy"),
+    "a script": (scripted, "not traced"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+@pytest.mark.parametrize("inside", ["between layers", "at the end", "in a leaf"])
+def test_where_provenance_ends_the_trace_says_so(name: str, inside: str) -> None:
+    function, said = UNSEEN[name]
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        if inside == "in a leaf":
+            return self.b(self.leaf(self.a(x)))
+        y = function(self.a(x))
+        return y if inside == "at the end" else self.b(y)
+
+    leaf = Made(lambda self, x: function(x) + 1)
+    trace = traced(Made(forward, leaf=leaf, **parts("a", "b")), input_size=(2, 4))
+    found = {(trace.nodes[e.source].name, trace.nodes[e.target].name, e.guessed) for e in trace.edges}
+    if inside == "in a leaf":
+        assert {("a", "leaf", False), ("leaf", "b", False)} <= found
+    else:
+        assert {("a", said, True), (said, "output" if inside == "at the end" else "b", False)} <= found
+        assert [node.name for node in trace.nodes if node.untraced] == [said]
+    assert all(call.flops_known for call in trace.calls) == (inside == "in a leaf" and "umpy" in name.lower())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: x @ KEPT,
+        lambda self, x: x @ torch.from_numpy(KEPT_ARRAY),
+        lambda self, x: x @ self.table,
+        lambda self, x: x + torch.arange(4),
+        lambda self, x: x + torch.tensor([1.0]) * x.mean().item(),
+        lambda self, x: x @ torch.view_as_real(torch.view_as_complex(x.view(2, 2, 2))).view(2, 4).mT.real @ x,
+    ],
+    ids=["a global", "an array", "an attribute", "a range", "a number", "properties"],
+)
+def test_constants_are_no_gaps_of_provenance(function: Callable[..., Any]) -> None:
+    for leaf in (False, True):
+        made = Made(function)
+        made.table = torch.eye(4)
+        model = (
+            nn.Sequential(made) if leaf else Made(lambda self, x, made=made: self.a(function(made, x)), **parts("a"))
+        )
+        trace = traced(model, input_size=(2, 4))
+        assert [node.name for node in trace.nodes if node.untraced] == []
+        assert all(call.flops_known for call in trace.calls)

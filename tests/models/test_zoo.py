@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.models.traced import traced
 from tests.models.vision import vision_library
 from tests.models.whole_state import whole_state
 from torchkutils.models.summary import summarize
-from torchkutils.models.trace import trace_model
 
 IDS = torch.arange(6).reshape(1, 6)
 DECODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -128,7 +128,7 @@ def test_totals_and_calls_agree_with_independent_counts(make, name):
     summary = summarize(model, input_data=inputs)
     assert whole_state(model) == before
     assert summary.total_params == sum(p.numel() for p in model.parameters()) == sum(r.params for r in summary.rows)
-    trace = trace_model(model, input_data=inputs)
+    trace = traced(model, input_data=inputs)
     names = {id(module): path for path, module in model.named_modules()}
     called = [trace.modules[call.module].path for call in trace.calls if call.leaf]
     assert sorted(called) == sorted(names[id(module)] for module in leaves)

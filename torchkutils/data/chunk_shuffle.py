@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import Sampler, StackDataset
+from torch.utils.data import Sampler
 
-from torchkutils.data.hdf5_matrix import HDF5Matrix
+from torchkutils.data.row_blocks import blocks_of, matrices_of, start_reading
 from torchkutils.data.shards import World, whole_number
-
-_BLOCK_BYTES = 2**18
-"""What contiguous data are cut into, for want of chunks."""
 
 
 class ChunkShuffleSampler(Sampler[int]):
@@ -22,7 +19,8 @@ class ChunkShuffleSampler(Sampler[int]):
     The chunks of the data set come in random order; `buffer_chunks` of them at a time are pooled and their rows
     shuffled. So a compressed chunk is decoded once an epoch instead of once a row, for `DataLoader(rows, batch_size=64,
     sampler=ChunkShuffleSampler(rows))`. The data set is told to keep that many decoded chunks in each process: memory
-    grows by `buffer_chunks` chunks. (Each worker decodes the chunks that its own batches touch.)
+    grows by `buffer_chunks` chunks; in a process without workers by twice as many, because threads decode the next pool
+    while this one is handed out. (Each worker decodes the chunks that its own batches touch.)
 
     How well it mixes: chunks travel over the whole epoch, their rows only within a pool. With 64 rows a chunk and 16
     chunks a pool, two rows of one chunk end at most 1,023 places apart, 342 on average, where a full shuffle of n rows
@@ -31,7 +29,9 @@ class ChunkShuffleSampler(Sampler[int]):
     `RandomSampler` — for contiguous data that costs nothing, for their rows are read one by one anyway.
 
     Args:
-        data: An HDF5Matrix, or a StackDataset of which one is a part (the one with the largest rows decides).
+        data: An HDF5Matrix of one or many files, or a StackDataset, ConcatDataset or Subset (`random_split`) of
+            such, nested as you like. Of stacked parts the one with the largest rows decides about the chunks; a Subset
+            visits the chunks that its rows lie in.
         buffer_chunks: How many chunks are pooled.
         seed: With the epoch, fixes the order. The same on all ranks.
         rank: Which of `world_size` shards this process reads; None asks the process group.
@@ -46,6 +46,7 @@ class ChunkShuffleSampler(Sampler[int]):
     The order is the same each time until `set_epoch` is called with another number, as with `DistributedSampler`.
 
     >>> import h5py, numpy, tempfile
+    >>> from torchkutils import HDF5Matrix
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with h5py.File(f"{folder}/a.h5", "w") as file:
     ...         file.create_dataset("x", data=numpy.arange(10), chunks=(3,), compression="gzip") and None
@@ -68,13 +69,14 @@ class ChunkShuffleSampler(Sampler[int]):
         self._seed = whole_number("seed", seed, at_least=0)
         self._world = World.of(rank, world_size, shard)
         self._epoch = 0
-        matrices = _matrices(data)
+        self._data = data
+        self._blocks = blocks_of(data)
         self._length = len(data)
-        self._edges = _chunk_edges(max(matrices, key=lambda matrix: matrix.row_bytes))
-        for matrix in matrices:
+        largest = int(np.diff(self._blocks.edges).max(initial=1))
+        for matrix in matrices_of(data):
             if matrix.chunk_rows is not None:
                 # One more than the pool: a batch may reach from one pool into the next.
-                matrix.keep_chunks(self._chunks_in_pool(matrix.chunk_rows) + 1)
+                matrix.keep_chunks(self._chunks_in_pool(matrix.chunk_rows, largest, len(matrix)) + 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order: call it before each epoch, with the same number on all ranks."""
@@ -86,57 +88,52 @@ class ChunkShuffleSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self._seed, self._epoch])
-        chunks = generator.permutation(len(self._edges) - 1)
+        order = generator.permutation(len(self._blocks.edges) - 1)
         # Ranks draw the same chunks in the same order, and shuffle their own rows.
         shuffler = np.random.default_rng([self._seed, self._epoch, self._world.rank])
+        # The next pool is known one pool ahead, so that its chunks can be decoded meanwhile.
+        waiting: np.ndarray[Any, Any] | None = None
+        for pool in self._pools(order, shuffler):
+            if waiting is not None:
+                start_reading(self._data, pool)
+                yield from waiting.tolist()
+            waiting = pool
+        if waiting is not None:
+            yield from waiting.tolist()
+
+    def _pools(self, order: np.ndarray[Any, Any], shuffler: np.random.Generator) -> Iterator[np.ndarray[Any, Any]]:
+        """This rank's rows, pool by pool, each shuffled."""
         pool: list[np.ndarray[Any, Any]] = []
-        for rows in self._rows_of_rank(chunks):
+        for rows in self._rows_of_rank(order):
             pool.append(rows)
             if len(pool) == self._buffer_chunks:
-                yield from _shuffled(pool, shuffler)
+                yield _shuffled(pool, shuffler)
                 pool = []
         if pool:
-            yield from _shuffled(pool, shuffler)
+            yield _shuffled(pool, shuffler)
 
-    def _rows_of_rank(self, chunks: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    def _rows_of_rank(self, order: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
         """This rank's stretch of all rows in the order of the chunks, chunk by chunk, wrapping around at the end."""
         first, stop = self._world.block(self._length)
         base = 0
         while base < stop and self._length:
-            for chunk in chunks:
-                low, high = int(self._edges[chunk]), int(self._edges[chunk + 1])
+            for block in order:
+                low, high = int(self._blocks.edges[block]), int(self._blocks.edges[block + 1])
                 begin, end = max(first - base, 0), min(stop - base, high - low)
                 if begin < end:
-                    yield np.arange(low + begin, low + end)
+                    yield self._blocks.positions(low + begin, low + end)
                 base += high - low
                 if base >= stop:
                     return
 
-    def _chunks_in_pool(self, chunk_rows: int) -> int:
-        pooled_rows = self._buffer_chunks * int(np.diff(self._edges).max(initial=1))
-        chunks_in_data = math.ceil(self._length / chunk_rows) + 1
-        return min(chunks_in_data, max(self._buffer_chunks, self._buffer_chunks * math.ceil(pooled_rows / chunk_rows)))
+    def _chunks_in_pool(self, chunk_rows: int, largest_block: int, length: int) -> int:
+        """How many chunks of a part the rows of one pool may lie in."""
+        # A block that is no multiple of this part's chunks begins and ends inside of one.
+        in_a_block = math.ceil(largest_block / chunk_rows) + (largest_block % chunk_rows != 0)
+        return min(math.ceil(length / chunk_rows) + 1, self._buffer_chunks * in_a_block)
 
 
-def _shuffled(pool: list[np.ndarray[Any, Any]], generator: np.random.Generator) -> Iterator[int]:
+def _shuffled(pool: list[np.ndarray[Any, Any]], generator: np.random.Generator) -> np.ndarray[Any, Any]:
     rows = np.concatenate(pool)
     generator.shuffle(rows)
-    yield from rows.tolist()
-
-
-def _matrices(data: Any) -> list[HDF5Matrix]:
-    parts: Any = [data]
-    if isinstance(data, StackDataset):
-        parts = data.datasets.values() if isinstance(data.datasets, dict) else data.datasets
-    matrices = [part for part in parts if isinstance(part, HDF5Matrix)]
-    if not matrices:
-        raise TypeError(f"data must be an HDF5Matrix or a StackDataset that holds one, got {type(data).__name__}")
-    return matrices
-
-
-def _chunk_edges(matrix: HDF5Matrix) -> np.ndarray[Any, Any]:
-    """Where chunks begin inside the window, and its end: chunks count from the start of the file's data set."""
-    size = matrix.chunk_rows or max(1, _BLOCK_BYTES // max(1, matrix.row_bytes))
-    first = -(matrix.start % size) % size
-    inner = np.arange(first, len(matrix), size)
-    return np.unique(np.concatenate([[0], inner, [len(matrix)]]).astype(np.int64))
+    return rows

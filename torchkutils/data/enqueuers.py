@@ -8,21 +8,20 @@ import multiprocessing
 import random
 import threading
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
-
-from torchkutils.data.queued_work import END, Call, Copies, End, Turns, unchanged
-from torchkutils.data.sequence import Sequence, batches_in, checked_batch
+from torchkutils.data.batch_source import Adopted, BatchSource, batches_in
+from torchkutils.data.conversion import AsTheyAre
+from torchkutils.data.ordered_threads import OrderedThreads
+from torchkutils.data.queued_work import Copies, Received
 from torchkutils.data.sequence_loader import SequenceLoader
 from torchkutils.data.shards import whole_number
 
 _END_OF_EPOCH_SECONDS = 30.0
 """How long Keras waits in `join_end_of_epoch`."""
+
+_END = object()
 
 
 class _Enqueuer:
@@ -33,7 +32,6 @@ class _Enqueuer:
         self._running = False
         self._workers = 1
         self._ahead = 10
-        self._pool: ThreadPoolExecutor | None = None
 
     def start(self, workers: int = 1, max_queue_size: int = 10) -> None:
         """Begin to make batches.
@@ -57,41 +55,18 @@ class _Enqueuer:
         return self._running
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop, also while another thread waits in `get()`: that ends with the batch it waits for.
+        """Stop, also while another thread waits in `get()`: that ends.
 
         Args:
             timeout: Accepted as in Keras; threads end with the batch they are making, processes within seconds.
         """
         self._running = False
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
-
-    def _in_threads(self, calls: Iterator[Callable[[], Any]]) -> Iterator[Any]:
-        """Results of the calls in their order, made by threads a few ahead."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="torchkutils-enqueuer")
-        pool = self._pool
-        pending = deque(pool.submit(call) for call in itertools.islice(calls, self._ahead))
-        return self._results(pool, calls, pending)
-
-    def _results(
-        self, pool: ThreadPoolExecutor, calls: Iterator[Callable[[], Any]], pending: deque[Future[Any]]
-    ) -> Iterator[Any]:
-        while pending:
-            try:
-                result = pending.popleft().result()
-                pending.extend(pool.submit(call) for call in itertools.islice(calls, 1))
-            except (CancelledError, RuntimeError):
-                if self._running:
-                    raise
-                # Another thread has called stop.
-                return
-            yield result
 
 
 class OrderedEnqueuer(_Enqueuer):
     """A Sequence's batches in order, epoch after epoch, made ahead by threads or processes.
+
+    Anything with `__len__` and `__getitem__` will do for a Sequence.
 
     Batches are what `__getitem__` returned, unconverted. `on_epoch_end` runs in the thread that calls `get`, when it
     asks past an epoch's last batch, or in `join_end_of_epoch`. `sequence.loader(...)` is the better way; this is for
@@ -117,59 +92,55 @@ class OrderedEnqueuer(_Enqueuer):
     >>> queue.stop()
     """
 
-    def __init__(self, sequence: Sequence, use_multiprocessing: bool = False, shuffle: bool = False) -> None:
+    def __init__(self, sequence: Any, use_multiprocessing: bool = False, shuffle: bool = False) -> None:
         super().__init__(use_multiprocessing)
-        if not isinstance(sequence, Sequence):
-            raise TypeError(f"sequence must be a torchkutils.Sequence, got {type(sequence).__name__}")
-        batches_in(sequence)
+        if not isinstance(sequence, BatchSource) and not all(
+            hasattr(type(sequence), name) for name in ("__len__", "__getitem__")
+        ):
+            kind = type(sequence).__name__
+            raise TypeError(f"sequence must be a torchkutils.Sequence, or have __len__ and __getitem__; got {kind}")
+        self._source = sequence if isinstance(sequence, BatchSource) else Adopted(sequence)
+        batches_in(self._source)
         self.sequence = sequence
         self.shuffle = shuffle
         self._loader: SequenceLoader | None = None
-        self._epoch: Iterator[Any] = iter(())
-        self._left = 0
+        self._epoch: Iterator[Any] | None = None
         self._asked = threading.Lock()
         self._epoch_ended = threading.Event()
 
     def start(self, workers: int = 1, max_queue_size: int = 10) -> None:
         """Begin to make batches; see `stop`."""
         super().start(workers, max_queue_size)
-        if self._use_multiprocessing:
+        self._loader = SequenceLoader(
+            self._source,
+            num_workers=self._workers,
+            workers="processes" if self._use_multiprocessing else "threads",
+            shuffle=self.shuffle,
             # Numbers for the order come from the process's own generator, as Keras's do.
-            self._loader = SequenceLoader(
-                self.sequence,
-                num_workers=self._workers,
-                shuffle=self.shuffle,
-                seed=random.getrandbits(32) if self.shuffle else 0,
-                prefetch_factor=math.ceil(self._ahead / self._workers),
-                collate_fn=unchanged,
-            )
-        self._begin_epoch()
+            seed=random.getrandbits(32) if self.shuffle else 0,
+            prefetch_factor=math.ceil(self._ahead / self._workers),
+            collate_fn=AsTheyAre(),
+        )
+        self._epoch = iter(self._loader)
 
     def get(self) -> Iterator[Any]:
         """Give batches until `stop` is called; an exception of `__getitem__` stops and is raised."""
         while self._running:
             with self._asked:
                 try:
-                    if self._left == 0:
-                        self._end_epoch()
-                    if self._left == 0:
-                        raise ValueError("the Sequence has no batches left: its length is 0")
-                    batch = next(self._epoch)
-                except StopIteration:
-                    return
+                    batch = self._next()
                 except BaseException:
                     if not self.is_running():
                         return
                     self.stop()
                     raise
-                self._left -= 1
             yield batch
 
     def join_end_of_epoch(self) -> None:
         """Return when `on_epoch_end` has run for the epoch; after 30 s at most, where another thread asks."""
         with self._asked:
-            if self._left == 0 and self._running:
-                self._end_epoch()
+            if self._loader is not None and self._epoch is not None and not self._left():
+                self._begin_epoch()
         self._epoch_ended.wait(_END_OF_EPOCH_SECONDS)
         self._epoch_ended.clear()
 
@@ -178,41 +149,45 @@ class OrderedEnqueuer(_Enqueuer):
         super().stop(timeout)
         if self._loader is not None:
             self._loader.close()
-            self._loader = None
+            self._loader = self._epoch = None
+
+    def _left(self) -> int:
+        """How many batches of the epoch are still to come."""
+        return getattr(self._epoch, "__length_hint__", int)()
+
+    def _next(self) -> Any:
+        for _ in range(2):
+            if self._epoch is None:
+                raise RuntimeError("the queue was stopped")
+            for batch in self._epoch:
+                return batch
+            self._begin_epoch()
+        raise ValueError("the Sequence has no batches left: its length is 0")
 
     def _begin_epoch(self) -> None:
-        self._left = batches_in(self.sequence)
-        if self._loader is not None:
-            self._epoch = iter(self._loader)
-            return
-        order = list(range(self._left))
-        if self.shuffle:
-            random.shuffle(order)
-        self._epoch = self._in_threads(iter([Call(self.sequence, index) for index in order]))
-
-    def _end_epoch(self) -> None:
-        if self._loader is not None:
-            next(self._epoch, None)
-        else:
-            self.sequence.on_epoch_end()
-        self._begin_epoch()
+        """Let the hook run, and begin the next epoch."""
+        assert self._loader is not None
+        self._epoch = iter(self._loader)
         self._epoch_ended.set()
 
 
 class GeneratorEnqueuer(_Enqueuer):
-    """What a generator yields, made ahead by threads or processes.
+    """What a generator yields, made ahead by a thread or processes.
 
-    Threads take turns at the one generator: each item comes once, in order. With processes each worker runs a copy of
-    its own, as in Keras: the items of a finite generator come once a worker. Where processes cannot be forked, the
-    generator must be an iterable that can be pickled.
+    Each item comes once, in order, however many workers there are: a generator cannot be shared out, so one thread or
+    process runs it. With processes and `random_seed` each worker runs a copy of its own, as in Keras, and draws other
+    random numbers. Items that are None are skipped. Where processes cannot be forked, the generator must be an iterable
+    that can be pickled.
 
     Args:
         sequence: The generator, or any iterable.
         use_multiprocessing: Processes instead of threads.
         wait_time: Not used any more; gives a DeprecationWarning.
-        random_seed: With processes, worker number w seeds torch, NumPy and random with `random_seed + w`.
+        random_seed: With processes, each worker runs a copy; number w seeds torch, NumPy and random with
+            `random_seed + w`.
 
-    Differs from Keras 2.3.1: generators need not be thread-safe, and `get` ends when a finite one does.
+    Differs from Keras 2.3.1: generators need not be thread-safe, `get` ends when a finite one does, and processes
+    without `random_seed` do not give each item as often as there are workers.
 
     >>> queue = GeneratorEnqueuer(number**2 for number in range(4))
     >>> queue.start(workers=2)
@@ -235,39 +210,43 @@ class GeneratorEnqueuer(_Enqueuer):
             warnings.warn("wait_time is not used any more; leave it out", DeprecationWarning, stacklevel=2)
         self.random_seed = None if random_seed is None else whole_number("random_seed", random_seed, at_least=0)
         self._source = sequence
-        self._items: Iterator[Any] = iter(())
+        self._items: OrderedThreads | Received | None = None
 
     def start(self, workers: int = 1, max_queue_size: int = 10) -> None:
         """Begin to run the generator."""
         super().start(workers, max_queue_size)
         if not self._use_multiprocessing:
-            self._items = self._in_threads(itertools.repeat(Turns(iter(self._source))))
+            items = iter(self._source)
+            calls = itertools.repeat(lambda worker: next(items, _END))
+            self._items = OrderedThreads(calls, threads=1, ahead=self._ahead, name="torchkutils-enqueuer")
             return
+        copies = 1 if self.random_seed is None else self._workers
         forked = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-        loader: DataLoader[Any] = DataLoader(
+        self._items = Received(
             Copies(self._source, self.random_seed),
-            batch_size=None,
-            num_workers=self._workers,
-            prefetch_factor=math.ceil(self._ahead / self._workers),
-            collate_fn=unchanged,
+            num_workers=copies,
+            prefetch_factor=math.ceil(self._ahead / copies),
             multiprocessing_context=forked if hasattr(self._source, "__next__") else None,
-            generator=torch.Generator(),
         )
-        self._items = iter(loader)
 
     def get(self) -> Iterator[Any]:
         """Give items until the generator ends or `stop` is called; its exception stops and is raised."""
-        while self._running:
+        while (items := self._items) is not None and self._running:
             try:
-                item = next(self._items, END)
+                item = items.next()
+            except StopIteration:
+                return
             except BaseException:
                 self.stop()
                 raise
-            if isinstance(item, End):
+            if item is _END:
                 return
-            yield checked_batch(item, 0) if item is None else item
+            if item is not None:
+                yield item
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop, and end the processes."""
         super().stop(timeout)
-        self._items = iter(())
+        items, self._items = self._items, None
+        if isinstance(items, OrderedThreads):
+            items.stop()

@@ -1,68 +1,69 @@
-"""What the threads and processes behind Keras's queues do."""
+"""What the processes behind GeneratorEnqueuer do."""
 
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from torchkutils.data.sequence import Sequence, checked_batch
-
-
-class End:
-    """Stands for the end of a generator in a queue; compared by type, for it may come from another process."""
-
-
-END = End()
-
-
-class Call:
-    """Make one batch of a Sequence."""
-
-    def __init__(self, sequence: Sequence, index: int) -> None:
-        self._sequence = sequence
-        self._index = index
-
-    def __call__(self) -> Any:
-        """The batch."""
-        return checked_batch(self._sequence[self._index], self._index)
-
-
-class Turns:
-    """Take the next item of an iterator, one thread at a time."""
-
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items = items
-        self._turn = threading.Lock()
-
-    def __call__(self) -> Any:
-        """The item, or END."""
-        with self._turn:
-            return next(self._items, END)
+from torchkutils.data.pickled_batch import Message, Receiver, Sender
+from torchkutils.data.sequence_worker import Failure
+from torchkutils.data.shared_slots import Slots
 
 
 class Copies(IterableDataset[Any]):
-    """An iterable that each worker runs for itself."""
+    """An iterable that each worker runs for itself: its items as messages, its exception as the last one.
+
+    Args:
+        source: The iterable.
+        seed: Worker number w seeds torch, NumPy and random with `seed + w`; None seeds nothing.
+    """
 
     def __init__(self, source: Any, seed: int | None) -> None:
         self._source = source
         self._seed = seed
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Message | Failure]:
         info = get_worker_info()
-        if self._seed is not None and info is not None:
-            seed = self._seed + info.id
+        worker = 0 if info is None else info.id
+        if self._seed is not None:
+            seed = self._seed + worker
             random.seed(seed)
             np.random.seed(seed % 2**32)
             torch.default_generator.manual_seed(seed)
-        return iter(self._source)
+        sender, count = Sender(Slots(0)), 0
+        try:
+            for item in self._source:
+                yield sender.pack(item, -1)
+                count += 1
+        except Exception as error:
+            yield Failure.of(error, count, worker)
 
 
-def unchanged(batch: Any) -> Any:
-    """What takes batches as they come."""
-    return batch
+class Received:
+    """The items of an iterable that processes run, in turn.
+
+    Args:
+        copies: The iterable.
+        options: For the DataLoader underneath.
+    """
+
+    def __init__(self, copies: Copies, **options: Any) -> None:
+        loader = DataLoader(copies, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator(), **options)
+        self._messages = iter(loader)
+        self._receiver = Receiver(Slots(0), reuse=False, pin=False)
+
+    def next(self) -> Any:
+        """The next item; StopIteration after the last."""
+        message = next(self._messages)
+        if isinstance(message, Failure):
+            raise message.to_exception()
+        return self._receiver.unpack(message)
+
+
+def _as_it_is(message: Any) -> Any:
+    return message

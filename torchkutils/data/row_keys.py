@@ -16,8 +16,9 @@ def rows_of(key: object, length: int) -> RowKey:
     """Say which of `length` rows a key means.
 
     Args:
-        key: An int, a slice, or a list, array, tensor or range of ints (any order, repeated, negative, empty), or a
-            boolean mask of one value a row. 0-d integer arrays and tensors count as ints.
+        key: An int, a slice, or a list, array, tensor, pandas Series or Index, or range of ints (any order, repeated,
+            negative, empty), or a boolean mask of one value a row. 0-d integer arrays and tensors count as ints. A key
+            followed by `...` counts as the key alone.
         length: How many rows there are.
 
     Returns:
@@ -31,7 +32,10 @@ def rows_of(key: object, length: int) -> RowKey:
         return range(*key.indices(length))
     if isinstance(key, range):
         return _checked(np.arange(key.start, key.stop, key.step, dtype=np.int64), length)
-    if isinstance(key, (list, np.ndarray, torch.Tensor)):
+    if isinstance(key, tuple) and len(key) == 2 and key[1] is Ellipsis:
+        # scikit-learn writes array[rows, ...].
+        return rows_of(key[0], length)
+    if isinstance(key, (list, np.ndarray, torch.Tensor)) or _is_pandas(key):
         return _rows_of_array(_as_array(key), length)
     if isinstance(key, (bool, np.bool_)) or not hasattr(type(key), "__index__"):
         raise _bad_key(key)
@@ -51,15 +55,20 @@ def run_or_rows(indices: list[Any], length: int) -> RowKey:
     return rows_of(indices, length)
 
 
-def _as_array(key: list[Any] | np.ndarray[Any, Any] | torch.Tensor) -> np.ndarray[Any, Any]:
+def _is_pandas(key: object) -> bool:
+    """A Series or an Index: known by its module, which is not imported for this."""
+    return type(key).__module__.partition(".")[0] == "pandas" and hasattr(key, "to_numpy")
+
+
+def _as_array(key: Any) -> np.ndarray[Any, Any]:
     if isinstance(key, torch.Tensor):
         return np.asarray(key.detach().cpu().numpy())
-    if isinstance(key, np.ndarray):
-        return key
+    if not isinstance(key, list):
+        return np.asarray(key)
     try:
         array = np.asarray(key)
-    except ValueError as err:
-        raise TypeError(f"a list of rows must hold ints or bools in equal lengths: {err}") from err
+    except ValueError as error:
+        raise TypeError(f"a list of rows must hold ints or bools in equal lengths: {error}") from error
     # NumPy makes float64 of an empty list, and takes it as an index all the same.
     return array.astype(np.int64) if array.size == 0 else array
 

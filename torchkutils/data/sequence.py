@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
-from types import GeneratorType, NoneType
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from torch.utils.data import Dataset
-
-if TYPE_CHECKING:
-    from torchkutils.data.sequence_loader import SequenceLoader
+from torchkutils.data.batch_source import BatchSource
+from torchkutils.data.sequence_loader import SequenceLoader
 
 
-class Sequence(Dataset[Any]):
+class Sequence(BatchSource):
     """Batches by number: the safe way to feed a training loop from several processes.
 
     Implement `__getitem__(index)`, which gives one whole batch, and `__len__`, the number of batches an epoch.
-    `on_epoch_end` is optional, and so are `state_dict`/`load_state_dict`, which let a training be resumed with what
-    `on_epoch_end` did. Subclasses need not call `super().__init__()`.
+    `on_epoch_begin` and `on_epoch_end` are optional, and so are `state_dict`/`load_state_dict`, which let a training be
+    resumed with what `on_epoch_end` did. Subclasses need not call `super().__init__()`.
 
     `for batch in sequence` gives one epoch in this process and runs no hook; `DataLoader(sequence, batch_size=None)`
     works as it stands; `sequence.loader(...)` adds workers, shuffling, the hook, shards and resuming.
@@ -38,28 +34,12 @@ class Sequence(Dataset[Any]):
     [[0, 1], [4, 9], [16]]
     """
 
-    def __getitem__(self, index: int) -> Any:
-        """Give batch `index`, any value but None."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must implement __getitem__(index), which gives one whole batch"
-        )
-
-    def __len__(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} must implement __len__, the number of batches in an epoch")
-
-    def on_epoch_end(self) -> None:
-        """Called once after each finished epoch of a loader, in the process that iterates over it."""
-
-    def __iter__(self) -> Iterator[Any]:
-        for index in range(len(self)):
-            yield self[index]
-
     def loader(
         self,
         *,
         num_workers: int = 0,
         shuffle: bool = False,
-        seed: int = 0,
+        seed: int | None = 0,
         pin_memory: bool = False,
         prefetch_factor: int = 2,
         timeout: float = 0,
@@ -68,13 +48,20 @@ class Sequence(Dataset[Any]):
         rank: int | None = None,
         world_size: int | Literal["auto"] | None = None,
         shard: Literal["pad", "drop", "uneven"] = "pad",
+        collate_fn: Callable[[Any], Any] | None = None,
+        workers: Literal["processes", "threads", "auto"] = "processes",
+        reuse: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+        steps_per_epoch: int | None = None,
     ) -> SequenceLoader:
         """Give an iterable over the batches, one epoch an iteration; see `SequenceLoader` for what it promises.
 
         Args:
-            num_workers: Processes that make batches; 0 makes them in this one.
+            num_workers: Processes (or threads, see `workers`) that make batches; 0 makes them when they are asked for.
             shuffle: Batches in an order drawn from (seed, epoch) instead of by index.
-            seed: Fixes the order, and what `__getitem__` draws in workers. The same on all ranks.
+            seed: Fixes the order, and what `__getitem__` draws in workers. The default is the same for each loader: one
+                that is made anew for each epoch needs `set_epoch` to give another order, or None, which draws a new
+                seed (on rank 0, sent to all ranks when the first epoch begins).
             pin_memory: As in `DataLoader`.
             prefetch_factor: Batches that each worker makes ahead.
             timeout: Seconds to wait for a batch of the workers before raising; 0 waits as long as they live.
@@ -82,17 +69,26 @@ class Sequence(Dataset[Any]):
             worker_init_fn: Called with the worker's number in each worker, before its first batch and after each time
                 the worker received a changed Sequence.
             rank: Which of `world_size` shards this process reads; None asks the process group.
-            world_size: How many processes share the batches; None does not shard, 'auto' asks the process group.
+            world_size: How many processes share the batches; None does not shard, 'auto' asks the process group when
+                an epoch begins.
             shard: 'pad' gives equal lengths by repeating batches, 'drop' by leaving some out, 'uneven' gives each
                 batch to exactly one rank (for evaluation: unequal lengths hang a plain DDP loop).
+            collate_fn: Makes of a batch what the loader hands out, in the worker; None makes tensors of its arrays.
+            workers: 'processes', 'threads' (for work that gives the interpreter's lock free: nothing is copied, and
+                random numbers are fixed only where the Sequence holds their generators), or 'auto', which looks at the
+                first batches; `loader.stats()` says what it chose.
+            reuse: Hand out the shared memory itself, which the next batch may overwrite: for loops that keep no batch.
+                Concerns batches of more than 32 KB from processes.
+            on_error: 'skip' leaves out batches that raise; a warning and `loader.stats().skipped` count them. (Ranks
+                that share batches may then get unequal numbers of them.)
+            steps_per_epoch: The batches of an epoch, for a Sequence without end, whose `__len__` gives None; the next
+                epoch goes on with the numbers after them.
 
         Raises:
             TypeError: `__len__` gives no int, `__getitem__` is a generator, or an argument is of a wrong type.
             ValueError: A negative length, `num_workers`, `seed` or `timeout`, an unknown `shard`, a rank outside the
                 world, or an argument that needs workers where there are none.
         """
-        from torchkutils.data.sequence_loader import SequenceLoader
-
         return SequenceLoader(
             self,
             num_workers=num_workers,
@@ -106,37 +102,9 @@ class Sequence(Dataset[Any]):
             rank=rank,
             world_size=world_size,
             shard=shard,
+            collate_fn=collate_fn,
+            workers=workers,
+            reuse=reuse,
+            on_error=on_error,
+            steps_per_epoch=steps_per_epoch,
         )
-
-
-def batches_in(sequence: Sequence) -> int:
-    """Ask a Sequence for its length, in words that help when it has none.
-
-    Raises:
-        TypeError: `__len__` gives something that is no int.
-        ValueError: It gives a negative number.
-    """
-    length = sequence.__len__()
-    kind = type(sequence).__name__
-    if isinstance(length, bool) or not hasattr(type(length), "__index__"):
-        raise TypeError(f"{kind}.__len__ must give an int, got {length!r}; wrap it in int()")
-    if operator.index(length) < 0:
-        raise ValueError(f"{kind}.__len__ must not be negative, got {length}")
-    return operator.index(length)
-
-
-def checked_batch(batch: Any, index: int) -> Any:
-    """Give the batch back, unless it is none.
-
-    Raises:
-        TypeError: It is None or a generator.
-    """
-    if isinstance(batch, (NoneType, GeneratorType)):
-        got = "None" if batch is None else "a generator"
-        raise TypeError(f"__getitem__({index}) must return one whole batch, got {got}; return it, and do not yield")
-    return batch
-
-
-def has_hook(sequence: Sequence) -> bool:
-    """Whether a Sequence does anything at the end of an epoch."""
-    return type(sequence).on_epoch_end is not Sequence.on_epoch_end or "on_epoch_end" in vars(sequence)

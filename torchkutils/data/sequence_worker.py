@@ -1,16 +1,16 @@
 """The worker's side of a SequenceLoader: it makes batches with the Sequence as it was when the epoch began.
 
-Workers that stay alive hold a copy of the Sequence. What the caller's process changed since is sent to them as a
-pickle, together with the first batch number of the epoch. What does not fit into a pickle of moderate size cannot be
-sent; the loader then starts new workers.
+Workers that live on hold a copy of the Sequence. What the caller's process changed since is sent to them together with
+the first batch number of the epoch (`sequence_state`). What cannot be sent makes the loader start new workers.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
 import pickle
 import random
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from torchkutils.data.parcel import LimitedBytes, NotSendableError
-from torchkutils.data.sequence import Sequence, checked_batch
+from torchkutils.data.batch_source import BatchSource, checked_batch
+from torchkutils.data.held_generators import Held, held_generators, seed_held
+from torchkutils.data.pickled_batch import Message, Sender
+from torchkutils.data.sequence_state import Parts, StaleLeafError, State
+from torchkutils.data.shared_slots import Slots
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,47 @@ class Task:
         index: The batch's number.
         version: Which state of the Sequence it belongs to.
         state: That state, when the worker has not had it yet.
+        slot: The piece of shared memory that it may use; -1 for none.
     """
 
     epoch: int
     index: int
     version: int
-    state: bytes | None
+    state: Parts | None
+    slot: int
+
+    def __reduce__(self) -> Any:
+        # Much shorter than the pickle of a dataclass.
+        return Task, (self.epoch, self.index, self.version, self.state, self.slot)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker sends for a task.
+
+    Attributes:
+        result: The batch, or why there is none.
+        slot: The task's slot.
+        worker: The worker's number.
+        made: Seconds that making the batch took.
+        packed: Seconds that packing it took.
+        fell_back: It found no room in shared memory.
+    """
+
+    result: Message | Failure
+    slot: int
+    worker: int
+    made: float
+    packed: float
+    fell_back: bool
+
+    def __reduce__(self) -> Any:
+        return Outcome, (self.result, self.slot, self.worker, self.made, self.packed, self.fell_back)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a worker sends instead of a batch: the exception, and where it came from.
+    """What there is instead of a batch: the exception, and where it came from.
 
     Attributes:
         error: The exception itself, pickled; None when it cannot be.
@@ -51,7 +84,8 @@ class Failure:
         trace: Its traceback as text.
         index: The batch that was being made.
         worker: The worker's number.
-        lost: True when the worker has no usable Sequence any more.
+        lost: The worker has no usable Sequence any more.
+        stale: The worker needs the whole Sequence again.
     """
 
     error: bytes | None
@@ -59,14 +93,22 @@ class Failure:
     trace: str
     index: int
     worker: int
-    lost: bool
+    lost: bool = False
+    stale: bool = False
 
-    def to_exception(self) -> BaseException:
+    @classmethod
+    def of(cls, error: Exception, index: int, worker: int, lost: bool = False) -> Failure:
+        """Record an exception."""
+        trace = "".join(traceback.format_exception(error))
+        stale = isinstance(error, StaleLeafError)
+        return cls(_pickled_error(error), type(error).__name__, trace, index, worker, lost, stale)
+
+    def to_exception(self) -> Exception:
         """Give the exception with a note that says which batch and worker it came from."""
         where = f"while worker {self.worker} made batch {self.index}"
         if self.error is None:
             return RuntimeError(f"{self.kind} {where}, which cannot be sent between processes:\n{self.trace}")
-        error: BaseException = pickle.loads(self.error)
+        error: Exception = pickle.loads(self.error)
         if isinstance(error, StopIteration):
             # Passed on by an iterator it would look like the end of the epoch.
             error = RuntimeError(f"__getitem__({self.index}) raised StopIteration")
@@ -74,51 +116,48 @@ class Failure:
         return error
 
 
-def sendable_state(sequence: Sequence, limit: int) -> bytes | None:
-    """Pickle a Sequence and the data on its classes, if that takes at most `limit` bytes and nothing is shared memory.
-
-    Nothing of the caller's changes: unlike `multiprocessing`'s pickles, these move no tensor into shared memory.
-    """
-    sink = LimitedBytes(limit)
+def _pickled_error(error: Exception) -> bytes | None:
     try:
-        _StatePickler(sink, limit).dump((sequence, _class_data(type(sequence))))
+        pickled = pickle.dumps(error)
+        again = pickle.loads(pickled)
+        if type(again) is type(error) and str(again) == str(error):
+            return pickled
     except Exception:
-        # Whatever a class of the user's raises when it is pickled, new workers are the way to go.
+        # Exceptions with arguments of their own often come back from a pickle broken, or not at all.
+        pass
+    attributes = {name: value for name, value in vars(error).items() if _can_be_pickled(value)}
+    arguments = tuple(value if _can_be_pickled(value) else repr(value) for value in error.args)
+    try:
+        pickled = pickle.dumps(_Rebuilt(type(error), arguments, attributes))
+        pickle.loads(pickled)
+    except Exception:
         return None
-    return sink.getvalue()
+    return pickled
 
 
-def _class_data(kind: type) -> list[tuple[type, str, Any]]:
-    """Lists, dicts and the like that lie on the class and can be edited through an instance all the same."""
-    classes = kind.__mro__[: kind.__mro__.index(Sequence)]
-    mutable = (list, dict, set, bytearray, np.ndarray, torch.Tensor)
-    return [
-        (owner, name, value)
-        for owner in classes
-        for name, value in vars(owner).items()
-        if not name.startswith("__") and isinstance(value, mutable)
-    ]
+def _can_be_pickled(value: Any) -> bool:
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception:
+        return False
+    return True
 
 
-class _StatePickler(pickle.Pickler):
-    """Pickles values; refuses early what is large, and what lives in memory that others can write to."""
+class _Rebuilt:
+    """An exception that is made again without its constructor, whose arguments nobody knows."""
 
-    def __init__(self, sink: io.BytesIO, limit: int) -> None:
-        super().__init__(sink, protocol=pickle.HIGHEST_PROTOCOL)
-        self._limit = limit
+    def __init__(self, kind: type[Exception], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+        self._parts = kind, arguments, attributes
 
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            shared: bool = value.is_shared()  # type: ignore[no-untyped-call]
-            if value.device.type != "cpu" or shared or value.numel() * value.element_size() > self._limit:
-                raise NotSendableError("a large or shared tensor")
-        elif isinstance(value, np.ndarray):
-            base = value
-            while isinstance(base, np.ndarray) and base.base is not None:
-                base = base.base
-            if not isinstance(base, (np.ndarray, bytes, torch.Tensor)) or value.nbytes > self._limit:
-                raise NotSendableError("a large or shared array")
-        return NotImplemented
+    def __reduce__(self) -> Any:
+        return _rebuilt_error, self._parts
+
+
+def _rebuilt_error(kind: type[Exception], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 class WorkerView(Dataset[Any]):
@@ -126,57 +165,123 @@ class WorkerView(Dataset[Any]):
 
     Args:
         sequence: The Sequence.
-        state: Its pickle, where it has one; a worker that is spawned is sent this.
+        state: Its state, where it has one.
+        new_interpreter: Workers are not forked: they are sent the state.
         version: The number of that state.
         seed: With the epoch and the batch's number, fixes what a batch draws.
         init: The user's `worker_init_fn`.
+        collate: What makes tensors of a batch.
+        slots: Shared memory for large batches.
     """
 
     def __init__(
-        self, sequence: Sequence, state: bytes | None, version: int, seed: int, init: Callable[[int], None] | None
+        self,
+        sequence: BatchSource,
+        state: State | None,
+        new_interpreter: bool,
+        version: int,
+        seed: int,
+        init: Callable[[int], None] | None,
+        collate: Callable[[Any], Any],
+        slots: Slots,
     ) -> None:
-        self._sequence = sequence
-        self._state = state
+        self._sequence: Any = sequence
+        self._leaves: dict[str, Any] = {} if state is None else state.leaves
+        self._parts = state.whole() if state is not None and new_interpreter else None
         self._version = version
         self._seed = seed
-        self._init = init
+        self._init = OwnMethod.of(init, sequence)
+        self._collate = collate
+        self._slots = slots
+        self._sender: Sender | None = None
+        self._held: list[Held] = []
+        self._worker = 0
 
     def forget(self) -> None:
         """Let go of the Sequence in the caller's process: the workers have their own."""
-        del self._sequence
+        self._sequence, self._leaves, self._parts = None, {}, None
 
     def __getstate__(self) -> dict[str, Any]:
-        sequence = self._sequence if self._state is None else None
-        return {**self.__dict__, "_sequence": sequence}
+        kept: dict[str, Any] = {} if self._parts is None else {"_sequence": None, "_leaves": {}}
+        return {**self.__dict__, **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if self._state is not None:
-            self._sequence = _restored(self._state)
+        if self._parts is not None:
+            self._restore(self._parts)
+            self._parts = None
 
-    def __getitem__(self, task: Task) -> Any:
-        lost = True
+    def __getitem__(self, task: Task) -> Outcome:
+        sender = self._sender = self._sender or Sender(self._slots)
+        start = made = time.perf_counter()
+        before, lost = sender.fallbacks, True
         try:
             if task.state is not None:
-                self._sequence, self._version = _restored(task.state), task.version
+                self._restore(task.state)
+                self._version = task.version
                 self.enter()
             if task.version != self._version:
                 raise RuntimeError(f"a worker holds state {self._version} of the Sequence and not {task.version}")
             lost = False
             seed_generators(self._seed, task.epoch, task.index)
-            return checked_batch(self._sequence[task.index], task.index)
+            seed_held(self._held, self._seed, task.epoch, task.index)
+            batch = self._collate(checked_batch(self._sequence[task.index], task.index))
+            made = time.perf_counter()
+            result: Message | Failure = sender.pack(batch, task.slot)
         except Exception as error:
-            return _failure(error, task.index, lost)
+            result = Failure.of(error, task.index, self._worker, lost)
+        end = time.perf_counter()
+        return Outcome(result, task.slot, self._worker, made - start, end - made, sender.fallbacks > before)
 
     def enter(self) -> None:
-        """Show the worker's Sequence to `get_worker_info()` and call the user's `worker_init_fn`."""
+        """Begin with another Sequence: show it to `get_worker_info()`, call `worker_init_fn`, find its generators."""
         info = get_worker_info()
-        if info is None:
-            return
-        # worker_init_fn is promised the user's own dataset, and torch knows only this view of it.
-        object.__setattr__(info, "dataset", self._sequence)
-        if self._init is not None:
-            self._init(info.id)
+        if info is not None:
+            self._worker = info.id
+            # worker_init_fn is promised the user's own dataset, and torch knows only this view of it.
+            object.__setattr__(info, "dataset", self._sequence)
+            if isinstance(self._init, OwnMethod):
+                self._init.call(self._sequence, info.id)
+            elif self._init is not None:
+                self._init(info.id)
+        self._held = held_generators(self._sequence)
+
+    def _restore(self, parts: Parts) -> None:
+        (self._sequence, class_data), self._leaves = parts.restore(self._leaves)
+        for owner, name, value in class_data:
+            setattr(owner, name, value)
+
+
+@dataclass(frozen=True)
+class OwnMethod:
+    """A method of the Sequence as a `worker_init_fn`: each worker calls it on its own copy.
+
+    Attributes:
+        function: The method's function.
+        arguments: What a `functools.partial` put before the worker's number.
+        keywords: Its keyword arguments.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    @classmethod
+    def of(cls, function: Any, sequence: Any) -> Any:
+        """Give a `worker_init_fn` without its reference to the Sequence; any other function comes back as it is."""
+        partial = function if isinstance(function, functools.partial) else functools.partial(function or _nothing)
+        method = partial.func
+        if getattr(method, "__self__", None) is sequence and hasattr(method, "__func__"):
+            return cls(method.__func__, partial.args, partial.keywords)
+        return function
+
+    def call(self, sequence: Any, worker: int) -> None:
+        """Call it on a worker's own Sequence."""
+        self.function(sequence, *self.arguments, worker, **self.keywords)
+
+
+def _nothing(worker: int) -> None:
+    pass
 
 
 def start_worker(worker: int) -> None:
@@ -194,23 +299,3 @@ def seed_generators(seed: int, epoch: int, index: int) -> None:
     torch.default_generator.manual_seed(int.from_bytes(digest[:8], "little"))
     random.seed(int.from_bytes(digest[8:16], "little"))
     np.random.seed(int.from_bytes(digest[16:20], "little"))
-
-
-def _restored(state: bytes) -> Sequence:
-    sequence, class_data = pickle.loads(state)
-    for owner, name, value in class_data:
-        setattr(owner, name, value)
-    result: Sequence = sequence
-    return result
-
-
-def _failure(error: Exception, index: int, lost: bool) -> Failure:
-    info = get_worker_info()
-    trace = "".join(traceback.format_exception(error))
-    try:
-        pickled: bytes | None = pickle.dumps(error)
-        pickle.loads(pickled or b"")
-    except Exception:
-        # Exceptions with arguments of their own often come back from a pickle broken, or not at all.
-        pickled = None
-    return Failure(pickled, type(error).__name__, trace, index, info.id if info else 0, lost)

@@ -2,35 +2,45 @@
 
     staging folder  ->  journal (the manifest with `staging` set)  ->  renames  ->  manifest
 
-A process killed before the journal leaves a staging folder that the next call removes; one killed after it leaves
-renames that the next call finishes.
+A process killed before the journal leaves a staging folder that the next call removes. After one that was killed
+later, the next call moves what is still to be moved, looks what is there, and unpacks anew if anything is missing.
 """
 
-# Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH100, PTH102, PTH112, PTH116, PTH118, PTH119, PTH120
+# ruff: noqa: PTH108, PTH116
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import errno
 import os
-import pathlib
-import sys
-import warnings
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 
 from torchkutils.errors import ArchiveError
-from torchkutils.files.archive_readers import ENDINGS, BrokenArchive, archive_kind, members_of
-from torchkutils.files.commit import commit, is_equal, is_real_folder
-from torchkutils.files.companions import Companions, remove_whatever
+from torchkutils.files.archive_faults import BrokenArchive, Member, reading_faults
+from torchkutils.files.archive_kinds import ENDINGS, archive_kind
+from torchkutils.files.caller_warnings import warn_caller
+from torchkutils.files.commit import commit, is_equal, settle
+from torchkutils.files.extraction_options import Extraction
+from torchkutils.files.folder_handle import FolderHandle
 from torchkutils.files.manifest import (
+    MAX_DEPTH,
+    Entry,
     Manifest,
+    are_intact,
     claimed_by_others,
-    is_intact,
+    entry_as_staged,
+    kind_of,
     read_manifest,
     stamp_of_archive,
     write_manifest,
 )
-from torchkutils.files.staging import Limits, Stage
+from torchkutils.files.seven_zip_reader import seven_zip_members
+from torchkutils.files.sidecar_files import SidecarFiles, is_in_use, remove_whatever
+from torchkutils.files.staging import Budget, Limits, Stage
+from torchkutils.files.tar_reader import tar_members
+from torchkutils.files.unpacked_stream import UnpackedStream
+from torchkutils.files.zip_reader import zip_members
 
 MAX_BYTES = 1 << 40
 """Most bytes that one archive may unpack to."""
@@ -40,197 +50,319 @@ MAX_RATIO = 250
 """Most bytes that one byte of an archive may unpack to, once FREE_BYTES are passed."""
 FREE_BYTES = 64 << 20
 """Up to so many unpacked bytes the ratio does not matter."""
-MAX_DEPTH = 100
-"""Most folders inside each other."""
-
-AUTO = ("tar", "zip", "gz", "bz2", "xz")
-_PYTHON_HAS_ZSTD = sys.version_info >= (3, 14)
+FOLDER_PATIENCE = 60.0
+"""Seconds to wait while another archive's members are being moved to the same folder."""
 
 
-def checked_formats(archive_format: str | Iterable[str] | None) -> tuple[str, ...]:
-    """The formats that an `archive_format` argument allows.
-
-    Raises:
-        ValueError: It names a format that is not known, or that this Python lacks.
-    """
-    if archive_format is not None and not isinstance(archive_format, Iterable):
-        raise ValueError(f"archive_format must be 'auto', a format, a list of them or None, got {archive_format!r}")
-    named = [archive_format] if isinstance(archive_format, str) else list(archive_format or ())
-    formats: list[str] = []
-    for name in named:
-        if name == "auto":
-            formats += [*AUTO, *(["zst"] if _PYTHON_HAS_ZSTD else [])]
-        elif name == "zst" and not _PYTHON_HAS_ZSTD:
-            raise ValueError("archive_format 'zst' needs Python 3.14 or newer")
-        elif name in ENDINGS:
-            formats.append(name)
-        else:
-            raise ValueError(f"archive_format must be 'auto' or of {sorted(ENDINGS)}, None or a list, got {name!r}")
-    return tuple(dict.fromkeys(formats))
-
-
-def extraction_state(path: str, folder: str, formats: tuple[str, ...], *, allow_links: bool) -> str:
-    """'complete' when all members lie unchanged in the folder, 'unknown' without a manifest, else 'incomplete'."""
-    manifest = read_manifest(Companions(path).manifest)
-    if manifest is None:
+def extraction_state(path: str, folder: str, wish: Extraction) -> str:
+    """'complete' when all wished members lie there unchanged, 'unknown' without a manifest, else 'incomplete'."""
+    sidecars = SidecarFiles(path, folder)
+    try:
+        with FolderHandle(folder) as handle:
+            manifest = read_manifest(handle, sidecars)
+            if manifest is None:
+                return "unknown"
+            complete = _is_complete(handle, manifest, wish) and manifest.archive == stamp_of_archive(path)
+            return "complete" if complete else "incomplete"
+    except FileNotFoundError:
         return "unknown"
-    links = any(kind == "symlink" for _, kind, _, _ in manifest.members)
-    current = (
-        not manifest.staging
-        and manifest.kind in formats
-        and manifest.folder == _relative(folder, path)
-        and manifest.archive == stamp_of_archive(path)
-        and (allow_links or not links)
+
+
+def is_unpacked_without_archive(path: str, folder: str, wish: Extraction, expected_hash: str) -> bool:
+    """Whether the members are all there and the archive, which had that hash ('' for any), was removed after it."""
+    try:
+        with FolderHandle(folder) as handle:
+            manifest = read_manifest(handle, SidecarFiles(path, folder))
+            if manifest is None or manifest.removed is None:
+                return False
+            return expected_hash in {"", manifest.removed} and _is_complete(handle, manifest, wish)
+    except OSError:
+        return False
+
+
+def _is_complete(folder: FolderHandle, manifest: Manifest, wish: Extraction) -> bool:
+    holds_links = any(kind == "symlink" for _, kind, _, _ in manifest.members)
+    as_wished = (
+        manifest.complete
+        and not manifest.staging
+        and manifest.kind in wish.formats
+        and manifest.encoding == (wish.encoding or "")
+        and (manifest.links or wish.allow_links == "skip")
+        and (wish.allow_links is not False or not holds_links)
+        and manifest.choice().covers(wish.choice())
     )
-    return "complete" if current and is_intact(folder or ".", manifest) else "incomplete"
+    choice = wish.choice()
+    return as_wished and are_intact(
+        folder, (entry for entry in manifest.members if choice.matching(entry[0]) is not None)
+    )
 
 
-def unfinished_staging(path: str) -> str | None:
+def unfinished_staging(path: str, folder: str) -> str | None:
     """The name of the staging folder that a decided extraction still needs."""
-    manifest = read_manifest(Companions(path).manifest)
-    return (manifest.staging or None) if manifest else None
+    with contextlib.suppress(OSError), FolderHandle(folder) as handle:
+        manifest = read_manifest(handle, SidecarFiles(path, folder))
+        return (manifest.staging or None) if manifest else None
+    return None
 
 
-def extract_beside(
-    path: str, folder: str, formats: tuple[str, ...], *, allow_links: bool = True, promised: str = ""
-) -> None:
+def extract_archive(path: str, folder: str, wish: Extraction) -> bool:
     """Unpack the archive at `path` into `folder`, all of it or nothing; only under the download's lock.
 
-    `promised` names an entry of the folder that must be there afterwards.
+    Returns:
+        False when the file is no archive of the wished formats; then it is left as it is.
 
     Raises:
         ArchiveError: It cannot be read, holds what must not be extracted, or a member would replace a file that
             is not its own.
         OSError: The disk is full or cannot be written.
     """
-    companions = Companions(path)
-    finish_interrupted(path, folder)
-    kind = _kind_or_error(path, formats)
-    if kind is None:
-        return
-    staging = companions.new_staging()
+    sidecars = SidecarFiles(path, folder)
     try:
-        os.mkdir(staging, 0o700)
-        try:
-            entries = _staged(path, kind, staging, allow_links=allow_links)
-            journal = _journal(path, folder, kind, staging, entries)
-            _check_promised(promised, folder, staging, journal)
-        except BrokenArchive as err:
-            where = f"member {err.member!r}: " if err.member is not None else ""
-            raise ArchiveError(f"{path} is not extracted: {where}{err}", path=path, member=err.member) from err
-        _sync_disk(staging)
-        before = read_manifest(companions.manifest)
-        write_manifest(companions.manifest, journal)
-        commit(path, folder, journal, before)
+        with FolderHandle(folder) as handle:
+            settle_interrupted(handle, sidecars)
+            if extraction_state(path, folder, wish) == "complete":
+                return True
+            found = archive_kind(path, wish.formats)
+            if found is None:
+                warn_caller(f"{path} is no archive of the formats {list(wish.formats)}; it is left as it is")
+                return False
+            _extract(handle, sidecars, found, wish)
+            return True
+    except BrokenArchive as error:
+        where = f"member {error.member!r}: " if error.member is not None else ""
+        raise ArchiveError(f"{path} is not extracted: {where}{error}", path=path, member=error.member) from error
+
+
+def _extract(folder: FolderHandle, sidecars: SidecarFiles, found: tuple[str, str | None], wish: Extraction) -> None:
+    name = sidecars.new_staging()
+    notes: list[str] = []
+    folder.make_folder(name, 0o700)
+    try:
+        with FolderHandle(name, within=folder, private=True) as staging:
+            _check_private(staging)
+            stage = _staged(sidecars.path, found, staging, wish, notes)
+            _sync_disk(staging)
+            with _alone_in(folder):
+                before = read_manifest(folder, sidecars)
+                journal = _journal(folder, sidecars, found[0], stage, wish, before)
+                write_manifest(folder, sidecars, journal)
+                commit(folder, staging, sidecars, journal, before)
     finally:
-        remove_whatever(staging)
+        now = read_manifest(folder, sidecars)
+        if now is None or now.staging != name:
+            remove_whatever(f"{folder.path}/{name}")
+    if notes:
+        warn_caller(f"{sidecars.path} is extracted, but {'; '.join(notes)}")
 
 
-def _check_promised(promised: str, folder: str, staging: str, journal: Manifest) -> None:
-    kept = promised not in journal.stale and os.path.lexists(os.path.join(folder, promised))
-    if promised and not kept and not os.path.lexists(os.path.join(staging, promised)):
-        raise BrokenArchive(f"untar=True promises {promised!r}, and it holds no entry {promised!r}; use extract=True")
-
-
-def finish_interrupted(path: str, folder: str) -> None:
-    """Finish the renames of an extraction that was decided and then killed."""
-    companions = Companions(path)
-    journal = read_manifest(companions.manifest)
-    if journal is None or not journal.staging:
+def _check_private(staging: FolderHandle) -> None:
+    """Nobody may have put another folder there between its making and its opening."""
+    descriptor = staging.descriptor()
+    if descriptor is None or not hasattr(os, "geteuid"):
         return
-    target = os.path.normpath(os.path.join(companions.folder, journal.folder))
-    staging = os.path.join(companions.folder, journal.staging)
-    if os.path.isdir(staging):
-        commit(path, target, journal, None)
-        remove_whatever(staging)
-    else:
-        pathlib.Path(companions.manifest).unlink()
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "somebody else exchanged the folder for members", staging.path)
 
 
-def _kind_or_error(path: str, formats: tuple[str, ...]) -> str | None:
-    kind = archive_kind(path, formats)
-    if kind is not None:
-        return kind
-    lower = path.lower()
-    if any(lower.endswith(ENDINGS[name]) for name in formats):
-        raise ArchiveError(f"{path} is not extracted: it is named like an archive but is none of {formats}", path=path)
-    warnings.warn(
-        f"{path} is no archive of the formats {list(formats)}; it is left as it is", UserWarning, stacklevel=6
-    )
-    return None
+def settle_interrupted(folder: FolderHandle, sidecars: SidecarFiles) -> None:
+    """Bring an extraction that was decided and then killed to a state that can be relied upon."""
+    journal = _abandoned_journal(folder, sidecars)
+    if journal is None:
+        return
+    try:
+        staging = FolderHandle(journal.staging, within=folder, private=True)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        with _alone_in(folder):
+            settle(folder, None, sidecars, journal)
+        return
+    with staging, _alone_in(folder):
+        settle(folder, staging, sidecars, journal)
 
 
-def _staged(path: str, kind: str, staging: str, *, allow_links: bool) -> dict[str, str]:
+def _abandoned_journal(folder: FolderHandle, sidecars: SidecarFiles) -> Manifest | None:
+    """The journal of a killed extraction; where a lock excludes nobody, a living process may still be at work by it."""
+    deadline = time.monotonic() + FOLDER_PATIENCE
+    while True:
+        journal = read_manifest(folder, sidecars)
+        if journal is None or not journal.staging:
+            return None
+        if not is_in_use(f"{folder.path}/{journal.staging}"):
+            return journal
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process is moving the members of {sidecars.path} into place; call again")
+        time.sleep(0.05)
+
+
+def _staged(
+    path: str, found: tuple[str, str | None], folder: FolderHandle, wish: Extraction, notes: list[str]
+) -> Stage:
     allowed = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * os.stat(path).st_size))
-    stage = Stage(staging, Limits(allowed, MAX_MEMBERS, MAX_DEPTH, allow_links))
-    for member in members_of(path, kind):
+    limits = Limits(allowed, MAX_MEMBERS, MAX_DEPTH)
+    stage = Stage(folder, Budget(limits), wish.choice(), wish.allow_links)
+    for member in _members(path, found, stage, wish.encoding, notes):
         stage.add(member)
     stage.finish()
-    return stage.entries
+    if missing := stage.choice.unmatched(stage.matched):
+        raise BrokenArchive(f"members names {missing}, and it holds nothing of that name")
+    if stage.nameless:
+        notes.append(f"{stage.nameless} members without a name are left out")
+    return stage
 
 
-def _relative(folder: str, path: str) -> str:
-    return os.path.relpath(folder or ".", os.path.dirname(path) or ".")
+def _members(
+    path: str, found: tuple[str, str | None], stage: Stage, encoding: str | None, notes: list[str]
+) -> Iterator[Member]:
+    """Read the archive from front to back; what is read counts separately from what is written."""
+    kind, packing = found
+    reading = Budget(stage.budget.limits)
+    if kind == "7z":
+        yield from seven_zip_members(path, stage.root, stage.budget)
+        return
+    with open(path, "rb") as file:
+        if kind == "zip":
+            yield from zip_members(file, encoding, notes, reading.spend)
+            return
+        with reading_faults():
+            stream = UnpackedStream(file, packing, reading.spend)
+        if kind == "tar":
+            yield from tar_members(stream, encoding, notes)
+        else:
+            yield _single_member(path, kind, stream)
+        if stream.has_trailing_bytes:
+            notes.append("there are bytes behind its end, which are ignored")
 
 
-def _journal(path: str, folder: str, kind: str, staging: str, entries: dict[str, str]) -> Manifest:
+def _single_member(path: str, kind: str, stream: UnpackedStream) -> Member:
+    name = os.path.basename(path)  # noqa: PTH119
+    if not name.lower().endswith(ENDINGS[kind]) or len(name) == len(kind) + 1:
+        raise BrokenArchive(f"a name ending in .{kind} is needed to know what the unpacked file is called")
+    return Member(
+        name[: -len(kind) - 1], "file", modified=os.stat(path).st_mtime, pieces=lambda: _all_pieces(stream, name)
+    )
+
+
+def _all_pieces(stream: UnpackedStream, name: str) -> Iterator[bytes]:
+    while True:
+        with reading_faults(name):
+            piece = stream.read(1 << 18)
+        if not piece:
+            return
+        yield piece
+
+
+def _journal(
+    folder: FolderHandle, sidecars: SidecarFiles, kind: str, stage: Stage, wish: Extraction, before: Manifest | None
+) -> Manifest:
     """Decide what happens to each name, without touching anything.
 
     Raises:
         BrokenArchive: A member would replace something that is not its own, or pass through a link.
     """
-    before = read_manifest(Companions(path).manifest)
-    ours = before.names() if before and before.folder == _relative(folder, path) else set()
-    replaces = []
-    others: set[str] | None = None
-    for name, member_kind in entries.items():
-        target = f"{folder or '.'}/{name}"
-        if not os.path.lexists(target):
-            continue
-        if os.path.abspath(target) == os.path.abspath(path):
-            raise BrokenArchive("it would replace the archive itself", name)
-        if is_equal(f"{staging}/{name}", target, member_kind):
-            continue
-        if others is None:
-            others = claimed_by_others(folder or ".", Companions(path).manifest)
-        if name not in ours or name in others or member_kind == "folder" or is_real_folder(target):
-            raise BrokenArchive(f"{target} is there already, different, and not this archive's; move it away", name)
-        replaces.append(name)
-    stale = _stale(path, folder, before, entries) if before and ours else []
+    archive = stamp_of_archive(sidecars.path)
+    same = before is not None and before.archive == archive and before.encoding == (wish.encoding or "")
+    adds = same and before is not None and bool(wish.members) and before.kind == kind
+    earlier = [entry for entry in before.members if entry[0] not in stage.entries] if before else []
+    decision = _Decision(folder, sidecars, before.names() if before else set(), wish.overwrite)
     return Manifest(
-        archive=stamp_of_archive(path),
+        archive=archive,
         kind=kind,
-        folder=_relative(folder, path),
-        members=[(name, member_kind, 0, 0) for name, member_kind in entries.items()],
-        staging=os.path.basename(staging),
-        replaces=replaces,
-        stale=stale,
+        members=[entry_as_staged(stage.root, name, member) for name, member in stage.entries.items()],
+        chosen=list((before.choice().with_patterns_of(wish.choice()) if adds and before else wish.choice()).patterns),
+        links=wish.allow_links != "skip" and (not adds or before is None or before.links),
+        encoding=wish.encoding or "",
+        staging=os.path.basename(stage.root.path),  # noqa: PTH119
+        replaces=[name for name, member in stage.entries.items() if decision.replaces(stage.root, name, member)],
+        stale=[] if adds else decision.stale(earlier),
+        kept=earlier if adds else [],
     )
 
 
-def _stale(path: str, folder: str, before: Manifest, entries: dict[str, str]) -> list[str]:
-    """Files of the archive's earlier state that the new one has no more, that nobody changed and nobody else claims."""
-    gone = [member for member in before.members if member[0] not in entries and member[1] != "folder"]
-    if not gone:
-        return []
-    others = claimed_by_others(folder or ".", Companions(path).manifest)
-    return [
-        member[0]
-        for member in gone
-        if member[0] not in others and is_intact(folder or ".", dataclasses.replace(before, members=[member]))
-    ]
+class _Decision:
+    """What may be done to the names that are there already."""
+
+    def __init__(self, folder: FolderHandle, sidecars: SidecarFiles, ours: set[str], overwrite: bool) -> None:
+        self._folder, self._sidecars, self._ours, self._overwrite = folder, sidecars, ours, overwrite
+        self._others: set[str] | None = None
+        self._archive = os.stat(sidecars.path)
+
+    def _is_anothers(self, name: str) -> bool:
+        if self._others is None:
+            self._others = claimed_by_others(self._folder, self._sidecars.manifest)
+        return name in self._others
+
+    def replaces(self, staged: FolderHandle, name: str, kind: str) -> bool:
+        """Whether the member takes the place of something different; BrokenArchive when it must not."""
+        there = self._folder.status(name)
+        if there is None:
+            return False
+        if os.path.samestat(there, self._archive):
+            raise BrokenArchive("it would replace the archive itself", name)
+        if is_equal(staged, self._folder, name, kind):
+            return False
+        own = name in self._ours and not self._is_anothers(name)
+        if kind == "folder" or kind_of(there) == "folder" or not (own or self._overwrite):
+            words = f"{self._folder.path}/{name} is there already, different, and not this archive's"
+            raise BrokenArchive(f"{words}; move it away, or use overwrite=True or extract_dir", name)
+        return True
+
+    def stale(self, earlier: list[Entry]) -> list[Entry]:
+        """Members of the archive's earlier state that nobody changed and nobody else claims."""
+        return [
+            entry
+            for entry in earlier
+            if entry[1] != "folder" and not self._is_anothers(entry[0]) and are_intact(self._folder, [entry])
+        ]
 
 
-def _sync_disk(folder: str) -> None:
+def remove_unpacked_archive(path: str, folder: str, expected_hash: str) -> None:
+    """Write down that the archive is not needed any more, then remove it; only under the download's lock."""
+    sidecars = SidecarFiles(path, folder)
+    with FolderHandle(folder) as handle:
+        manifest = read_manifest(handle, sidecars)
+        if manifest is not None:
+            write_manifest(handle, sidecars, replace(manifest, removed=expected_hash))
+            os.unlink(path)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: FolderHandle) -> Iterator[None]:
+    """Keep other archives' members from being moved to the folder meanwhile, where it can be locked."""
+    descriptor = folder.descriptor()
+    if descriptor is None or not _lock_folder(descriptor):
+        yield
+        return
+    import fcntl
+
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _lock_folder(descriptor: int) -> bool:
+    import fcntl
+
+    deadline = time.monotonic() + FOLDER_PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        except OSError:
+            return False  # renames that meet each other are undone, only less kindly
+        else:
+            return True
+    return False
+
+
+def _sync_disk(folder: FolderHandle) -> None:
     """One sync for all members: one for each would cost minutes."""
+    descriptor = folder.descriptor()
     with contextlib.suppress(Exception):
         import ctypes
 
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) == 0:
-                return
-        finally:
-            os.close(descriptor)
+        if descriptor is not None and ctypes.CDLL(None, use_errno=True).syncfs(descriptor) == 0:
+            return
     if hasattr(os, "sync"):
         os.sync()

@@ -1,242 +1,241 @@
-"""One answer of an HTTP server: redirects, proxies, time limits; what a body is worth is decided elsewhere."""
+"""One answer of an HTTP server, past redirects; what a body is worth is decided elsewhere."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import http.client
 import re
-import socket
-import ssl
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torchkutils.files.addresses import (
+    ascii_url,
+    basic_authorization,
+    is_same_origin,
+    shown_url,
+    split_credentials,
+)
+from torchkutils.files.attempts import Deadline, FailedAttempt, Timeouts, server_faults
+from torchkutils.files.certificates import Verify
+from torchkutils.files.connecting import host_and_port, open_wire, proxy_refusal
+from torchkutils.files.cookies import Cookies
+from torchkutils.files.http_wire import Body, Head, Wire, request_head
+from torchkutils.files.proxies import Proxy, proxy_for
+from torchkutils.files.waiting import asked_wait, is_rate_limited
 
 MAX_REDIRECTS = 10
 REDIRECTS = {301, 302, 303, 307, 308}
 RETRIED_STATUSES = {408, 425, 429}
 USER_AGENT = "torchkutils"
+OPEN_HEADERS = frozenset({"user-agent", "accept", "accept-language"})
+"""Headers of the caller's that hold no secret and go along to another host."""
 
 
-class Fault(Exception):  # noqa: N818 - one failed attempt is no error yet
-    """One attempt failed; `retry` says whether the same address may be asked again."""
+@dataclass(frozen=True)
+class Caller:
+    """What the caller of a download wants each server to be told, and how servers are checked."""
 
-    def __init__(self, words: str, *, retry: bool, status: int | None = None, wait: float | None = None) -> None:
-        super().__init__(words)
-        self.retry = retry
-        self.status = status
-        self.wait = wait
-
-
-class Timeouts(NamedTuple):
-    """Seconds to connect and seconds between two arrivals of data; None waits for ever."""
-
-    connect: float | None
-    read: float | None
+    headers: Mapping[str, str]
+    timeouts: Timeouts
+    verify: Verify = True
+    netrc: bool = False
 
 
 class Answer:
     """A body that is ready to be read, and what the server said about it.
 
     Attributes:
-        status: 200, 206 or 416; every other status is a Fault.
+        status: 200, 203, 206 or 416; every other status is a FailedAttempt.
+        url: The address that gave it, after redirects.
+        headers: All headers of the last answer.
         length: Bytes of the body, None when the server does not say.
         etag: The strong entity tag, None when there is none or a weak one.
-        headers: All headers of the last answer.
     """
 
-    def __init__(self, response: Any, status: int) -> None:
-        self._response = response
-        self._broken_off: http.client.IncompleteRead | None = None
-        self.status = status
-        self.headers = response.headers
-        self.length = self._declared_length()
-        tag = self.headers.get("ETag", "").strip()
+    def __init__(self, url: str, wire: Wire, head: Head) -> None:
+        self._wire = wire
+        self._body = Body(wire, head)
+        self.url = url
+        self.status = head.status
+        self.headers = head.headers
+        self.length = self._body.length
+        tag = self.headers.get("ETag").strip()
         self.etag = tag if re.fullmatch(r'"[^"]+"', tag) else None
-
-    def _declared_length(self) -> int | None:
-        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
-            return None
-        text = self.headers.get("Content-Length", "").strip()
-        return int(text) if text.isascii() and text.isdigit() else None
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer as far as data comes; 0 at the end."""
-        with connection_faults():
-            if self._broken_off is not None:
-                raise self._broken_off
-            try:
-                return int(self._response.readinto(buffer))
-            except http.client.IncompleteRead as err:
-                # What came before the break is in the buffer already, and a resume need not ask for it again.
-                self._broken_off = err
-                if not err.partial:
-                    raise
-                return len(err.partial)
+        with server_faults():
+            return self._body.readinto(buffer)
 
     def close(self) -> None:
         """Drop the connection."""
-        self._response.close()
+        self._wire.close()
 
 
-@contextlib.contextmanager
-def connection_faults() -> Iterator[None]:
-    """Turn whatever a connection can fail with into a Fault."""
-    try:
-        yield
-    except urllib.error.URLError as err:
-        reason = err.reason
-        certificate = isinstance(reason, ssl.SSLCertVerificationError)
-        raise Fault(_in_words(reason), retry=not certificate) from err
-    except (OSError, http.client.HTTPException, ValueError) as err:
-        raise Fault(_in_words(err), retry=not isinstance(err, (http.client.InvalidURL, UnicodeError))) from err
-
-
-def _in_words(reason: object) -> str:
-    if isinstance(reason, TimeoutError):
-        return "no data within the time limit (timeout)"
-    if isinstance(reason, http.client.IncompleteRead):
-        return "the body broke off in the middle of a chunk"
-    return f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
-
-
-def open_http(url: str, headers: Mapping[str, str], timeouts: Timeouts, extra: Mapping[str, str]) -> Answer:
+def open_http(url: str, caller: Caller, deadline: Deadline, extra: Mapping[str, str] | None = None) -> Answer:
     """Ask for `url`, following redirects.
 
     Args:
         url: An http or https address.
-        headers: The caller's headers; they stay with the host they were meant for.
-        timeouts: Limits for connecting and for each read.
+        caller: Headers, time limits, certificates; headers stay with the host they were meant for, but for those
+            of OPEN_HEADERS.
+        deadline: The moment at which the whole download must be finished.
         extra: Headers of this request (Range, If-Range) that go wherever it is redirected to.
 
     Raises:
-        Fault: There is no answer, or one with another status than 200, 206 (to a Range) or 416 (to a Range).
+        FailedAttempt: There is no answer, or one with another status than 200, 203, 206 (to a Range) or 416 (to a
+            Range).
     """
-    opener = _opener(timeouts)
-    first, current, mine = url, url, dict(headers)
+    with server_faults():
+        return _followed(url, caller, deadline, extra or {})
+
+
+def _followed(url: str, caller: Caller, deadline: Deadline, extra: Mapping[str, str]) -> Answer:
+    cookies = Cookies()
+    current, credentials = split_credentials(url)
+    first, trusted = current, True
     for _ in range(MAX_REDIRECTS + 1):
-        address, credentials = split_credentials(current)
-        sent = {"User-Agent": USER_AGENT, "Accept": "*/*", **credentials, **mine, **extra}
-        sent["Accept-Encoding"] = "identity"
-        with connection_faults():
-            request = urllib.request.Request(address, headers=sent)
-            response = opener.open(request, timeout=timeouts.connect)
-        status = int(response.status)
-        if status not in REDIRECTS:
-            return _checked(response, status, ranged="Range" in extra)
-        target = _redirect_target(address, response)
-        response.close()
-        if not _same_host(first, target):
-            mine = {}
-        current = target
-    raise Fault(f"more than {MAX_REDIRECTS} redirects", retry=False, status=status)
+        login = credentials if trusted else None
+        headers = _request_headers(current, caller, login, cookies.header(current), trusted=trusted)
+        proxy = proxy_for(current)
+        wire, head = _asked(current, {**headers, **extra}, proxy, caller, deadline)
+        if head.status not in REDIRECTS:
+            return _judged(current, wire, head, proxy, ranged="Range" in extra)
+        wire.close()
+        cookies.take(current, head.headers)
+        current, its_credentials = _redirect_target(current, head)
+        trusted = trusted and is_same_origin(first, current)
+        if its_credentials is not None:
+            first, trusted, credentials = current, True, None
+            caller = _with_authorization(caller, its_credentials)
+    raise FailedAttempt(f"more than {MAX_REDIRECTS} redirects", retry=False, status=head.status)
 
 
-def _checked(response: Any, status: int, *, ranged: bool) -> Answer:
-    if status == 200 or (ranged and status in {206, 416}):
-        return Answer(response, status)
-    response.close()
-    words = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
-    if status in {204, 205}:
-        words += ": an answer without a file"
-    elif status == 206:
-        words += ": a part of the file that nobody asked for"
-    retry = status in RETRIED_STATUSES or status >= 500
-    raise Fault(words, retry=retry, status=status, wait=retry_after(response.headers.get("Retry-After")))
+def _with_authorization(caller: Caller, authorization: str) -> Caller:
+    """For a redirect that brings its own login: nothing of the caller's but what is open, and that login."""
+    kept = {name: value for name, value in caller.headers.items() if name.lower() in OPEN_HEADERS}
+    return Caller({**kept, "Authorization": authorization}, caller.timeouts, caller.verify, netrc=False)
 
 
-def _redirect_target(address: str, response: Any) -> str:
-    location = response.headers.get("Location")
-    status = int(response.status)
-    if not location:
-        raise Fault(f"HTTP {status} without a Location", retry=False, status=status)
-    try:
-        target = quoted(urllib.parse.urljoin(address, location.strip()))
-        parts = urllib.parse.urlsplit(target)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise Fault(f"a redirect to {location!r}, which is no http address", retry=False, status=status)
-    return target
+def _request_headers(
+    url: str, caller: Caller, credentials: str | None, cookie: str | None, *, trusted: bool
+) -> dict[str, str]:
+    """The headers of one request; names that the caller gave, in any case, replace ours."""
+    given = {name: value for name, value in caller.headers.items() if trusted or name.lower() in OPEN_HEADERS}
+    names = {name.lower(): name for name in given}
+    ours = {"Host": _host_header(url), "User-Agent": USER_AGENT, "Accept": "*/*"}
+    if "authorization" not in names:
+        login = credentials or (netrc_login(url) if caller.netrc else None)
+        if login is not None:
+            ours["Authorization"] = login
+    if cookie is not None:
+        own = given.pop(names.pop("cookie"), None) if "cookie" in names else None
+        ours["Cookie"] = cookie if own is None else f"{own}; {cookie}"
+    kept = {name: value for name, value in ours.items() if name.lower() not in names}
+    return {**kept, **given, "Accept-Encoding": "identity", "Connection": "close"}
 
 
-def _same_host(first: str, second: str) -> bool:
-    """Whether headers meant for the first address may go to the second: same host and port, or its TLS twin."""
-    one, two = urllib.parse.urlsplit(first), urllib.parse.urlsplit(second)
-    defaults = {"http": 80, "https": 443}
-    ports = one.port or defaults[one.scheme], two.port or defaults[two.scheme]
-    upgraded = one.scheme == "http" and two.scheme == "https" and ports == (80, 443)
-    return one.hostname == two.hostname and (upgraded or (one.scheme == two.scheme and ports[0] == ports[1]))
-
-
-def quoted(url: str) -> str:
-    """Percent-encode what a browser would: spaces and everything that is not ASCII; `%` stays."""
-    return urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]|")
-
-
-def split_credentials(url: str) -> tuple[str, dict[str, str]]:
-    """Take `user:password@` out of an address and make the header that it stands for."""
+def _host_header(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    user_info, at, host = parts.netloc.rpartition("@")
-    address = urllib.parse.urlunsplit(parts._replace(netloc=host, fragment=""))
-    if not at:
-        return address, {}
-    token = base64.b64encode(urllib.parse.unquote_to_bytes(user_info)).decode("ascii")
-    return address, {"Authorization": f"Basic {token}"}
+    place = host_and_port(url)
+    return place.removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
 
 
-def retry_after(text: str | None) -> float | None:
-    """The seconds that a Retry-After header asks for, given as a number or a date."""
-    import datetime
-    import email.utils
-
-    if text is None:
-        return None
-    if text.strip().isdigit():
-        return float(text)
+def _asked(
+    url: str, headers: dict[str, str], proxy: Proxy | None, caller: Caller, deadline: Deadline
+) -> tuple[Wire, Head]:
+    """Send one request and read the head of its answer."""
+    parts = urllib.parse.urlsplit(url)
+    target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    if proxy is not None and parts.scheme == "http":
+        target = f"http://{host_and_port(url)}{target}"
+        if proxy.authorization is not None:
+            headers = {**headers, "Proxy-Authorization": proxy.authorization}
+    wire = open_wire(url, proxy, caller.verify, caller.timeouts, deadline)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+        wire.send(request_head("GET", target, headers))
+        return wire, wire.head()
+    except BaseException:
+        wire.close()
+        raise
+
+
+def _judged(url: str, wire: Wire, head: Head, proxy: Proxy | None, *, ranged: bool) -> Answer:
+    status = head.status
+    try:
+        if status in {200, 203} or (ranged and status in {206, 416}):
+            return Answer(url, wire, head)
+        if status == 407 and proxy is not None:
+            raise proxy_refusal(status, proxy)
+        words = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
+        if status in {204, 205}:
+            words += ": an answer without a file"
+        elif status == 206:
+            words += ": a part of the file that nobody asked for"
+        retry = status in RETRIED_STATUSES or status >= 500 or (status == 403 and is_rate_limited(head.headers))
+        raise FailedAttempt(words, retry=retry, status=status, wait=asked_wait(status, head.headers))
+    except BaseException:
+        wire.close()
+        raise
+
+
+def _redirect_target(address: str, head: Head) -> tuple[str, str | None]:
+    """Where a redirect leads, and the Authorization header of a login that stands in its address."""
+    status = head.status
+    location = (head.headers.every("Location") or [""])[0].strip()
+    if not location:
+        raise FailedAttempt(f"HTTP {status} without a Location", retry=False, status=status)
+    # Headers are read as Latin-1: these are the bytes that came, in UTF-8 or not, as a browser would ask for them.
+    as_sent = urllib.parse.quote(location.encode("latin-1"), safe="%/:=&?~#+!$,;'@()*[]|")
+    login: str | None = None
+    try:
+        target = ascii_url(urllib.parse.urljoin(address, _readable_host(location, as_sent)))
+        parts = urllib.parse.urlsplit(target)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        bare, login = split_credentials(target)
+    except ValueError:
+        usable, target, bare = False, "", ""
+    if not usable:
+        raise FailedAttempt(
+            f"a redirect to {shown_url(location)[:200]!r}, which is no http address", retry=False, status=status
+        )
+    if login is not None and address.startswith("https:") and bare.startswith("http:"):
+        raise FailedAttempt("a redirect with a login from https to http, where all could read it", retry=False)
+    return bare, login
+
+
+def _readable_host(location: str, as_sent: str) -> str:
+    """The location with raw bytes percent-encoded, but for a host, which becomes punycode."""
+    match = re.match(r"(?:https?:)?//([^/?#]*)", location, re.IGNORECASE)
+    if match is None or match[1].isascii():
+        return as_sent
+    host = match[1].encode("latin-1").decode("utf-8")
+    rest = urllib.parse.quote(location[match.end() :].encode("latin-1"), safe="%/:=&?~#+!$,;'@()*[]|")
+    return location[: match.start(1)] + host + rest
+
+
+def netrc_login(url: str) -> str | None:
+    """The Authorization header that ~/.netrc (or $NETRC) has for an address's host; None where it has none.
+
+    Raises:
+        FailedAttempt: The file cannot be read as one.
+    """
+    import netrc
+    import os
+
+    path = os.environ.get("NETRC")
+    try:
+        entry = netrc.netrc(path).authenticators(urllib.parse.urlsplit(url).hostname or "")
+    except FileNotFoundError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return max(0.0, (moment - datetime.datetime.now(datetime.UTC)).total_seconds())
-
-
-class _KeepStatus(urllib.request.HTTPErrorProcessor):
-    """Hands every answer back as it is: statuses and redirects are judged above."""
-
-    def http_response(self, request: Any, response: Any) -> Any:
-        return response
-
-    https_response = http_response
-
-
-def _opener(timeouts: Timeouts) -> urllib.request.OpenerDirector:
-    """Only http and https, through the proxies of the environment; no file, no ftp, no automatic redirect."""
-
-    def limited(base: type[http.client.HTTPConnection]) -> type[http.client.HTTPConnection]:
-        def connect(self: Any) -> None:
-            base.connect(self)
-            sock: socket.socket = self.sock
-            sock.settimeout(timeouts.read)
-
-        return type("Limited" + base.__name__, (base,), {"connect": connect})
-
-    class PlainHandler(urllib.request.HTTPHandler):
-        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(limited(http.client.HTTPConnection), request)
-
-    class SecureHandler(urllib.request.HTTPSHandler):
-        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(limited(http.client.HTTPSConnection), request, context=ssl.create_default_context())
-
-    opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler(), urllib.request.UnknownHandler(), PlainHandler(), SecureHandler()):
-        opener.add_handler(handler)
-    opener.add_handler(_KeepStatus())
-    opener.addheaders = []
-    return opener
+    except netrc.NetrcParseError as error:
+        # Its message may quote a password: only the line is told.
+        words = f"netrc=True, but {path or '~/.netrc'} cannot be used, see its line {error.lineno}"
+        if error.lineno is None:
+            words = f"netrc=True, but {path or '~/.netrc'} must be owned by this user and readable by nobody else"
+        failed = FailedAttempt(words, retry=False)
+    else:
+        if entry is None:
+            return None
+        return basic_authorization(f"{entry[0]}:{entry[2] or ''}".encode())
+    raise failed

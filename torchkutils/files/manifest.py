@@ -1,20 +1,33 @@
-"""The list of extracted members beside an archive: what is ours, and what an interrupted extraction had decided."""
+"""The list of extracted members: what is ours, and what an interrupted extraction had decided.
 
-# Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH105, PTH116, PTH120
+Somebody else may have written the file. So each field is checked before anything is done by it, and a manifest that
+does not hold in one field counts as none: then the archive is unpacked anew.
+"""
+
+# ruff: noqa: PTH116
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import pathlib
-import secrets
 import stat
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from torchkutils.files.companions import MARK, sync_folder
+from torchkutils.files.folder_handle import WRITE, FolderHandle
+from torchkutils.files.member_names import Choice, is_safe
+from torchkutils.files.sidecar_files import MARK, SidecarFiles
 
-VERSION = 1
+VERSION = 2
+MAX_DEPTH = 100
+"""Most folders inside each other."""
+MAX_MANIFEST_BYTES = 1 << 30
+_KINDS = {"file", "folder", "symlink"}
+_NEVER = -1
+
+Entry = tuple[str, str, int, int]
+"""Path, kind, size and a time in nanoseconds."""
 
 
 @dataclass
@@ -24,50 +37,130 @@ class Manifest:
     Attributes:
         archive: Size, time and change time of the archive's file in nanoseconds.
         kind: 'tar', 'zip', 'gz' …
-        folder: Where the members lie, relative to the archive's folder.
-        members: Path, kind, size and change time of each.
+        members: Each member with its change time as it was written. In a journal (`staging` is set): with the time
+            of change that it has in the staging folder, and that a rename does not change.
+        chosen: The patterns that the caller named; none: all members.
+        links: Whether links were wanted.
+        encoding: The encoding of names that the caller gave, or ''.
+        complete: Whether all of them arrived; False after an interrupted extraction that somebody has interfered with.
+        removed: The hash that the archive had to have ('' for none), where the archive was removed; else None.
         staging: Name of the staging folder of an extraction that has been decided and not finished; '' when it is.
         replaces: Files that the unfinished extraction may replace.
-        stale: Files of an earlier state that the unfinished extraction removes.
+        stale: Members of an earlier state that the unfinished extraction removes, as they were then.
+        kept: Members that an earlier call chose out of the same archive, and that stay as they are.
     """
 
     archive: list[int]
     kind: str
-    folder: str
-    members: list[tuple[str, str, int, int]]
+    members: list[Entry]
+    chosen: list[str] = field(default_factory=list)
+    links: bool = True
+    encoding: str = ""
+    complete: bool = True
+    removed: str | None = None
     staging: str = ""
     replaces: list[str] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
+    stale: list[Entry] = field(default_factory=list)
+    kept: list[Entry] = field(default_factory=list)
     version: int = VERSION
 
     def names(self) -> set[str]:
         """The paths of all members."""
         return {member[0] for member in self.members}
 
+    def choice(self) -> Choice:
+        """Which members were wanted."""
+        return Choice(self.chosen)
 
-def read_manifest(path: str) -> Manifest | None:
-    """The manifest, or None where there is none that can be understood."""
-    try:
-        with open(path, "rb") as file:
-            manifest = Manifest(**json.loads(file.read()))
-    except (OSError, ValueError, TypeError):
+
+_FIELDS = {one.name for one in fields(Manifest)}
+
+
+def read_manifest(folder: FolderHandle, sidecars: SidecarFiles) -> Manifest | None:
+    """The download's manifest, or None where there is none that holds."""
+    manifest = _read(folder, sidecars.manifest)
+    if manifest is None or (manifest.staging and not sidecars.is_staging(manifest.staging)):
         return None
-    return manifest if manifest.version == VERSION else None
+    return manifest
 
 
-def write_manifest(path: str, manifest: Manifest) -> None:
-    """Put the manifest in place, whole and synced."""
-    # Named like the download's other temporary files, so that the next call removes it after a kill.
-    part = f"{path.removesuffix('members.json')}{secrets.token_hex(8)}.part"
+def _read(folder: FolderHandle, name: str) -> Manifest | None:
     try:
-        with open(part, "x", encoding="ascii") as file:
-            file.write(json.dumps(asdict(manifest), separators=(",", ":")))
+        with open(folder.open(name), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MANIFEST_BYTES:
+                return None
+            return _checked(json.loads(file.read()))
+    except (OSError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _checked(read: Any) -> Manifest | None:
+    if not isinstance(read, dict) or set(read) != _FIELDS:
+        return None
+    holds = (
+        read["version"] == VERSION
+        and _are(read["archive"], int)
+        and len(read["archive"]) == 3
+        and all(type(read[name]) is str for name in ("kind", "encoding", "staging"))
+        and all(type(read[name]) is bool for name in ("links", "complete"))
+        and (read["removed"] is None or type(read["removed"]) is str)
+        and _are(read["chosen"], str)
+    )
+    members, stale, kept = (_entries(read[name]) for name in ("members", "stale", "kept"))
+    if not holds or members is None or stale is None or kept is None or not _are(read["replaces"], str):
+        return None
+    manifest = Manifest(**{**read, "members": members, "stale": stale, "kept": kept})
+    names = manifest.names()
+    others = {entry[0] for entry in stale + kept}
+    if len(names) != len(members) or len(others) != len(stale) + len(kept):
+        return None
+    return manifest if names.isdisjoint(others) and names.issuperset(manifest.replaces) else None
+
+
+def _are(values: Any, kind: type) -> bool:
+    return type(values) is list and all(type(value) is kind for value in values)
+
+
+def _entries(rows: Any) -> list[Entry] | None:
+    """The rows as members; None when one of them is none, or its name leaves the folder."""
+    if type(rows) is not list:
+        return None
+    entries: list[Entry] = []
+    for row in rows:
+        if type(row) is not list or len(row) != 4:
+            return None
+        name, kind, size, changed = row
+        # `type(kind) is str` comes first: a list cannot be looked up in a set.
+        if not (type(kind) is str and kind in _KINDS and type(size) is int and type(changed) is int):
+            return None
+        if not is_safe(name, MAX_DEPTH):
+            return None
+        entries.append((name, kind, size, changed))
+    return entries
+
+
+def write_manifest(folder: FolderHandle, sidecars: SidecarFiles, manifest: Manifest) -> None:
+    """Put the manifest in place, whole and synced."""
+    part = sidecars.new_manifest_part()
+    try:
+        with open(folder.open(part, WRITE), "w", encoding="ascii") as file:
+            file.write(json.dumps(vars(manifest), separators=(",", ":")))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        folder.rename(part, folder, sidecars.manifest)
     finally:
-        pathlib.Path(part).unlink(missing_ok=True)
-    sync_folder(os.path.dirname(path))
+        with contextlib.suppress(FileNotFoundError):
+            folder.remove(part)
+    sync_handle(folder)
+
+
+def sync_handle(folder: FolderHandle) -> None:
+    """Make renames in that folder last through a power cut, where the system lets a folder be synced."""
+    descriptor = folder.descriptor()
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
 
 
 def stamp_of_archive(path: str) -> list[int]:
@@ -76,41 +169,62 @@ def stamp_of_archive(path: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def stamped(folder: str, entries: dict[str, str]) -> list[tuple[str, str, int, int]]:
-    """Each member with its size and change time as they are on disk now; folders have neither."""
-    members = []
-    for name, kind in entries.items():
-        if kind == "folder":
-            members.append((name, kind, 0, 0))
-        else:
-            status = os.lstat(f"{folder}/{name}")
-            members.append((name, kind, status.st_size, status.st_ctime_ns))
-    return members
+def entry_as_written(folder: FolderHandle, name: str, kind: str) -> Entry:
+    """A member with its size and change time as they are on disk now; folders have neither."""
+    status = folder.status(name)
+    if kind == "folder" or status is None:
+        return name, kind, 0, 0 if kind == "folder" else _NEVER
+    return name, kind, status.st_size, status.st_ctime_ns
 
 
-def is_intact(folder: str, manifest: Manifest) -> bool:
+def entry_as_staged(folder: FolderHandle, name: str, kind: str) -> Entry:
+    """A member with what stays the same when it is renamed."""
+    status = folder.status(name)
+    if kind == "folder" or status is None:
+        return name, kind, 0, 0 if kind == "folder" else _NEVER
+    return name, kind, status.st_size, status.st_mtime_ns
+
+
+def never_intact(name: str, kind: str) -> Entry:
+    """A member that is ours but has to be written again."""
+    return name, kind, 0, _NEVER
+
+
+def kind_of(status: os.stat_result | None) -> str | None:
+    """'file', 'folder' or 'symlink'; None for nothing, and 'other' for what no archive may hold."""
+    if status is None:
+        return None
+    forms = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
+    return forms.get(stat.S_IFMT(status.st_mode), "other")
+
+
+def are_intact(folder: FolderHandle, entries: Iterable[Entry]) -> bool:
     """Whether every member is where it was put, and unchanged."""
-    lstat = os.lstat
-    try:
-        for name, kind, size, changed in manifest.members:
-            status = lstat(f"{folder}/{name}")
-            if kind == "folder":
-                if not stat.S_ISDIR(status.st_mode):
-                    return False
-            elif status.st_ctime_ns != changed or status.st_size != size:
-                return False
-    except OSError:
-        return False
+    for name, kind, size, changed in entries:
+        status = folder.status(name)
+        if status is None or kind_of(status) != kind:
+            return False
+        if kind != "folder" and (status.st_ctime_ns != changed or status.st_size != size):
+            return False
     return True
 
 
-def claimed_by_others(folder: str, own: str) -> set[str]:
-    """Paths in the folder that belong to other archives of the same folder, relative to it."""
+def is_where_staged(folder: FolderHandle, entry: Entry) -> bool:
+    """Whether a member of a journal stands at its final name as it was staged."""
+    name, kind, size, modified = entry
+    status = folder.status(name)
+    if status is None or kind_of(status) != kind:
+        return False
+    return kind == "folder" or (status.st_size == size and status.st_mtime_ns == modified)
+
+
+def claimed_by_others(folder: FolderHandle, own: str) -> set[str]:
+    """Paths in the folder that other archives have put there."""
     claimed: set[str] = set()
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    with contextlib.suppress(OSError), os.scandir(folder.path) as entries:
         for entry in entries:
-            if MARK in entry.name and entry.name.endswith("members.json") and entry.path != own:
-                other = read_manifest(entry.path)
-                if other is not None and other.folder == ".":
+            if MARK in entry.name and entry.name.endswith("members.json") and entry.name != own:
+                other = _read(folder, entry.name)
+                if other is not None:
                     claimed |= other.names()
     return claimed

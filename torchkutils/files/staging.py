@@ -1,21 +1,29 @@
 """Members written into a private folder: no name, link, mode, size or number of theirs is taken on trust."""
 
-# Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH102, PTH117, PTH211
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from torchkutils.files.archive_readers import PIECE, BrokenArchive, Member
-from torchkutils.files.companions import MARK
+from torchkutils.files.archive_faults import PIECE, BrokenArchive, Member
+from torchkutils.files.folder_handle import WRITE, FolderHandle
+from torchkutils.files.member_names import Choice, is_macos_metadata, safe_name
 
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+MEMBER_COST = 2048
+"""Bytes that a member counts for beside its content: even an empty one is a file to make."""
+FOLDER_COST = 4096
+"""Bytes that a folder counts for, a member's own or one on the way to it; making one takes longest of all."""
+_LONGEST_TARGET = 4096
+_LINK_STEPS = 40
+_FREE_STEPS = 1_000_000
+_STEPS_A_LINK = 64
+_ABSOLUTE = re.compile(r"[A-Za-z]:|\\|/")
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,36 @@ class Limits:
     size: int
     members: int
     depth: int
-    allow_links: bool
+
+
+@dataclass
+class Budget:
+    """What one archive may still cost: bytes that are unpacked or written, and members."""
+
+    limits: Limits
+    used: int = 0
+    members: int = 0
+
+    def check(self, more: int, name: str | None = None) -> None:
+        """Raise BrokenArchive when that many bytes are too many; they are not counted yet."""
+        if self.used + more > self.limits.size:
+            raise BrokenArchive(
+                f"it unpacks to more than {self.limits.size} bytes, its size allows no more "
+                "(MAX_RATIO and MAX_BYTES of torchkutils.files.archive)",
+                name,
+            )
+
+    def spend(self, more: int, name: str | None = None) -> None:
+        """Count bytes."""
+        self.check(more, name)
+        self.used += more
+
+    def count_member(self, letters: int) -> None:
+        """Count one member and the letters of its names."""
+        self.members += 1
+        if self.members > self.limits.members:
+            raise BrokenArchive(f"it has more than {self.limits.members} members")
+        self.spend(MEMBER_COST + letters)
 
 
 @dataclass
@@ -35,14 +72,18 @@ class Stage:
     `entries` maps each path below the folder, with `/`, to 'file', 'folder' or 'symlink'.
     """
 
-    root: str
-    limits: Limits
+    root: FolderHandle
+    budget: Budget
+    choice: Choice
+    allow_links: bool | str
     entries: dict[str, str] = field(default_factory=dict)
-    _links: list[tuple[str, str]] = field(default_factory=list)
+    matched: set[str] = field(default_factory=set)
+    nameless: int = 0
+    _links: dict[str, str] = field(default_factory=dict)
     _times: list[tuple[str, float]] = field(default_factory=list)
-    _written: int = 0
-    _seen: int = 0
+    _left_out: set[str] = field(default_factory=set)
     _beat: float = 0.0
+    _steps: int = 0
 
     def add(self, member: Member) -> None:
         """Write one member; links wait for `finish`.
@@ -51,35 +92,55 @@ class Stage:
             BrokenArchive: The member must not be extracted.
             OSError: The disk refused it.
         """
-        self._seen += 1
-        if self._seen > self.limits.members:
-            raise BrokenArchive(f"it has more than {self.limits.members} members")
-        self._show_life()
-        name = safe_name(member.name, self.limits.depth)
+        self.budget.count_member(len(member.name) + len(member.target))
+        self.show_life()
+        name = safe_name(member.name, self.budget.limits.depth)
         if not name:
-            if member.kind == "folder":
-                return
-            raise BrokenArchive("its name is empty", member.name)
+            self.nameless += member.kind != "folder"
+            return
+        if not self._is_wanted(name, member):
+            self._left_out.add(name)
+            return
         if member.kind == "folder":
             self._make_folder(name, member.name)
             self._times.append((name, member.modified))
             return
-        if member.kind == "hardlink" and safe_name(member.target, self.limits.depth) == name:
+        if member.kind == "hardlink" and safe_name(member.target, self.budget.limits.depth) == name:
             return  # GNU tar writes a file that was named twice as a link to itself
-        if member.kind != "file" and not self.limits.allow_links:
-            raise BrokenArchive("it is a link, and allow_links=False", member.name)
-        if name in self.entries:
-            raise BrokenArchive("the name stands in the archive twice", member.name)
         self._make_folder(name.rpartition("/")[0], member.name)
+        self._make_room(name, member.name)
         self._add_leaf(name, member)
+
+    def _is_wanted(self, name: str, member: Member) -> bool:
+        if is_macos_metadata(name):
+            return False
+        pattern = self.choice.matching(name)
+        if pattern is None:
+            return False
+        if member.kind in {"symlink", "hardlink"} and self.allow_links is not True:
+            if self.allow_links == "skip":
+                return False
+            raise BrokenArchive("it is a link, and allow_links=False", member.name)
+        self.matched.add(pattern)
+        return True
+
+    def _make_room(self, name: str, member: str) -> None:
+        """A file that was added to an archive again counts the last time, as for every tool."""
+        there = self.entries.get(name)
+        if there == "folder":
+            raise BrokenArchive("its name stands in the archive twice, as different things", member)
+        if there == "file":
+            self.root.remove(name)
+        self._links.pop(name, None)
 
     def _add_leaf(self, name: str, member: Member) -> None:
         if member.kind == "symlink":
             self.entries[name] = "symlink"
-            self._links.append((name, member.target))
+            self._links[name] = member.target
             return
         with _naming_faults(member.name):
-            descriptor = os.open(self._path(name), _WRITE, (member.mode & 0o755) | 0o600)
+            # The process's umask decides about group and others, as for any file that is made.
+            descriptor = self.root.open(name, WRITE, (member.mode & 0o777) | 0o600)
         self.entries[name] = "file"
         try:
             if member.kind == "hardlink":
@@ -90,34 +151,31 @@ class Stage:
             os.close(descriptor)
 
     def _write_file(self, member: Member, descriptor: int) -> None:
-        self._check_size(member.size, member.name)
+        self.budget.check(member.size, member.name)
         for piece in member.pieces():
             self._write(descriptor, piece, member.name)
         _set_time(descriptor, member.modified)
 
     def _copy_earlier(self, member: Member, descriptor: int) -> None:
-        source = safe_name(member.target, self.limits.depth)
+        source = safe_name(member.target, self.budget.limits.depth)
+        if source in self._left_out:
+            raise BrokenArchive(f"it is a hard link to {member.target!r}, which `members` leaves out", member.name)
         if self.entries.get(source) != "file":
             raise BrokenArchive(f"it is a hard link to {member.target!r}, which is no earlier file", member.name)
-        with open(os.open(self._path(source), _READ), "rb", buffering=0) as earlier:
+        with open(self.root.open(source), "rb", buffering=0) as earlier:
             status = os.fstat(earlier.fileno())
             while piece := earlier.read(PIECE):
                 self._write(descriptor, piece, member.name)
             _set_time(descriptor, status.st_mtime)
             if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, status.st_mode & 0o755)
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o777)
 
     def _write(self, descriptor: int, piece: bytes, name: str) -> None:
-        self._check_size(len(piece), name)
-        self._written += len(piece)
-        self._show_life()
+        self.budget.spend(len(piece), name)
+        self.show_life()
         done = os.write(descriptor, piece)
         while done < len(piece):
             done += os.write(descriptor, memoryview(piece)[done:])
-
-    def _check_size(self, more: int, name: str) -> None:
-        if self._written + more > self.limits.size:
-            raise BrokenArchive(f"it unpacks to more than {self.limits.size} bytes, its size allows no more", name)
 
     def _make_folder(self, name: str, member: str) -> None:
         known = self.entries.get(name, "folder" if not name else None)
@@ -126,71 +184,72 @@ class Stage:
         if known is not None:
             raise BrokenArchive(f"{name!r} is a {known} and a folder in the same archive", member)
         self._make_folder(name.rpartition("/")[0], member)
+        self.budget.spend(FOLDER_COST, member)
         with _naming_faults(member):
-            os.mkdir(self._path(name))
+            self.root.make_folder(name)
         self.entries[name] = "folder"
 
     def finish(self) -> None:
-        """Make the links, now that nothing can be written through them, and check where each one leads.
+        """Make the links, now that nothing can be written through them.
 
         Raises:
-            BrokenArchive: A link leads out of the folder, or nowhere.
+            BrokenArchive: A link leads out of the folder, or runs in a circle.
         """
-        for name, target in self._links:
-            if not target or "\0" in target or os.path.isabs(target) or re.match(r"[A-Za-z]:|\\", target):
+        for name, target in self._links.items():
+            if not target or "\0" in target or _ABSOLUTE.match(target):
                 raise BrokenArchive(f"it is a link to {target!r}, out of the folder", name)
+            if len(target) > _LONGEST_TARGET:
+                raise BrokenArchive("it is a link whose target is too long", name)
+            self._check_link(name, target)
+        for name, target in self._links.items():
             with _naming_faults(name):
-                os.symlink(target, self._path(name))
-        root = os.path.realpath(self.root, strict=True)
-        for name, target in self._links:
-            try:
-                end = os.path.realpath(self._path(name), strict=True)
-            except (OSError, RecursionError) as err:
-                words = f"it is a link to {target!r}, which is not there, circular or too long"
-                raise BrokenArchive(f"{words}; such archives have to be unpacked by hand", name) from err
-            if os.path.commonpath([root, end]) != root:
-                raise BrokenArchive(f"it is a link to {target!r}, out of the folder", name)
+                self.root.make_link(name, target)
         for name, modified in reversed(self._times):
-            descriptor = os.open(self._path(name), os.O_RDONLY) if os.utime in os.supports_fd else None
-            if descriptor is not None:
-                _set_time(descriptor, modified)
-                os.close(descriptor)
+            self.root.set_time(name, modified)
 
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}"
+    def _check_link(self, name: str, target: str) -> None:
+        """Follow the link through the archive's own entries; the disk is not asked, since names there can be cut.
 
-    def _show_life(self) -> None:
+        A part that is missing may come later, from another archive, as a link to any folder inside. So after it no
+        `..` may follow.
+        """
+        place, waiting = name.split("/")[:-1], target.split("/")[::-1]
+        links = 0
+        while waiting:
+            part = waiting.pop()
+            self._count_step(name)
+            if part == "..":
+                if not place:
+                    raise BrokenArchive(f"it is a link to {target!r}, out of the folder", name)
+                place.pop()
+            elif part not in {"", "."}:
+                path = "/".join([*place, part])
+                kind = self.entries.get(path)
+                if kind == "symlink":
+                    links += 1
+                    if links > _LINK_STEPS:
+                        raise BrokenArchive(f"it is a link to {target!r}, which is circular or too long", name)
+                    waiting += self._links[path].split("/")[::-1]
+                elif kind == "folder":
+                    place.append(part)
+                elif ".." in waiting:
+                    words = f"it is a link to {target!r}, out of the folder by way of a missing {path!r}"
+                    raise BrokenArchive(words, name)
+                else:
+                    return
+
+    def _count_step(self, name: str) -> None:
+        self._steps += 1
+        if self._steps > _FREE_STEPS + _STEPS_A_LINK * len(self._links):
+            raise BrokenArchive("its links are too long to be followed", name)
+
+    def show_life(self) -> None:
         """Processes that wait for the lock look at the folder's time."""
         now = time.monotonic()
         if now - self._beat > 1.0:
             self._beat = now
-            os.utime(self.root)
-
-
-def safe_name(name: str, depth: int) -> str:
-    """A member's path with `/` and without `.`; '' for the folder itself.
-
-    Raises:
-        BrokenArchive: It is absolute, holds `..`, is too deep, or has a form that some system reads otherwise.
-    """
-    if "\0" in name:
-        raise BrokenArchive("its name holds a zero byte", name)
-    if name.startswith("/") or re.match(r"[A-Za-z]:([/\\]|$)", name):
-        raise BrokenArchive("its name is absolute, out of the folder", name)
-    parts = [part for part in name.split("/") if part not in {"", "."}]
-    if ".." in name.replace("\\", "/").split("/"):
-        raise BrokenArchive("its name leads out of the folder by '..'", name)
-    if len(parts) > depth:
-        raise BrokenArchive(f"it lies deeper than {depth} folders", name)
-    if any(MARK in part.lower() for part in parts):
-        raise BrokenArchive("its name is reserved for the cache's own files", name)
-    if os.name == "nt" and any(_is_odd_on_windows(part) for part in parts):
-        raise BrokenArchive("its name means something else on Windows", name)
-    return "/".join(parts)
-
-
-def _is_odd_on_windows(part: str) -> bool:
-    return bool(re.search(r'[<>:"|?*\\]', part)) or part[-1] in ". " or bool(_DEVICES.fullmatch(part))
+            with contextlib.suppress(OSError):
+                os.utime(self.root.descriptor() or self.root.path)
 
 
 def _set_time(descriptor: int, modified: float) -> None:
@@ -201,16 +260,14 @@ def _set_time(descriptor: int, modified: float) -> None:
 
 
 @contextlib.contextmanager
-def _naming_faults(member: str):  # type: ignore[no-untyped-def]
+def _naming_faults(member: str) -> Iterator[None]:
     try:
         yield
-    except (FileExistsError, NotADirectoryError) as err:
-        raise BrokenArchive("its name stands in the archive twice, as different things", member) from err
-    except UnicodeError as err:
-        raise BrokenArchive("its name cannot be written here", member) from err
-    except OSError as err:
-        import errno
-
-        if err.errno in {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP}:
-            raise BrokenArchive(f"its name or link cannot be made here ({err.strerror})", member) from err
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BrokenArchive("its name stands in the archive twice, as different things", member) from error
+    except UnicodeError as error:
+        raise BrokenArchive("its name cannot be written here", member) from error
+    except OSError as error:
+        if error.errno in {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP}:
+            raise BrokenArchive(f"its name or link cannot be made here ({error.strerror})", member) from error
         raise

@@ -1,35 +1,42 @@
 """One address after another to one file: retries, resume, length and hash checked while the body streams."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH105, PTH120
+# ruff: noqa: PTH105, PTH119, PTH120
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from torchkutils.errors import DownloadError
-from torchkutils.files.companions import Companions, remove_whatever, sync_folder
+from torchkutils.files import resume, web_pages
+from torchkutils.files.addresses import Secrets, address_key, is_ftp, is_http, shown_url
+from torchkutils.files.attempts import Deadline, FailedAttempt
 from torchkutils.files.fsspec_source import FsspecAnswer
-from torchkutils.files.hashing import ExpectedHash, new_hash
-from torchkutils.files.http_source import Fault, Timeouts, open_http
+from torchkutils.files.ftp_source import FtpAnswer
+from torchkutils.files.hashing import ExpectedHash, hex_digest, new_hash
+from torchkutils.files.http_source import Answer, Caller, open_http
+from torchkutils.files.sidecar_files import SidecarFiles, remove_whatever, sync_folder
 
 BACKOFF_SECONDS = 0.5
 """The first pause between two attempts; each further one is twice as long."""
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 300.0
 """A server that asks for a longer pause is not waited for."""
+HEARTBEAT_SECONDS = 1.0
+"""So often the part file is touched during a pause: processes that wait for the lock see that this one lives."""
 
 _SMALLEST_READ = 1 << 16
 _LARGEST_READ = 1 << 20
-_COMPRESSED_ENDINGS = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".br", ".z")
 # Not the caller's generator: a download must not shift the numbers of an experiment.
 _jitter = random.SystemRandom()
 
+Result = TypeVar("Result")
 Report = Callable[[int, int | None], None]
 """Told the bytes that are on disk and the bytes expected, None while unknown."""
 
@@ -49,14 +56,29 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be fetched: the addresses in order of preference and how to ask them."""
+class Request:
+    """What is to be fetched: the addresses in order of preference, and how to ask them.
+
+    Attributes:
+        sources: The addresses.
+        expected: What the file must hash to, None for anything.
+        caller: Headers, time limits, certificates.
+        retries: Attempts after the first, for each address.
+        name: The file's name in the cache, which says what is wanted (a page, a compressed file).
+        first_answer: An answer of the first address that was opened already, to learn the file's name.
+    """
 
     sources: Sequence[str]
     expected: ExpectedHash | None
-    headers: Mapping[str, str]
-    timeouts: Timeouts
+    caller: Caller
     retries: int
+    name: str = ""
+    first_answer: Answer | None = None
+
+    @property
+    def secrets(self) -> Secrets:
+        """What no message may hold."""
+        return Secrets(self.sources, self.caller.headers)
 
 
 class HashMismatch(Exception):  # noqa: N818 - the next mirror may be right
@@ -65,13 +87,15 @@ class HashMismatch(Exception):  # noqa: N818 - the next mirror may be right
 
 @dataclass
 class _Part:
-    """The temporary file, the hash of what it holds, and the tag of the version it came from."""
+    """The temporary file, the hash of what it holds, and the address and tag of the version it came from."""
 
     file: BinaryIO
     expected: ExpectedHash | None
     received: int = 0
     total: int | None = None
     etag: str | None = None
+    source: str = ""
+    content_type: str = ""
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_LARGEST_READ)))
 
     def __post_init__(self) -> None:
@@ -81,8 +105,16 @@ class _Part:
         """Forget what came: the next body is a whole one."""
         self.file.seek(0)
         self.file.truncate()
-        self.received, self.total, self.etag = 0, None, None
+        self.received, self.total, self.etag, self.source = 0, None, None, ""
         self.hash = new_hash(self.expected.algorithm) if self.expected else None
+
+    def go_on_with(self, note: resume.Note, source: str) -> None:
+        """Take over what an earlier call left in the file."""
+        while count := self.file.readinto(self.buffer):  # type: ignore[attr-defined]
+            self.received += count
+            if self.hash is not None:
+                self.hash.update(self.buffer[:count])
+        self.total, self.etag, self.source = note.total, note.etag, source
 
     def write(self, piece: memoryview) -> None:
         """Append a piece to file and hash."""
@@ -93,63 +125,290 @@ class _Part:
             self.hash.update(piece)
         self.received += len(piece)
 
+    def head(self) -> bytes:
+        """The first bytes."""
+        place = self.file.tell()
+        self.file.seek(0)
+        head = self.file.read(web_pages.HEAD_SIZE)
+        self.file.seek(place)
+        return head
 
-def fetch(wish: Wish, path: str, report: Report) -> None:
-    """Bring the wished file to `path`, whole and checked, or leave `path` as it is.
+
+def fetch(request: Request, path: str, report: Report) -> None:
+    """Bring the requested file to `path`, whole and checked, or leave `path` as it is.
+
+    What a failed call leaves is gone on with by the next one (`resume`).
 
     Raises:
         DownloadError: No source gave the file.
         ValueError: A source gave a file of another hash, and no other source had the right one.
         OSError: The disk refused the bytes.
     """
-    name = Companions(path).new_part()
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    sidecars = SidecarFiles(path)
+    name = sidecars.new_part()
+    keys = {address_key(source): source for source in request.sources}
+    earlier = resume.take_over(sidecars, name, keys)
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags |= os.O_CREAT | os.O_EXCL if earlier is None else 0
+    kept = False
     try:
         with open(os.open(name, flags, 0o666), "r+b", buffering=0) as file:
-            _from_any_source(wish, _Part(file, wish.expected), report)
+            part = _Part(file, request.expected)
+            if earlier is not None:
+                part.go_on_with(earlier, keys[earlier.source])
+            try:
+                _Transfer(request, part, sidecars, name, report).run()
+            except BaseException as error:
+                kept = _keep(part, sidecars, name, error)
+                raise
             os.fsync(file.fileno())
         os.replace(name, path)
     finally:
-        remove_whatever(name)
+        if not kept:
+            remove_whatever(name)
+            remove_whatever(sidecars.resume)
     sync_folder(os.path.dirname(path))
 
 
-def _from_any_source(wish: Wish, part: _Part, report: Report) -> None:
-    complaints: list[str] = []
-    attempts, status, mismatch = 0, None, None
-    for source in wish.sources:
-        part.restart()
-        for attempt in range(wish.retries + 1):
-            attempts += 1
+def _note(part: _Part, name: str, received: int | None) -> resume.Note:
+    source = address_key(part.source)
+    return resume.Note(os.path.basename(name), source, part.etag or "", part.total, received)
+
+
+def _keep(part: _Part, sidecars: SidecarFiles, name: str, error: BaseException) -> bool:
+    """Leave the part to the next call, where that can go on with it; a full disk is not filled further."""
+    disk_fault = isinstance(error, OSError) and not isinstance(error, DownloadError)
+    if disk_fault or part.etag is None or not part.received:
+        return False
+    resume.write_note(sidecars, _note(part, name, part.received))
+    return True
+
+
+class Attempts:
+    """Tries the addresses of a request in order, each as often as it is worth it, within the time.
+
+    Attributes:
+        deadline: The moment at which all of it must be finished.
+    """
+
+    def __init__(self, request: Request, heartbeat: Callable[[], None] = lambda: None) -> None:
+        self.deadline = Deadline(request.caller.timeouts.total)
+        self._request, self._heartbeat = request, heartbeat
+        self._secrets = request.secrets
+        self._complaints: list[str] = []
+        self._count = 0
+
+    def first_success(self, attempt: Callable[[str], Result]) -> Result:
+        """What `attempt` gives for the first address for which it raises neither FailedAttempt nor HashMismatch.
+
+        Raises:
+            DownloadError: There is none.
+            ValueError: There is none, and one gave a file of another hash.
+        """
+        status, mismatch, source = None, False, ""
+        for source in self._request.sources:
             try:
-                _attempt(source, wish, part, report)
-                return
-            except HashMismatch as err:
-                mismatch = err
-                complaints.append(f"{without_password(source)}: {err}")
+                return self._from_source(source, attempt)
+            except HashMismatch:
+                mismatch = True
+            except FailedAttempt as error:
+                status = error.status
+            if self.deadline.is_over:
                 break
-            except Fault as fault:
-                status = fault.status
-                last = attempt == wish.retries or not fault.retry or (fault.wait or 0) > MAX_RETRY_AFTER_SECONDS
-                if last:
-                    complaints.append(_complaint(source, fault, attempt + 1))
-                    break
-                time.sleep(pause_before(attempt + 1, fault.wait))
-    if mismatch is not None:
-        raise ValueError(f"the hash is wrong: {'; '.join(complaints)}") from mismatch
-    raise DownloadError(
-        f"cannot fetch {'; '.join(complaints)} ({attempts} request{'s' if attempts != 1 else ''} in all)",
-        url=without_password(source),
-        status=status,
-        attempts=attempts,
-    )
+        words = "; ".join(self._complaints)
+        if mismatch:
+            raise ValueError(f"the hash is wrong: {words}")
+        raise DownloadError(
+            f"cannot fetch {words} ({self._count} request{'s' if self._count != 1 else ''} in all)",
+            url=shown_url(source),
+            status=status,
+            attempts=self._count,
+        )
+
+    def _from_source(self, source: str, attempt: Callable[[str], Result]) -> Result:
+        wrong_hashes = 0
+        for tries in itertools.count(1):
+            self._count += 1
+            try:
+                return attempt(source)
+            except HashMismatch as error:
+                wrong_hashes += 1
+                if wrong_hashes == 1 and self._waited(tries, None):
+                    continue
+                self._complain(source, error, tries)
+                raise
+            except FailedAttempt as error:
+                worth_it = error.retry and (error.wait or 0) <= MAX_RETRY_AFTER_SECONDS
+                if worth_it and self._waited(tries, error.wait):
+                    continue
+                self._complain(source, error, tries)
+                raise
+        raise AssertionError("unreachable")
+
+    def _waited(self, tries: int, asked: float | None) -> bool:
+        """Wait before the next attempt; False, at once, where there is none left, or the time is over before it."""
+        seconds = pause_before(tries, asked)
+        if tries > self._request.retries or self.deadline.is_over:
+            return False
+        left = self.deadline.left()
+        if left is not None and left <= seconds:
+            return False
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, HEARTBEAT_SECONDS))
+            self._heartbeat()
+        return True
+
+    def _complain(self, source: str, failed: FailedAttempt | HashMismatch, tries: int) -> None:
+        words = f"{shown_url(source)}: {self._secrets.hidden_in(str(failed))}"
+        words = "".join(letter if letter.isprintable() else "?" for letter in words)
+        if isinstance(failed, FailedAttempt) or tries > 1:
+            words += f" after {tries} attempt{'s' if tries > 1 else ''}"
+        wait = (failed.wait or 0) if isinstance(failed, FailedAttempt) else 0
+        if wait > MAX_RETRY_AFTER_SECONDS:
+            words += f", and the server asks to come back in {wait:g} s only"
+        self._complaints.append(words)
 
 
-def _complaint(source: str, fault: Fault, tries: int) -> str:
-    words = f"{without_password(source)}: {fault} after {tries} attempt{'s' if tries > 1 else ''}"
-    if (fault.wait or 0) > MAX_RETRY_AFTER_SECONDS:
-        words += f", and the server asks to come back in {fault.wait:g} s only"
-    return words
+class _Transfer:
+    """One attempt after another at one part file."""
+
+    def __init__(self, request: Request, part: _Part, sidecars: SidecarFiles, name: str, report: Report) -> None:
+        self.request, self.part, self.report = request, part, report
+        self.sidecars, self.name = sidecars, name
+        self.attempts = Attempts(request, self._touch)
+        self.deadline = self.attempts.deadline
+        self.first_answer = request.first_answer
+
+    def _touch(self) -> None:
+        """Show processes that wait for the lock that this one lives, though nothing comes."""
+        os.utime(self.part.file.fileno() if os.utime in os.supports_fd else self.name)
+
+    def run(self) -> None:
+        """Bring the whole and right file into the part."""
+        try:
+            self.attempts.first_success(self._attempt)
+        finally:
+            if self.first_answer is not None:
+                self.first_answer.close()
+
+    def _attempt(self, source: str) -> None:
+        """Ask once; append to the part or start it anew; raise unless the file is then whole and right."""
+        body = self._opened(source)
+        if body is not None:
+            try:
+                self._copy(body)
+            finally:
+                body.close()
+        part = self.part
+        if part.total is not None and part.received != part.total:
+            raise FailedAttempt(
+                f"the body ended early, got {part.received} of {part.total} bytes", retry=True, status=200
+            )
+        self._judge(source)
+
+    def _judge(self, source: str) -> None:
+        """Raise where the whole body is not what was asked for; then nothing of it is kept."""
+        part, expected = self.part, self.request.expected
+        page = web_pages.page_in_words(part.head(), part.content_type, source) if is_http(source) else None
+        if part.hash is not None and expected is not None:
+            digest = hex_digest(part.hash, len(expected.digest))
+            if digest == expected.digest:
+                return
+            part.restart()
+            words = f"expected {expected}, got {expected.algorithm}:{digest}"
+            raise HashMismatch(f"{words}: {page}" if page else words)
+        if page is not None and not web_pages.may_be_a_page(self.request.name, source):
+            part.restart()
+            raise FailedAttempt(page, retry=False, status=200)
+
+    def _opened(self, source: str) -> Body | None:
+        """The body to append, after a restart of the part where it is a whole one; None when nothing is missing."""
+        if not is_http(source):
+            self.part.restart()
+            opened = FtpAnswer if is_ftp(source) else FsspecAnswer
+            body: Body = opened(source, self.request.caller.timeouts, self.deadline)
+            self.part.total, self.part.content_type = body.length, ""
+            return body
+        part = self.part
+        answer, self.first_answer = self.first_answer, None
+        if answer is None:
+            resumes = part.received > 0 and part.etag is not None and part.source == source
+            extra = {"Range": f"bytes={part.received}-", "If-Range": part.etag or ""} if resumes else {}
+            answer = open_http(source, self.request.caller, self.deadline, extra)
+        try:
+            return self._appended(source, answer)
+        except BaseException:
+            answer.close()
+            raise
+
+    def _appended(self, source: str, answer: Answer) -> Body | None:
+        """What an answer means for the part: a whole body, the missing rest, nothing missing, or none of these."""
+        part = self.part
+        if answer.status not in {206, 416}:
+            self._refuse_compressed(source, answer)
+            self._start_anew(source, answer)
+            return answer
+        content_range = re.fullmatch(
+            r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", answer.headers.get("Content-Range").strip(), re.ASCII
+        )
+        first, last, total = content_range.groups() if content_range else (None, None, None)
+        if answer.status == 416 and total == str(part.received) and answer.etag in {None, part.etag}:
+            answer.close()
+            part.total = part.received
+            return None
+        same_version = answer.etag == part.etag and (part.total is None or total in {"*", str(part.total)})
+        if answer.status == 206 and same_version and first == str(part.received) and last is not None:
+            part.total = int(total) if total and total != "*" else int(last) + 1
+            part.content_type = answer.headers.get("Content-Type")
+            return answer
+        # Another version, or an answer to another question: never splice.
+        answer.close()
+        part.restart()
+        return self._opened(source)
+
+    def _start_anew(self, source: str, answer: Answer) -> None:
+        """The part is this answer's from now on; with a strong tag, the next call can go on with it."""
+        part = self.part
+        part.restart()
+        part.total, part.etag, part.source = answer.length, answer.etag, source
+        part.content_type = answer.headers.get("Content-Type")
+        if part.etag is not None:
+            resume.write_note(self.sidecars, _note(part, self.name, None))
+
+    def _refuse_compressed(self, source: str, answer: Answer) -> None:
+        """A server that compresses although identity was asked: only a hash, or a name, tells what is meant."""
+        compression = web_pages.compression_of(answer.headers.get("Content-Encoding"))
+        if not compression or self.request.expected is not None:
+            return
+        if not web_pages.is_named_compressed(source, answer.url, self.request.name):
+            raise FailedAttempt(
+                f"the body comes with Content-Encoding {compression!r} although identity was asked; give file_hash, "
+                "or an fname that ends like a compressed file, to accept the bytes as they are",
+                retry=False,
+                status=200,
+            )
+
+    def _copy(self, body: Body) -> None:
+        """Append the body; small reads while data comes slowly, so that progress shows and little is lost."""
+        part, report = self.part, self.report
+        size = _SMALLEST_READ
+        report(part.received, part.total)
+        while True:
+            started = time.monotonic()
+            count = body.readinto(part.buffer[:size])
+            if not count:
+                return
+            elapsed = time.monotonic() - started
+            part.write(part.buffer[:count])
+            if part.total is not None and part.received > part.total:
+                part.restart()
+                raise FailedAttempt("got more bytes than were announced", retry=False, status=body.status)
+            report(part.received, part.total)
+            if elapsed < 0.05:
+                size = min(size * 2, _LARGEST_READ)
+            elif elapsed > 0.5:
+                size = max(size // 2, _SMALLEST_READ)
 
 
 def pause_before(attempt: int, asked: float | None) -> float:
@@ -158,84 +417,3 @@ def pause_before(attempt: int, asked: float | None) -> float:
         return asked
     longest = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** min(attempt - 1, 20))
     return longest * _jitter.uniform(0.5, 1.0)
-
-
-def without_password(url: str) -> str:
-    """The address as it may stand in a message or a log."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
-
-
-def _attempt(source: str, wish: Wish, part: _Part, report: Report) -> None:
-    """Ask once; append to the part or start it anew; raise unless the file is then whole and right."""
-    body = _opened(source, wish, part)
-    try:
-        if body is not None:
-            _copy(body, part, report)
-    finally:
-        if body is not None:
-            body.close()
-    if part.total is not None and part.received != part.total:
-        raise Fault(f"the body ended early, got {part.received} of {part.total} bytes", retry=True, status=200)
-    if part.hash is not None and part.expected is not None and part.hash.hexdigest() != part.expected.digest:
-        raise HashMismatch(f"expected {part.expected}, got {part.expected.algorithm}:{part.hash.hexdigest()}")
-
-
-def _opened(source: str, wish: Wish, part: _Part) -> Body | None:
-    """The body to append, after a restart of the part where it is a whole one; None when nothing is missing."""
-    if not source.lower().startswith(("http://", "https://")) or "::" in source:
-        part.restart()
-        body: Body = FsspecAnswer(source, wish.timeouts)
-        part.total = body.length
-        return body
-    resumes = part.received > 0 and part.etag is not None
-    extra = {"Range": f"bytes={part.received}-", "If-Range": part.etag or ""} if resumes else {}
-    answer = open_http(source, wish.headers, wish.timeouts, extra)
-    if answer.status == 200:
-        part.restart()
-        _refuse_encoded(source, answer.headers.get("Content-Encoding", ""), wish, answer)
-        part.total, part.etag = answer.length, answer.etag
-        return answer
-    content_range = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", answer.headers.get("Content-Range", "").strip())
-    first, last, total = content_range.groups() if content_range else (None, None, None)
-    same_version = answer.etag == part.etag and (part.total is None or total in {"*", str(part.total)})
-    if answer.status == 416 and total == str(part.received) and answer.etag in {None, part.etag}:
-        answer.close()
-        part.total = part.received
-        return None
-    if answer.status == 206 and same_version and first == str(part.received) and last is not None:
-        part.total = int(total) if total and total != "*" else int(last) + 1
-        return answer
-    # Another version, or an answer to another question: never splice.
-    answer.close()
-    part.restart()
-    return _opened(source, wish, part)
-
-
-def _refuse_encoded(source: str, encoding: str, wish: Wish, answer: Body) -> None:
-    """A server that compresses although identity was asked: only a hash, or the name, tells what is meant."""
-    harmless = encoding.strip().lower() in {"", "identity"}
-    ending = source.lower().split("?")[0].split("#")[0].endswith(_COMPRESSED_ENDINGS)
-    if not harmless and not ending and wish.expected is None:
-        answer.close()
-        words = f"the body comes with Content-Encoding {encoding!r} although identity was asked"
-        raise Fault(f"{words}; give file_hash to accept the bytes as they are", retry=False, status=200)
-
-
-def _copy(body: Body, part: _Part, report: Report) -> None:
-    """Append the body; small reads while data comes slowly, so that progress shows and little is lost."""
-    size = _SMALLEST_READ
-    report(part.received, part.total)
-    while True:
-        started = time.monotonic()
-        count = body.readinto(part.buffer[:size])
-        if not count:
-            return
-        elapsed = time.monotonic() - started
-        part.write(part.buffer[:count])
-        if part.total is not None and part.received > part.total:
-            raise Fault(f"got more than the announced {part.total} bytes", retry=False, status=body.status)
-        report(part.received, part.total)
-        if elapsed < 0.05:
-            size = min(size * 2, _LARGEST_READ)
-        elif elapsed > 0.5:
-            size = max(size // 2, _SMALLEST_READ)

@@ -35,7 +35,7 @@ def draw(source: IO[bytes], picture_format: str, dpi: float, limit: int) -> tupl
 def _library() -> Any:
     """pygraphviz's functions of Graphviz itself; its own classes take as long to import as many graphs to draw."""
     if "pygraphviz" not in sys.modules and sys.platform != "win32" and __name__ == "__main__":
-        # A package that is empty but for its folder: on Windows it has to find its libraries first.
+        # A package that is empty but for its folder: on Windows it must find its libraries first.
         empty = types.ModuleType("pygraphviz")
         empty.__path__ = [f"{sys.argv[1]}{os.sep}pygraphviz"]
         sys.modules["pygraphviz"] = empty

@@ -14,9 +14,10 @@ from typing import Any
 from torchkutils.models.dot import draw
 from torchkutils.models.picture.boxes import agreed, arguments_text, dtypes_of
 from torchkutils.models.picture.labels import Look
-from torchkutils.models.picture.picture_graph import PictureGraph, subtree
+from torchkutils.models.picture.picture_graph import PictureGraph
 from torchkutils.models.records import Call, Trace, shape_text
 from torchkutils.models.render import render
+from torchkutils.models.tree.totals import Operations, bounded, held_below, held_by_each, totals_of
 
 # Deeper nesting than this is drawn at the leaves at once: a slider with more stops helps no one.
 _MOST_LEVELS = 12
@@ -46,7 +47,9 @@ class ModelPage:
         return f"ModelPage({self.model_name!r}, {len(self.html.encode()) / 1000:,.0f} KB of HTML)"
 
 
-def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int) -> ModelPage:
+def make_page(
+    trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int, rolled: bool | None = None
+) -> ModelPage:
     """Draw every depth of a trace and put the drawings, the facts and the script into one file.
 
     Args:
@@ -55,16 +58,18 @@ def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth:
         rankdir: "TB", "BT", "LR" or "RL".
         functions: Show functions between modules too.
         depth: The depth shown first.
+        rolled: As in `PictureGraph`.
 
     Raises:
         RuntimeError: Neither `dot` nor pygraphviz is there, or Graphviz refused the graph.
     """
-    pictures = _pictures(trace, functions)
+    pictures = _pictures(trace, functions, rolled)
     # Each layout is a process of its own: they run side by side.
     with ThreadPoolExecutor(max_workers=4) as pool:
         drawn = list(pool.map(lambda picture: _svg(picture, look, rankdir), pictures))
     data = _facts(trace) | {
         "boxes": {key: _box_facts(box) for picture in pictures for key, box in picture.boxes.items()},
+        "frames": {frame: module for picture in pictures for frame, module in picture.cluster_modules.items()},
         "levels": [
             {"svg": svg, "arrows": [[a.source, a.target, a.count] for a in picture.arrows]}
             for svg, picture in zip(drawn, pictures, strict=True)
@@ -89,12 +94,12 @@ def _asset(name: str) -> str:
     return (importlib.resources.files(__package__) / "page_assets" / name).read_text(encoding="utf-8").rstrip()
 
 
-def _pictures(trace: Trace, functions: bool) -> list[PictureGraph]:
+def _pictures(trace: Trace, functions: bool, rolled: bool | None) -> list[PictureGraph]:
     """One graph for each depth, as deep as something opens."""
     deepest = max((trace.modules[call.module].depth for call in trace.calls), default=0)
     last = min(deepest, _MOST_LEVELS)
     depths = [*range(last), deepest]
-    return [PictureGraph(trace, depth, functions=functions) for depth in depths]
+    return [PictureGraph(trace, depth, functions=functions, rolled=rolled) for depth in depths]
 
 
 def _svg(picture: PictureGraph, look: Look, rankdir: str) -> str:
@@ -103,6 +108,7 @@ def _svg(picture: PictureGraph, look: Look, rankdir: str) -> str:
 
 def _box_facts(box: Any) -> dict[str, Any]:
     facts = {
+        "module": box.module,
         "kind": box.kind,
         "title": box.title,
         "class_name": box.class_name,
@@ -133,13 +139,11 @@ def _modules(trace: Trace) -> list[dict[str, Any]]:
     calls: dict[int, list[Call]] = {}
     for call in trace.calls:
         calls.setdefault(call.module, []).append(call)
-    flops = _flops_within(trace)
+    operations, below = Operations(trace), held_below(trace, held_by_each(trace))
     facts = []
     for module in trace.modules:
         own = calls.get(module.index, [])
-        params, trainable, lazy = _parameters(trace, module.index)
-        # A lower bound says so, as in the summary.
-        known = all(flops[call.index][1] for call in own)
+        held, (flops, known) = below[module.index], operations.of(own)
         facts.append(
             {
                 "index": module.index,
@@ -152,40 +156,20 @@ def _modules(trace: Trace) -> list[dict[str, Any]]:
                 "outputs": agreed(shape_text(call.output) for call in own) if own else "",
                 "dtype": dtypes_of(own[0].output) if own else "",
                 "calls": len(own),
-                "params": "?" if lazy else f"{params:,}",
-                "trainable": f"{trainable:,}",
-                "flops": _flops_text(sum(flops[call.index][0] for call in own), known) if own else "",
+                "params": "?" if held.lazy else f"{held.elements:,}",
+                "trainable": f"{held.trainable:,}",
+                "flops": bounded(flops, known) if own else "",
                 "opens": any(not call.leaf for call in own),
             }
         )
     return facts
 
 
-def _parameters(trace: Trace, module: int) -> tuple[int, int, bool]:
-    held = [tensor for member in subtree(trace, module) for tensor in member.parameters if tensor.same_as is None]
-    trainable = sum(tensor.elements for tensor in held if tensor.requires_grad)
-    return sum(tensor.elements for tensor in held), trainable, any(tensor.shape is None for tensor in held)
-
-
-def _flops_within(trace: Trace) -> list[tuple[int, bool]]:
-    """Operations of each call with those of the calls inside it, and whether they are exact."""
-    sums = [(call.flops, call.flops_known) for call in trace.calls]
-    for call in reversed(trace.calls):
-        if call.parent is not None:
-            count, known = sums[call.parent]
-            sums[call.parent] = (count + sums[call.index][0], known and sums[call.index][1])
-    return sums
-
-
-def _flops_text(count: int, known: bool) -> str:
-    return f"{'' if known else '≥ '}{count:,}"
-
-
 def totals_text(trace: Trace) -> str:
     """The summary's totals in one line."""
-    total, trainable, lazy = _parameters(trace, 0)
-    parts = [f"{'≥ ' if lazy else ''}{total:,} parameters", f"{trainable:,} trainable"]
+    totals = totals_of(trace)
+    made = not totals.lazy
+    parts = [f"{bounded(totals.params, made)} parameters", f"{bounded(totals.trainable, made)} trainable"]
     if trace.engine.ran != "structure":
-        known = all(call.flops_known for call in trace.calls)
-        parts.append(f"{_flops_text(sum(call.flops for call in trace.calls), known)} FLOPs")
+        parts.append(f"{bounded(totals.flops, totals.flops_known)} FLOPs")
     return " · ".join([*parts, str(trace.engine)])

@@ -12,8 +12,8 @@ from torchkutils.models.dot import check_drawing, model_to_dot
 from torchkutils.models.forward.raised_errors import add_note, attach
 from torchkutils.models.page import ModelPage, make_page
 from torchkutils.models.picture.torchview_drawer import torchview_graph
+from torchkutils.models.records import EngineName, Mode
 from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
-from torchkutils.models.trace import EngineName, Mode
 
 if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
@@ -75,6 +75,7 @@ class ModelPlot:
             rankdir=drawing.rankdir,
             functions=drawing.functions,
             depth=drawing.depth,
+            rolled=drawing.rolled,
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
@@ -113,6 +114,7 @@ def plot_model(
     show_trainable: bool = False,
     show_ops: bool = False,
     drawer: Literal["layers", "torchview"] = "layers",
+    rolled: bool | None = None,
 ) -> ModelPlot:
     """Draw a model as Keras does, with the edges that its tensors really take.
 
@@ -129,7 +131,11 @@ def plot_model(
         show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors.
         drawer: "layers", or "torchview" for torchview's operations, drawn from a copy of the model; it has its own
-            labels, and `show_layer_names`, `show_dtype`, `show_params`, `show_trainable` and `show_ops` are not its.
+            labels, and `show_layer_names`, `show_dtype`, `show_params`, `show_trainable`, `show_ops` and `rolled` are
+            not its.
+        rolled: None: the calls of a module share one box, which says how many, if it holds parameters; else each
+            call has a box (`relu`, `relu (2)`). True: always one box, and a repeated pattern of functions once with
+            "× n". False: never.
 
     Returns:
         A `ModelPlot`.
@@ -151,7 +157,7 @@ def plot_model(
             raise ValueError("drawer='torchview' has no interactive page; write .svg, or use drawer='layers'")
         check_folder(to_file)
     if drawer not in ("layers", "torchview"):
-        raise ValueError(f"drawer has to be 'layers' or 'torchview', got {drawer!r}")
+        raise ValueError(f"drawer must be 'layers' or 'torchview', got {drawer!r}")
     check_drawing(rankdir, dpi, depth)
     run: dict[str, Any] = {
         "input_size": input_size,
@@ -179,6 +185,7 @@ def plot_model(
             show_params=show_params,
             show_trainable=show_trainable,
             show_ops=show_ops,
+            rolled=rolled,
         )
     except Exception as error:
         partial = getattr(error, "dot", None)

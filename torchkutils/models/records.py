@@ -11,7 +11,7 @@ A `Trace` has three layers, each a tuple whose positions are the keys of the oth
 A graph at any depth: give each node the box of one of its enclosing calls, merge nodes that share a box, drop the
 edges inside one box. `Trace.enclosing(node)` gives those calls from the model down to the innermost; for a leaf call
 it ends with that call itself, for inputs, outputs, parameters, buffers and constants it is empty. Calls of one module
-share a box when they are merged by `Call.module`; `Module.depth` says how deep a box lies.
+share a box when they are merged by `Call.module`; `ModuleRecord.depth` says how deep a box lies.
 
 When nothing ran (`engine.ran == "structure"`), the same records are filled with what is known:
 
@@ -24,10 +24,64 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, dataclass_transform, get_args
 
 from torchkutils._typing import Shape
-from torchkutils.models.plain_record import record
+
+Mode: TypeAlias = Literal["eval", "train", "same"]
+EngineName: TypeAlias = Literal["auto", "real", "meta", "structure"]
+
+
+@dataclass_transform(frozen_default=True)
+def record(cls: type[Any]) -> Any:
+    """A record of which one trace makes many thousands.
+
+    The type checker holds it frozen; to be frozen at run time too would make its construction five times as slow.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a model is to be run once; the public functions make it from their arguments and hand it on as one value.
+
+    Attributes:
+        input_size: One shape with the batch axis, a list of shapes, or a dict of them by argument name.
+        input_data: A tensor, a tuple of positional arguments or a dict of keyword arguments.
+        input_kwargs: Keyword arguments beside `input_size` or `input_data`.
+        dtypes: Of the inputs made from sizes; one, or a list or dict like `input_size`.
+        mode: The training flag that forward sees; "same" leaves each module's own.
+        engine: "real" runs the maths, "meta" shapes only, "structure" nothing; "auto" decides.
+        grad: Run forward with gradients. Without it they are off, but for a forward that fails for want of a graph.
+        module_arguments: Fill `ModuleRecord.extra_repr` too.
+
+    Raises:
+        ValueError: A mode or an engine that does not exist.
+    """
+
+    input_size: Any = None
+    input_data: Any = None
+    input_kwargs: Any = None
+    dtypes: Any = None
+    mode: Mode = "eval"
+    engine: EngineName = "auto"
+    grad: bool = False
+    module_arguments: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("mode", self.mode, get_args(Mode))
+        _check_choice("engine", self.engine, get_args(EngineName))
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether sizes or data were given: without them nothing runs."""
+        return self.input_size is not None or self.input_data is not None or self.input_kwargs is not None
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices[:-1])
+        raise ValueError(f"{name} must be {listed} or {choices[-1]!r}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +123,7 @@ Value: TypeAlias = TensorValue | OtherValue | Collection
 
 
 @record
-class Tensor:
+class TensorRecord:
     """A parameter or buffer that a module holds itself.
 
     Attributes:
@@ -80,7 +134,8 @@ class Tensor:
         dtype: Without the prefix: "float32".
         requires_grad: Whether it is trainable.
         same_as: Full name ("encoder.weight") of the first holder of the same object; None for the first holder.
-        kind: "tensor", or how it is held: "sharded", "quantised", "lazy", "sparse", "nested".
+        kind: "tensor", or how it is held: "sharded", "quantised 8 bit", "lazy", "sparse", "nested".
+        parts: Dtype and bytes of each tensor that it consists of, where it is not one plain tensor.
     """
 
     name: str
@@ -91,11 +146,12 @@ class Tensor:
     requires_grad: bool
     same_as: str | None = None
     kind: str = "tensor"
+    parts: tuple[tuple[str, int], ...] = ()
 
 
 @record
-class Module:
-    """A place in the module tree.
+class ModuleRecord:
+    """A module of the tree, at one of the paths that lead to it.
 
     Attributes:
         index: Position in `Trace.modules`.
@@ -109,8 +165,9 @@ class Module:
         buffers: Held by the module itself.
         extra_repr: "in_features=8, out_features=4, bias=True".
         training: The flag before the trace.
-        same_as: Index of the first place of the same object. Calls, children and tensors stand only there.
+        same_as: Index of the first record of the same object, which alone has its calls, children and tensors.
         registered: False inside plain lists and dicts: `model.parameters()` does not know it.
+        packed: Weights that a quantised module keeps packed; they are no parameters and count in no total.
     """
 
     index: int
@@ -120,12 +177,13 @@ class Module:
     depth: int
     parent: int | None
     children: tuple[int, ...]
-    parameters: tuple[Tensor, ...]
-    buffers: tuple[Tensor, ...]
+    parameters: tuple[TensorRecord, ...]
+    buffers: tuple[TensorRecord, ...]
     extra_repr: str
     training: bool
     same_as: int | None = None
     registered: bool = True
+    packed: tuple[TensorRecord, ...] = ()
 
 
 @record
@@ -134,7 +192,7 @@ class Call:
 
     Attributes:
         index: Position in `Trace.calls`.
-        module: Index of the module in `Trace.modules` (the first place of a shared one).
+        module: Index of the module in `Trace.modules` (the first record of a shared one).
         number: 0 for the first call of this module, 1 for the second.
         parent: Index of the call that was running; None for the model's own.
         inputs: A collection with positional arguments by position and keyword arguments by name; None when unknown.
@@ -160,7 +218,7 @@ NodeKind: TypeAlias = Literal["input", "call", "function", "parameter", "buffer"
 
 @record
 class Node:
-    """A point of the data flow.
+    """A node of the data flow graph.
 
     Attributes:
         index: Position in `Trace.nodes`; inputs first, then in order of execution, outputs last.
@@ -171,6 +229,8 @@ class Node:
         output: What it gives; for an output, what arrived there; None when unknown.
         joins: A function that takes two or more tensors which were computed or came from outside (add, cat, mul,
             matmul …), parameters not counted.
+        untraced: Forward made its tensors in a way that nobody saw (NumPy, a script, an `autograd.Function`). The
+            edges to it are guesses.
     """
 
     index: int
@@ -179,6 +239,7 @@ class Node:
     call: int | None
     output: Value | None
     joins: bool = False
+    untraced: bool = False
 
 
 @record
@@ -190,7 +251,7 @@ class Edge:
         target: Index of the node that took it.
         tensor: Which of the source's tensors, counted over its output from left to right.
         count: How often the target took it in one call: `x + x` has one edge of count 2.
-        guessed: It follows the order of definition; nothing was observed.
+        guessed: Nobody observed it: it follows the order of definition, or leads to a node that is `untraced`.
     """
 
     source: int
@@ -223,11 +284,13 @@ class Engine:
         ran: "real": the maths ran; "meta": shapes only; "structure": no forward.
         edges: "traced": by tensor provenance; "symbolic": by torch.fx; "definition": order of definition.
         reason: A sentence that says why another engine did not run; "" when there is nothing to say.
+        own_example: No input was given, and forward took an example that the model brings along.
     """
 
     ran: Literal["real", "meta", "structure"]
     edges: Literal["traced", "symbolic", "definition"]
     reason: str = ""
+    own_example: bool = False
 
     def __str__(self) -> str:
         """The text for captions: `structure (order of definition): no input was given`."""
@@ -243,21 +306,27 @@ class Trace:
         model_name: The model's class name.
         modules: The tree in order of definition.
         calls: In the order in which they began.
-        nodes: The data flow's points.
-        edges: The data flow; sorted by target, then source, then tensor.
+        nodes: The nodes of the data flow.
+        edges: The edges of the data flow; sorted by target, then source, then tensor.
         engine: What ran.
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
+        notes: What a reader must know beside: what forward changed and could not be put back.
+        counted_for: What FLOPs and bytes are those of where sizes are open: "one sample"; "" where none is.
+        call_bytes: Bytes of what each call took and returned where sizes are open; None where shapes tell them.
     """
 
     model_name: str
-    modules: tuple[Module, ...]
+    modules: tuple[ModuleRecord, ...]
     calls: tuple[Call, ...]
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     engine: Engine
     mode: str
     failure: Failure | None = None
+    notes: tuple[str, ...] = ()
+    counted_for: str = ""
+    call_bytes: tuple[tuple[int, int], ...] | None = None
 
     def enclosing(self, node: Node) -> tuple[Call, ...]:
         """The calls that a node lies in, from the model's own down; a leaf call's node ends with that call."""

@@ -1,51 +1,54 @@
-"""The one look at a model that the summary and the picture share."""
+"""One look at a model, which the summary and the picture share."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from typing import Any, Literal, TypeAlias
+import re
+from typing import Any
 
 import torch
 
+from torchkutils._random_state import random_state_kept
+from torchkutils._torch_versions import compiler_is_loaded
+from torchkutils._wrapped_models import unwrapped
+from torchkutils.models.forward.failure_note import failure_note
 from torchkutils.models.forward.meta_copy import on_meta
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
-from torchkutils.models.forward.raised_errors import add_note, attach
+from torchkutils.models.forward.raised_errors import add_note, attach, message_of
 from torchkutils.models.forward.recorder import Recorder
-from torchkutils.models.records import Engine, Module, Trace
-from torchkutils.models.restore.restored import Mode, in_mode, undisturbed
-from torchkutils.models.restore.saved_containers import ContainerStates
+from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
+from torchkutils.models.restore.restored import in_mode, restored
 from torchkutils.models.restore.saved_tensors import TensorStates
-from torchkutils.models.tree.example_inputs import Arguments, has_open_dimensions, model_arguments, pairs_of_open_sizes
+from torchkutils.models.tree.example_inputs import (
+    OPEN_SIZES,
+    Arguments,
+    has_open_dimensions,
+    model_arguments,
+    open_axes,
+    pairs_of_open_sizes,
+    wrapping_hint,
+)
+from torchkutils.models.tree.given_model import given_model
 from torchkutils.models.tree.module_records import module_records
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import map_tensors, tensors_of
+from torchkutils.models.tree.offloaded import is_offloaded
+from torchkutils.models.tree.own_example import own_examples
 from torchkutils.models.without_running.definition_order import structure_trace
 
-__all__ = ["EngineName", "Mode", "trace_model"]
+__all__ = ["trace_model"]
 
-EngineName: TypeAlias = Literal["auto", "real", "meta", "structure"]
+# What torch says where a graph is wanted and gradients are off.
+_WANTS_A_GRAPH = re.compile(r"requires? gradient|require grad|requires_grad|grad_fn")
 
 
-def trace_model(
-    model: torch.nn.Module,
-    *,
-    input_size: Any = None,
-    input_data: Any = None,
-    dtypes: Any = None,
-    mode: Mode = "eval",
-    engine: EngineName = "auto",
-    module_arguments: bool = False,
-) -> Trace:
-    """Run a model once, or read its structure when no input is given, and write down what happened.
+def trace_model(model: Any, run: Run) -> Trace:
+    """Run a model once, or read its structure when no input is given, and record what happened.
 
     Args:
-        model: Any module; afterwards it is bit for bit as before.
-        input_size: One shape with the batch axis, a list of shapes, or a dict of them by argument name.
-        input_data: A tensor, a tuple of positional arguments or a dict of keyword arguments.
-        dtypes: Of generated inputs; one, or a list or dict like `input_size`.
-        mode: The training flag that forward sees; "same" leaves each module's own.
-        engine: "real" runs the maths, "meta" shapes only, "structure" nothing.
-        module_arguments: Fill `Module.extra_repr` too.
+        model: A module, or an exported program; afterwards it is bit for bit as before.
+        run: How to run it.
 
     Returns:
         Plain records; no tensor and no module is held.
@@ -56,112 +59,158 @@ def trace_model(
         Exception: Whatever forward raised, the same object; its attribute `trace` is the `Trace` so far,
             with `failure` filled.
     """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
-    if mode not in ("eval", "train", "same"):
-        raise ValueError(f"mode has to be 'eval', 'train' or 'same', got {mode!r}")
-    if engine not in ("auto", "real", "meta", "structure"):
-        raise ValueError(f"engine has to be 'auto', 'real', 'meta' or 'structure', got {engine!r}")
-    model = _wrapped(model)
+    model = unwrapped(given_model(model))
     tree = ModuleTree(model)
-    if input_size is None and input_data is None:
-        if engine in ("real", "meta"):
-            raise ValueError(f"engine={engine!r} runs the model: give input_size or input_data")
-        return structure_trace(tree, mode, "no input was given", module_arguments)
-    with undisturbed(tree) as before:
-        states: TensorStates | None = before
-        arguments = model_arguments(model, input_size, input_data, dtypes)
-        if engine == "structure":
-            return structure_trace(tree, mode, "asked for", module_arguments)
-        if engine == "meta":
-            model, arguments = on_meta(model, arguments)
-            tree, states = ModuleTree(model), None
-            reason = "asked for"
-        else:
-            reason = "the model lies on the meta device" if any(tensor.is_meta for tensor in tree.tensors) else ""
-        forward = _Forward(tree, states, module_records(tree, arguments=module_arguments), mode, reason)
-        if input_size is not None:
-            made = [f"{tensor.dtype}".removeprefix("torch.") for tensor in tensors_of(*arguments)]
-            forward.notes.append(f"Inputs made from input_size: {', '.join(made)}; dtypes= chooses others.")
-        if input_size is not None and has_open_dimensions(input_size):
-            return forward.run_open(input_size, dtypes)
-        return forward.run(arguments)
+    if not run.has_inputs:
+        return _without_inputs(tree, run)
+    forward = _Forward(tree, run, _reason_for_meta(tree, run))
+    # Arguments that nothing can be made of are refused for every engine.
+    forward.arguments()
+    if run.engine == "structure":
+        return structure_trace(tree, run, "asked for")
+    try:
+        return forward.trace()
+    except IndexError:
+        if not forward.makes_indices():
+            raise
+    # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
+    forward.largest_index = 0
+    return forward.trace()
 
 
-def _wrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside a compiled or a multi-device one: its own forward would talk to other processes."""
-    inner = model.__dict__.get("__template__")
-    if "_orig_mod" in model._modules:
-        inner = model._modules["_orig_mod"]
-    if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
-        inner = model.module
-    return _wrapped(inner) if isinstance(inner, torch.nn.Module) else model
+def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
+    """The trace of the model's own example, which is run for its shapes only; else its structure."""
+    name, runs = own_examples(tree.modules[0], run) if run.engine in ("auto", "meta") else ("", [])
+    if not runs and run.engine in ("real", "meta"):
+        raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
+    failed: Exception | None = None
+    for its_run in runs:
+        forward = _Forward(tree, its_run, f"the model's own {name}, since no input was given")
+        forward.engine = dataclasses.replace(forward.engine, own_example=True)
+        try:
+            return forward.trace()
+        except Exception as error:
+            # It may not fit this model, or forward may not run without values.
+            failed = failed or error
+    if failed is not None and run.engine == "meta":
+        raise failed
+    found = f", and forward failed with the model's own {name}" if runs else ""
+    return structure_trace(tree, run, f"no input was given{found}")
+
+
+def _reason_for_meta(tree: ModuleTree, run: Run) -> str:
+    """Why the maths is not going to run; "" when it is."""
+    if run.engine == "meta":
+        return "asked for"
+    on_meta_device = any(tensor.is_meta for tensor in tree.tensors)
+    return "the model lies on the meta device" if on_meta_device and not is_offloaded(tree.distinct()) else ""
 
 
 class _Forward:
-    """A model that is run once or twice, and what is told of it.
+    """Runs a model once or twice and makes the trace of it.
 
     Args:
         tree: The model, walked.
-        states: Told of parameters that are about to change; None where nothing has to be put back.
-        records: Its modules.
-        mode: The training flag that forward sees.
+        run: How to run it.
         reason: Why the maths does not run; "" when it does.
     """
 
-    def __init__(
-        self, tree: ModuleTree, states: TensorStates | None, records: tuple[Module, ...], mode: Mode, reason: str
-    ) -> None:
-        self.tree, self.states, self.records, self.mode = tree, states, records, mode
+    def __init__(self, tree: ModuleTree, run: Run, reason: str) -> None:
+        self.tree, self.run = tree, run
+        self.largest_index: int | None = None
+        self._met_compiled = False
         self.engine = Engine("meta" if reason else "real", "traced", reason)
-        self.notes: list[str] = []
-        if reason:
-            self.notes.append("The trace ran on the meta device, where no value is known; engine='real' runs it.")
 
-    def run_open(self, input_size: Any, dtypes: Any) -> Trace:
-        """The trace of two forwards at different sizes: what differs is open. Small ones are tried where large fail."""
+    def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
+        """What forward is given; random numbers that are drawn for it are the caller's afterwards."""
+        with random_state_kept():
+            return model_arguments(
+                self.tree.modules[0], self.run, open_sizes=open_sizes, largest_index=self.largest_index
+            )
+
+    def makes_indices(self) -> bool:
+        """Whether integers are made from sizes, other than zeros."""
+        if self.run.input_size is None or self.largest_index is not None:
+            return False
+        return any(not tensor.is_floating_point() for tensor in tensors_of(*self.arguments()))
+
+    def trace(self) -> Trace:
+        """The trace of one forward, or of two at different sizes where dimensions are open."""
+        if self.run.input_size is None or not has_open_dimensions(self.run.input_size):
+            return self._trace(self.arguments())
         failed: Exception | None = None
-        for pair in pairs_of_open_sizes(input_size):
+        # Small sizes are tried where large ones fail.
+        for pair in pairs_of_open_sizes(self.run.input_size):
             try:
-                one, other = [self._run_at(open_sizes, input_size, dtypes) for open_sizes in pair]
+                one, other, more_samples = self._traces_at(*pair)
             except Exception as error:
                 failed = failed or error
             else:
-                return with_open_dimensions(one, other)
+                open_size = pair[0][1] if open_axes(self.run.input_size)[1] else None
+                return with_open_dimensions(one, other, more_samples, open_size)
         assert failed is not None
         raise failed
 
-    def _run_at(self, open_sizes: tuple[int, int], input_size: Any, dtypes: Any) -> Trace:
-        """Each of the forwards finds the model as it was."""
-        with undisturbed(self.tree) as self.states:
-            arguments = model_arguments(self.tree.modules[0], input_size, None, dtypes, open_sizes=open_sizes)
-            return self.run(arguments)
+    def _traces_at(self, small: tuple[int, int], large: tuple[int, int]) -> tuple[Trace, Trace, Trace | None]:
+        """At small and at large sizes, and at small ones with the larger batch: what one more sample takes."""
+        batch_is_open, others_are_open = open_axes(self.run.input_size)
+        one, other = self._trace(self.arguments(small)), self._trace(self.arguments(large))
+        if not (batch_is_open and others_are_open):
+            return one, other, other if batch_is_open else None
+        return one, other, self._trace(self.arguments((large[0], small[1])))
 
-    def run(self, arguments: Arguments) -> Trace:
-        """The trace of one forward; an exception of it carries the trace so far."""
-        model, recorder = self.tree.modules[0], Recorder(self.tree, self.states)
-        given = ContainerStates([], [], [arguments])
-        args, kwargs = _private(arguments, self.states)
+    def _trace(self, arguments: Arguments) -> Trace:
+        """The trace of one forward; an exception of it carries the trace so far.
+
+        Gradients are off, which saves memory. A forward that fails because it wants a graph runs again with them, and
+        one that calls a compiled function runs again with that function unwatched.
+        """
+        grad, compiled, compiler_was_loaded = self.run.grad, False, compiler_is_loaded()
+        trace, error = self._run(arguments, grad, compiled)
+        if self._met_compiled or (error is not None and compiler_is_loaded() > compiler_was_loaded):
+            compiled = True
+            trace, error = self._run(arguments, grad, compiled)
+        if isinstance(error, RuntimeError) and not grad and _WANTS_A_GRAPH.search(message_of(error)):
+            trace, error = self._run(arguments, True, compiled)
+        if error is None:
+            return trace
+        hint = wrapping_hint(self.tree.modules[0], self.run)
+        add_note(error, failure_note(trace, self.run, tensors_of(*arguments), hint))
+        attach(error, "trace", trace)
+        raise error
+
+    def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
+        """Run forward once and put everything back."""
+        before = restored(self.tree, arguments)
+        with before:
+            if self.run.engine == "meta":
+                model, arguments = on_meta(self.tree.modules[0], arguments)
+                trace, error = self._record(ModuleTree(model), arguments, None, (grad, compiled))
+            else:
+                trace, error = self._record(self.tree, arguments, before.tensors, (grad, compiled))
+        notes = [f"{name} was changed by forward and could not be put back" for name in before.lost]
+        return dataclasses.replace(trace, notes=tuple(notes)), error
+
+    def _record(
+        self, tree: ModuleTree, arguments: Arguments, states: TensorStates | None, how: tuple[bool, bool]
+    ) -> tuple[Trace, BaseException | None]:
+        grad, compiled = how
+        model, recorder, run = tree.modules[0], Recorder(tree, states, compiled=compiled), self.run
+        records: tuple[ModuleRecord, ...] = module_records(tree, arguments=run.module_arguments)
+        args, kwargs = _private(arguments, states)
         error: BaseException | None = None
         names = _argument_names(model)
-        with torch.no_grad(), in_mode(self.tree, self.mode), recorder:
+        with torch.set_grad_enabled(grad), in_mode(tree, run.mode), recorder:
             recorder.flow.add_inputs(args, kwargs, names)
             try:
-                output = model(*args, **kwargs)
-                recorder.flow.add_outputs(output)
+                recorder.flow.add_outputs(model(*args, **kwargs))
             except BaseException as raised:
                 error = raised
-            failure = recorder.fail(error)
-        given.restore()
-        nodes, edges = recorder.flow.finished()
-        calls = recorder.finished_calls()
-        trace = Trace(type(model).__name__, self.records, calls, nodes, edges, self.engine, self.mode, failure)
-        if error is not None:
-            for note in self.notes:
-                add_note(error, note)
-            attach(error, "trace", trace)
-            raise error
-        return trace
+            failure = recorder.failure(error)
+        self._met_compiled = recorder.met_compiled
+        del args, kwargs
+        calls, nodes, edges = recorder.finished()
+        return Trace(type(model).__name__, records, calls, nodes, edges, self.engine, run.mode, failure), error
 
 
 def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:
@@ -172,7 +221,7 @@ def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:
         own = {id(tensor) for tensor in tensors_of(*arguments)}
         for tensor in tensors_of(*private):
             if id(tensor) in own:
-                # In a dataclass or a mapping of another class, which cannot be made anew with copies in it.
+                # In a mapping that cannot be made anew with copies in it.
                 states.keep(tensor)
     return private
 

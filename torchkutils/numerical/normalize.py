@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from torchkutils._dtypes import numpy_dtype
+from torchkutils._torch_versions import values_can_be_read
 from torchkutils._typing import ArrayLike
 
 __all__ = ["normalize"]
@@ -40,7 +41,10 @@ def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: floa
 
     Raises:
         ValueError: `axis` does not exist or comes twice, or `order` is NaN.
-        TypeError: `x` does not hold numbers, or `order` is no real number.
+        TypeError: `x` does not hold numbers or is sparse, or `order` is no real number.
+
+    Masked entries of a `numpy.ma.MaskedArray` count 0, and stay masked. Works under `torch.compile`, `torch.vmap`,
+    `torch.func` and `torch.export`, and on the meta device.
 
     The norm is Σ|x|^p ^ (1/p). Where that sum over- or underflows the slice is scaled first, so 1e30 and 1e-30 in
     float32 come out right.
@@ -59,19 +63,28 @@ def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: floa
     if math.isnan(order):
         raise ValueError("order must be a number, got nan; 2 is the Euclidean norm")
     if isinstance(x, torch.Tensor):
+        if x.layout is not torch.strided:
+            raise TypeError(f"x must be dense, got a sparse tensor ({x.layout}); pass x.to_dense()")
         dims = _checked_axes(axis, x.ndim)
         kept = x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
         return _divide_by_norm(kept, float(order), dims)
+    if isinstance(x, np.ma.MaskedArray):
+        filled = normalize(x.filled(0), axis, order)
+        return np.ma.MaskedArray(filled, mask=np.ma.getmaskarray(x))
     array = np.asarray(x)
     if array.dtype.kind in "biu":
         array = array.astype(np.float64)
+    if hasattr(x, "toarray"):
+        raise TypeError(f"x must be dense, got a sparse {type(x).__name__}; pass x.toarray()")
     if array.dtype.kind not in "fc":
         raise TypeError(f"x must hold numbers, got an array of dtype {array.dtype}")
     dims = _checked_axes(axis, array.ndim)
     native = array.dtype.newbyteorder("=")
     if native.char in "gG":
         return _divide_long_double(array, float(order), dims)
-    shared = torch.from_numpy(np.ascontiguousarray(array, dtype=native).reshape(array.shape))
+    contiguous = np.ascontiguousarray(array, dtype=native).reshape(array.shape)
+    # torch warns of a read-only array, since it cannot know that nothing here writes to it.
+    shared = torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
     with torch.no_grad():
         return _divide_by_norm(shared, float(order), dims).numpy()
 
@@ -99,21 +112,30 @@ def _divide_by_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> tor
         return x.clone()
     wide = x if x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128) else None
     work = x.to(torch.complex64 if x.is_complex() else torch.float32) if wide is None else wide
+    if not values_can_be_read(x) or (x.requires_grad and order < 1):
+        # Nothing may be decided by a value; and below 1 the gradient overflows where the norm does not.
+        work, norm = _scaled(work, order, dims, None)
+        return (work / norm).to(x.dtype)
     norm = _plain_norm(work, order, dims)
     low, high = _trusted_norms(norm.dtype, math.prod(x.shape[dim] for dim in dims), order)
     if not _all_within(norm.detach(), low, high):
         found = norm.detach()
-        suspect = ~((found > low) & (found < high)) & ~found.isnan()
-        scale = _scale(work.detach(), order, dims, suspect)
-        work = work / scale
-        # The gradient of a norm at zero is not defined: such slices are divided by a constant.
-        zero = _plain_norm(work.detach(), order, dims) == 0
-        norm = _plain_norm(work.masked_fill(zero, 1), order, dims).masked_fill(zero, 1)
+        work, norm = _scaled(work, order, dims, ~((found > low) & (found < high)) & ~found.isnan())
     if x.device.type != "cpu" or x.requires_grad or work.dtype != x.dtype or norm.dtype != x.dtype:
         return (work / norm).to(x.dtype)
     # NumPy asks the system for large pages: the first write to the result costs half.
     result = torch.from_numpy(np.empty(x.shape, dtype=numpy_dtype(x.dtype)))
     return torch.div(work, norm, out=result)
+
+
+def _scaled(
+    x: torch.Tensor, order: float, dims: tuple[int, ...], suspect: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The slices divided by their scale, and the norms of these; None scales all slices."""
+    work = x / _scale(x.detach(), order, dims, suspect)
+    # The gradient of a norm at zero is not defined: such slices are divided by a constant.
+    zero = _plain_norm(work.detach(), order, dims) == 0
+    return work, _plain_norm(work.masked_fill(zero, 1), order, dims).masked_fill(zero, 1)
 
 
 def _trusted_norms(dtype: torch.dtype, length: int, order: float) -> tuple[float, float]:
@@ -132,19 +154,21 @@ def _all_within(norm: torch.Tensor, low: float, high: float) -> bool:
     return bool(((norm > low) & (norm < high)).all())
 
 
-def _scale(x: torch.Tensor, order: float, dims: tuple[int, ...], suspect: torch.Tensor) -> torch.Tensor:
+def _scale(x: torch.Tensor, order: float, dims: tuple[int, ...], suspect: torch.Tensor | None) -> torch.Tensor:
     """For each suspect slice its largest magnitude (smallest for a negative order), 1 for every other slice."""
     if order in (0.0, math.inf, -math.inf):
-        return torch.ones_like(suspect, dtype=x.real.dtype)
+        return torch.ones((), dtype=x.real.dtype, device=x.device)
     # |a + bi| itself may overflow; the larger part is as good a scale.
     parts = torch.maximum(x.real.abs(), x.imag.abs()) if x.is_complex() else x.abs()
     scale = parts.amax(dims, keepdim=True) if order > 0 else parts.amin(dims, keepdim=True)
-    return torch.where(suspect & (scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
+    usable = (scale > 0) & scale.isfinite()
+    return torch.where(usable if suspect is None else suspect & usable, scale, torch.ones_like(scale))
 
 
 def _plain_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.Tensor:
     """The norm by its formula, with the reduced axes kept at length 1."""
-    if order == 2 and x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad and x.ndim >= 2:
+    plain = x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad and values_can_be_read(x)
+    if order == 2 and plain and x.ndim >= 2:
         # One thread sums squares as fast as memory is read; torch's reduction takes twice that, over axis 0 far more.
         if dims == (x.ndim - 1,):
             return _root(_squares_of_rows(x.detach().resolve_neg().numpy()))
@@ -162,8 +186,15 @@ def _squares_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, x.shape[-1], _LONG):
             piece = x[..., start : start + _LONG]
-            total += np.vecdot(piece, piece)
+            total += _dot_of_rows(piece)
     return total[..., None]
+
+
+def _dot_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if hasattr(np, "vecdot"):
+        return np.asarray(np.vecdot(x, x))
+    # NumPy 1.26
+    return np.asarray(np.einsum("...i,...i->...", x, x))
 
 
 def _squares_of_columns(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

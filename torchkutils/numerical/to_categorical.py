@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 
 from torchkutils._dtypes import numpy_dtype, torch_dtype
+from torchkutils._keras_names import also_called
+from torchkutils._torch_versions import values_can_be_read
 from torchkutils._typing import ArrayLike, DTypeLike
 
 __all__ = ["to_categorical"]
@@ -20,7 +22,10 @@ _BLOCK = 1 << 16
 _INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def to_categorical(y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32") -> Any:
+@also_called(x="y")
+def to_categorical(
+    y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32", *, ignore_index: int | None = None
+) -> Any:
     """Turn class numbers into one-hot rows.
 
     Args:
@@ -28,6 +33,8 @@ def to_categorical(y: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
             length 1 is dropped when there is another one: (n, 1) counts as (n,), and (2, 1, 1) as (2, 1).
         num_classes: Length C of each row. None or 0 means max(y) + 1.
         dtype: Of the result: a string, a `numpy.dtype` or a `torch.dtype`.
+        ignore_index: A label that gives a row of zeros, in or out of range (torch's losses call it so; -100 or 255
+            in many data sets). Keras has no such argument.
 
     Returns:
         Shape S + (C,), one 1 in each row. A tensor on `y`'s device for a tensor, a NumPy array for everything else.
@@ -35,12 +42,17 @@ def to_categorical(y: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
 
     Raises:
         ValueError: A label is negative, not below `num_classes`, NaN or no whole number (the first such label and its
-            index are named); `y` is empty and `num_classes` is not given; `num_classes` is negative.
+            index are named); `y` holds no label that counts and `num_classes` is not given; `num_classes` is
+            negative; `y` holds masked labels, or text that is no whole number.
         TypeError: `y` does not hold numbers, `num_classes` is no integer, or `dtype` cannot hold numbers: bfloat16
             does for tensors only.
 
     Differs from Keras 2.3.1: negative labels raise instead of counting from the end, 1.9 raises instead of becoming
-    1, an empty `y` with `num_classes` works, and tensors are taken as they are.
+    1, an empty `y` with `num_classes` works, and tensors are taken as they are. Keras 3 calls the labels `x`; both
+    names work.
+
+    Under `torch.compile`, `torch.vmap`, `torch.export` and on the meta device labels cannot be read: `num_classes` must
+    be given, nothing is checked, and a label out of range gives a row of zeros.
 
     >>> to_categorical([0, 2, 1])
     array([[1., 0., 0.],
@@ -50,32 +62,53 @@ def to_categorical(y: ArrayLike, num_classes: int | None = None, dtype: DTypeLik
     [[0, 1], [1, 0]]
     """
     classes = _checked_classes(num_classes)
+    ignored = None if ignore_index is None else _checked_integer(ignore_index, "ignore_index")
     if isinstance(y, torch.Tensor):
-        return _one_hot_tensor(y.detach(), classes, torch_dtype(dtype))
+        return _rows_of_tensor(y.detach(), classes, torch_dtype(dtype), ignored)
     labels = _label_array(y)
     array_dtype = numpy_dtype(dtype)
     shape = _label_shape(labels.shape)
-    classes = _check_labels(labels.reshape(-1), shape, classes)
+    flat, zeros = _without_ignored(labels.reshape(-1), ignored)
+    classes = _check_labels(flat, shape, classes, nothing_counts=zeros is not None and bool(zeros.all()))
     rows = np.zeros((*shape, classes), dtype=array_dtype)
-    _set_ones(rows.reshape(-1), labels.reshape(-1), classes, 1)
+    _set_ones(rows.reshape(-1), flat, classes, 1)
+    if zeros is not None:
+        rows.reshape(-1, classes)[zeros] = 0
     return rows
+
+
+def _without_ignored(
+    labels: npt.NDArray[Any], ignored: int | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    """The labels with 0 in place of the ignored one, and where it stood; None where it does not occur."""
+    zeros = labels == ignored if ignored is not None else None
+    if zeros is None or not zeros.any():
+        return labels, None
+    return np.where(zeros, labels.dtype.type(0), labels), zeros
+
+
+def _checked_integer(value: Any, argument: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument} must be an integer or None, got {value!r}") from None
 
 
 def _checked_classes(num_classes: int | None) -> int:
     """How many classes were asked for; 0 where the labels are to say."""
     if num_classes is None:
         return 0
-    try:
-        classes = operator.index(num_classes)
-    except TypeError:
-        raise TypeError(f"num_classes must be an integer or None, got {num_classes!r}") from None
+    classes = _checked_integer(num_classes, "num_classes")
     if classes < 0:
         raise ValueError(f"num_classes must not be negative, got {classes}; None means max(y) + 1")
     return classes
 
 
 def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
-    """The labels as an array of whole numbers, floats or booleans; text is read."""
+    """The labels as an array of whole numbers, floats or booleans; text is read where it holds whole numbers."""
+    if isinstance(y, np.ma.MaskedArray) and np.ma.getmaskarray(y).any():
+        where = np.argwhere(np.ma.getmaskarray(y))[0].tolist()
+        raise ValueError(f"y holds masked labels, the first at {where}; fill them: y.filled(-1) with ignore_index=-1")
     labels = np.asarray(y)
     if labels.dtype.kind == "O":
         labels = np.asarray(labels.tolist())
@@ -87,8 +120,11 @@ def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
     if labels.dtype.kind in "US":
         try:
             labels = labels.astype(np.int64)
-        except ValueError as err:
-            raise ValueError(f"y must hold whole numbers, got text ({err})") from None
+        except ValueError as error:
+            raise ValueError(
+                f"y must hold whole numbers, got text ({error}); number it: "
+                "names, y = numpy.unique(y, return_inverse=True)"
+            ) from None
     if labels.dtype.kind not in "biuf":
         raise TypeError(f"y must hold whole numbers, got an array of dtype {labels.dtype}")
     return labels
@@ -100,11 +136,12 @@ def _label_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[:-1]) if len(shape) > 1 and shape[-1] == 1 else tuple(shape)
 
 
-def _check_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], classes: int) -> int:
+def _check_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], classes: int, nothing_counts: bool = False) -> int:
     """Give the number of classes, or raise for the first label that has no place among them."""
-    if labels.size == 0:
+    if labels.size == 0 or nothing_counts:
         if classes == 0:
-            raise ValueError("y is empty, so num_classes cannot be read from it; give num_classes")
+            held = "is empty" if labels.size == 0 else "holds ignore_index only"
+            raise ValueError(f"y {held}, so num_classes cannot be read from it; give num_classes")
         return classes
     highest = 0
     for start in range(0, labels.size, _BLOCK):
@@ -146,10 +183,33 @@ def _set_ones(flat: npt.NDArray[Any], labels: npt.NDArray[Any], classes: int, on
         flat[start * classes : (start + len(block)) * classes][places] = one
 
 
-def _one_hot_tensor(y: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
+def _rows_of_tensor(y: torch.Tensor, classes: int, dtype: torch.dtype, ignored: int | None) -> torch.Tensor:
     """The rows of a tensor of labels, on its device."""
     if y.dtype.is_complex:
         raise TypeError(f"y must hold whole numbers, got a tensor of dtype {y.dtype}")
+    if not values_can_be_read(y):
+        return _rows_of_unread(y, classes, dtype, ignored)
+    if ignored is None:
+        return _one_hot_tensor(y, classes, dtype)
+    zeros = y == ignored
+    if y.numel() and not classes and bool(zeros.all()):
+        raise ValueError("y holds ignore_index only, so num_classes cannot be read from it; give num_classes")
+    rows = _one_hot_tensor(y.masked_fill(zeros, 0), classes, dtype)
+    return rows.masked_fill_(zeros.reshape(rows.shape[:-1]).unsqueeze(-1), 0)
+
+
+def _rows_of_unread(y: torch.Tensor, classes: int, dtype: torch.dtype, ignored: int | None) -> torch.Tensor:
+    """The rows where no label can be read: a label out of range equals no class."""
+    if not classes:
+        raise ValueError("num_classes must be given where labels cannot be read: under compile, vmap, export, on meta")
+    labels = y.reshape(_label_shape(tuple(y.shape))).unsqueeze(-1)
+    rows = labels == torch.arange(classes, device=y.device)
+    if ignored is not None and 0 <= ignored < classes:
+        rows = rows & (labels != ignored)
+    return rows.to(dtype)
+
+
+def _one_hot_tensor(y: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
     shape = _label_shape(tuple(y.shape))
     on_cpu = y.device.type == "cpu"
     flat = y.reshape(-1)

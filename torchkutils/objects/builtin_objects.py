@@ -28,12 +28,13 @@ FUNCTION_NAMES = tuple(sorted((ACTIVATIONS + " " + LOSSES).split()))
 
 @functools.cache
 def builtin_objects() -> Mapping[str, Any]:
-    """Every public class of torch.nn and torch.optim, and the activations and losses of torch.nn.functional."""
+    """Every public class of torch.nn and torch.optim, AveragedModel, and the activations and losses of F."""
     table: dict[str, Any] = {}
     for module in (torch.optim, torch.nn):
         for name, value in vars(module).items():
             if inspect.isclass(value) and not name.startswith("_"):
                 table[name] = value
+    table["AveragedModel"] = torch.optim.swa_utils.AveragedModel
     functional = torch.nn.functional
     table.update({name: getattr(functional, name) for name in FUNCTION_NAMES if hasattr(functional, name)})
     return table

@@ -2,47 +2,71 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Iterator, Mapping
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from torchkutils._dtypes import torch_dtype
+from torchkutils._random_state import random_state_kept
 from torchkutils._typing import PathLike
+from torchkutils._wrapped_models import unwrapped
 from torchkutils.objects.builtin_objects import is_stock_class
-from torchkutils.objects.comparison import refuse_difference
-from torchkutils.objects.config import ConfigReader, ConfigWriter
-from torchkutils.objects.model_tensors import StateToStore, assign_state, copy_into, read_state, template_of
-from torchkutils.objects.optimizer_state import optimizer_document
-from torchkutils.objects.plain_values import decode, encode
-from torchkutils.objects.spread_model import team_of, whole_model, whole_values
-from torchkutils.objects.stored_file import ModelFile, open_model_file, write_model_file
+from torchkutils.objects.config import ConfigReader
+from torchkutils.objects.described_model import describe_model
+from torchkutils.objects.file_writer import write_model_file
+from torchkutils.objects.metadata import metadata_document, read_document
+from torchkutils.objects.model_tensors import StateToStore
+from torchkutils.objects.optimizer_state import optimizer_documents
+from torchkutils.objects.scheduler_state import scheduler_documents
+from torchkutils.objects.sharded_model import team_of, whole_model, whole_values
+from torchkutils.objects.stored_file import checked_path, opened_model_file
+from torchkutils.objects.stored_state import StoredState, assign_state
+from torchkutils.objects.tree import count_paths
 
-__all__ = ["load_model", "load_weights", "read_metadata", "save_model", "save_weights"]
+__all__ = ["load_model", "read_metadata", "save_model"]
 
 
 def save_model(
-    model: nn.Module, path: PathLike, *, optimizer: torch.optim.Optimizer | None = None, metadata: Any = None
+    model: nn.Module,
+    path: PathLike,
+    *,
+    optimizer: torch.optim.Optimizer | Mapping[str, torch.optim.Optimizer] | None = None,
+    scheduler: Any = None,
+    metadata: Any = None,
+    timeout: float = 120.0,
 ) -> None:
     """Write a model to one HDF5 file: how it is built, its parameters and buffers, and what a training goes on with.
 
     Args:
         model: A torch.nn module, nested as you like, or one of a registered class. A wrapped model (several devices,
-            DistributedDataParallel, compiled) is saved as the model inside.
+            DistributedDataParallel, compiled) is saved as the model inside, compiled children too.
             One that is spread over ranks (`strategy='fsdp'`, `fully_shard`, DTensors) is saved by a call on every rank:
             it is gathered tensor by tensor, the first rank writes, and all return, or raise, together.
-        path: The file. It appears whole or not at all; an older one is replaced.
-        optimizer: Its state is stored as well; `load_optimizer` reads it.
-        metadata: Any JSON value; `read_metadata` gives it back.
+        path: The file, a local path. It appears whole or not at all; an older one is replaced.
+        optimizer: Its state is stored as well; `load_optimizer` reads it. A dict of names and optimizers stores several.
+        scheduler: A learning-rate scheduler, or a dict of several; `load_scheduler` reads it. What `state_dict()` leaves
+            out (the lambdas of LambdaLR) is left out here too.
+        metadata: Any JSON value, NumPy scalars, and tensors of up to 1 MiB together; `read_metadata` gives it back.
+        timeout: Seconds for which a rank waits for the others where the model is spread over ranks; at most the
+            process group's own.
 
     Raises:
-        ValueError: The model cannot be rebuilt as it is (named: the module's path and why), or holds a tensor or value
-            that cannot be stored. Nothing was written.
-        TypeError: `model` is no module, or `optimizer` no optimizer.
+        ValueError: The model cannot be rebuilt as it is (named: the module's path, the attribute, a way out), or holds a
+            tensor or value that cannot be stored. Nothing was written.
+        TypeError: `model` is no module, `optimizer` no optimizer, or `scheduler` has no `state_dict`.
+        RuntimeError: Not every rank made the call; the missing ones are named.
         OSError: The file cannot be written; an older one is as it was.
+
+    A module that was changed since its constructor call (children exchanged, added or removed; plain attributes set;
+    torch's parametrizations) is saved as the call and the differences: the tree is rebuilt and compared before anything
+    is written. Attributes that the constructor did not make (an attention map that forward leaves) are no part of a
+    model; they, and changed attributes that hold a tensor over 1 MiB or one with a graph, which go back to what the
+    constructor made, are listed in one UserWarning.
 
     Differs from Keras 2.3.1: no function, class path or code is stored, so that a file can be opened whoever wrote it.
 
@@ -52,62 +76,75 @@ def save_model(
     >>> load_model(path), read_metadata(path)
     (Linear(in_features=2, out_features=3, bias=True), {'epoch': 4})
     """
-    template = template_of(model)
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    template = checked_model(model)
+    checked_path(path)
+    optimizers = _by_name(optimizer, "optimizer", lambda one: isinstance(one, torch.optim.Optimizer))
+    schedulers = _by_name(scheduler, "scheduler", lambda one: callable(getattr(one, "state_dict", None)))
     team = team_of(template)
-    optimizer_state = None if optimizer is None else optimizer.state_dict()
+    if team is not None:
+        team.meet(timeout)
+    states = {name: one.state_dict() for name, one in optimizers.items()}
     if team is None:
-        _write_model(template, path, optimizer, optimizer_state, metadata)
+        _write_model(template, path, optimizers, states, schedulers, metadata)
         return
-    whole, whole_state = whole_model(template, team), whole_values(optimizer_state, team)
-    team.by_first(lambda: _write_model(whole, path, optimizer, whole_state, metadata))
+    whole, whole_states = whole_model(template, team), whole_values(states, team)
+    team.by_first(lambda: _write_model(whole, path, optimizers, whole_states, schedulers, metadata))
 
 
-def save_weights(model: nn.Module, path: PathLike) -> None:
-    """Write the parameters and buffers of any model to one HDF5 file.
-
-    Args:
-        model: Any module; a wrapped one is saved as the model inside, one that is spread over ranks as by `save_model`.
-        path: The file. It appears whole or not at all.
+def checked_model(model: Any) -> nn.Module:
+    """The model inside its wrappers.
 
     Raises:
-        ValueError: The model holds a tensor that cannot be stored.
         TypeError: `model` is no module.
-        OSError: The file cannot be written; an older one is as it was.
-
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "weights.h5"
-    >>> save_weights(torch.nn.Linear(2, 3), path)
-    >>> load_weights(torch.nn.Linear(2, 3), path)
     """
-    template = template_of(model)
-    team = team_of(template)
-    if team is None:
-        _write_weights(template, path)
-        return
-    whole = whole_model(template, team)
-    team.by_first(lambda: _write_weights(whole, path))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return unwrapped(model)
+
+
+def _by_name(given: Any, argument: str, fits: Any) -> dict[str, Any]:
+    """One object, or several by name; the only one has the name "".
+
+    Raises:
+        TypeError: It is of another kind.
+    """
+    if given is None:
+        return {}
+    named = dict(given) if isinstance(given, Mapping) else {"": given}
+    for name, one in named.items():
+        if not isinstance(name, str) or not fits(one):
+            kind = "torch.optim.Optimizer" if argument == "optimizer" else "scheduler with a state_dict"
+            raise TypeError(f"{argument} must be a {kind} or a dict of them by name, got {type(one).__name__}")
+    return named
 
 
 def load_model(
-    path: PathLike, *, custom_objects: Mapping[str, Any] | None = None, device: torch.device | str = "cpu"
+    path: PathLike,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: Any = None,
+    mmap: bool = False,
 ) -> nn.Module:
     """Rebuild a model that `save_model` wrote.
 
     Args:
         path: The file; it may come from a stranger.
         custom_objects: Classes by the names that stand in the file; looked at before scope, registry and torch.nn.
-        device: Where the model is to live.
+        device: Where the model is to live; "meta" reads no tensor.
+        dtype: What floating-point tensors are converted to; None keeps what the file has.
+        mmap: Map the file instead of reading it: bytes come when they are used, and changes stay in memory. The file must
+            not be written to or cut meanwhile (a new `save_model` to its path does neither).
 
     Returns:
         The module, with its tensors, ties, `requires_grad` and `training` as they were.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no such file (a Keras file is refused by name), of a newer format, damaged or hostile, or it
-            names a class that is not known here.
+        ValueError: It is no such file (a Keras file is refused by name), of a newer format, damaged or hostile, names
+            a class that is not known here, or `device` is none that this machine has.
         OSError: It cannot be read.
+        TypeError: `dtype` is no dtype of floating-point numbers.
 
     Custom classes run their own constructors, with the arguments in the file; torch.nn's classes are checked against
     the stored shapes before memory is given to them. No other name of the file is imported or called.
@@ -118,57 +155,49 @@ def load_model(
     >>> [type(module).__name__ for module in load_model(path)]
     ['Linear', 'ReLU']
     """
-    target = torch.device(device)
-    with open_model_file(path) as file:
+    target, kind = checked_device(device), _floating_dtype(dtype)
+    with opened_model_file(path, mapped=mmap) as file:
         architecture = file.document("architecture")
         if architecture is None:
             raise ValueError("it holds weights alone; build the model and use load_weights")
-        with _untouched_random_state():
-            model = _build(architecture, file, custom_objects)
-        assign_state(model, file)
-    return model.to(target)
+        state = StoredState(file, kind, target)
+        with random_state_kept():
+            model = _build(architecture, state, custom_objects, target)
+        file.budget.paths(count_paths(model))
+        if target.type != "meta":
+            file.read_packed()
+        assign_state(model, state)
+    return model if target.type == "cpu" else model.to(target)
 
 
-def load_weights(model: nn.Module, path: PathLike, *, strict: bool = True) -> None:
-    """Read parameters and buffers into a model, in place.
-
-    Args:
-        model: The model; a wrapped one is loaded through. Where it is spread over ranks, every rank makes the call; the
-            first rank alone reads the file, and sends each its part.
-        path: A file of `save_model` or `save_weights`.
-        strict: Whether the names must be the same. With False what both have is loaded, and nothing else is read:
-            `load_weights(nn.ModuleDict({"head": head}), path, strict=False)` reads one part of a large file.
+def checked_device(device: Any) -> torch.device:
+    """The device.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Names (with `strict`) or shapes differ, or the file is no model file, damaged or hostile; the model
-            is as it was.
-        TypeError: `model` is no module.
-
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "weights.h5"
-    >>> save_weights(torch.nn.Linear(2, 3), path)
-    >>> other = torch.nn.Linear(2, 3)
-    >>> load_weights(other, path)
+        ValueError: There is no such device on this machine.
     """
-    template = template_of(model)
-    team = team_of(template)
-    wanted = template.state_dict()
-    read: dict[str, torch.Tensor] = {}
+    try:
+        target = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must name a torch device, got {device!r}: {error}") from error
+    if target.type in ("cpu", "meta"):
+        return target
+    module = getattr(torch, target.type, None)
+    there = module.device_count() if module is not None and hasattr(module, "device_count") else 0
+    if (target.index or 0) >= there:
+        raise ValueError(
+            f"device must be on this machine, got {str(target)!r}: torch sees {there} of type {target.type}"
+        )
+    return target
 
-    def read_all() -> list[str]:
-        with open_model_file(path) as file:
-            read.update(read_state(file, wanted, strict=strict))
-        return list(read)
 
-    if team is not None:
-        for name in team.by_first(read_all):
-            team.fill(wanted[name], read.pop(name, None))
-        return
-    read_all()
-    with torch.no_grad():
-        for name, tensor in read.items():
-            copy_into(wanted[name], tensor)
+def _floating_dtype(dtype: Any) -> torch.dtype | None:
+    if dtype is None:
+        return None
+    kind = torch_dtype(dtype)
+    if not kind.is_floating_point:
+        raise TypeError(f"dtype must be one of floating-point numbers, got {dtype!r}")
+    return kind
 
 
 def read_metadata(path: PathLike) -> Any:
@@ -178,7 +207,7 @@ def read_metadata(path: PathLike) -> Any:
         path: The file.
 
     Returns:
-        The value; {} when none was given.
+        The value, tensors included; {} when none was given.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -190,96 +219,92 @@ def read_metadata(path: PathLike) -> Any:
     >>> read_metadata(path)
     {}
     """
-    with open_model_file(path) as file:
-        value = decode(file.document("metadata"))
+    with opened_model_file(path) as file:
+        value = read_document(file, "metadata")
     return {} if value is None else value
 
 
 def _write_model(
     template: nn.Module,
     path: PathLike,
-    optimizer: torch.optim.Optimizer | None,
-    optimizer_state: Any,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    states: Mapping[str, Any],
+    schedulers: Mapping[str, Any],
     metadata: Any,
 ) -> None:
-    state = StateToStore(template)
-    writer = ConfigWriter(state.argument)
-    architecture = writer.node(template, "model")
-    _verify(template, architecture, writer, state)
-    documents: dict[str, Any] = {"architecture": architecture, "metadata": encode(metadata, "metadata")}
-    if optimizer is not None:
-        documents["optimizer"] = optimizer_document(optimizer, optimizer_state, state)
+    state = StateToStore()
+    described = describe_model(template, state)
+    documents: dict[str, Any] = {
+        "architecture": described.architecture,
+        "metadata": metadata_document(metadata, state),
+        **optimizer_documents(optimizers, states, state),
+        **scheduler_documents(schedulers, state),
+    }
+    state.find_views()
     documents["index"] = state.index()
     write_model_file(path, documents, state.tensors)
+    if described.warning:
+        warnings.warn(described.warning, UserWarning, stacklevel=_outside())
 
 
-def _write_weights(template: nn.Module, path: PathLike) -> None:
-    state = StateToStore(template)
-    write_model_file(path, {"index": state.index()}, state.tensors)
+def _outside() -> int:
+    """The stack level of whoever called the package, for a warning that names the caller's line."""
+    level, frame = 1, sys._getframe(1)
+    folder = os.path.dirname(__file__)  # noqa: PTH120
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
-def _verify(template: nn.Module, architecture: Any, writer: ConfigWriter, state: StateToStore) -> None:
-    """Build the tree anew and compare it, before anything is written."""
-    stock = all(is_stock_class(kind) for kind in writer.classes.values())
-    with _untouched_random_state():
-        try:
-            with torch.device("meta") if stock else contextlib.nullcontext():
-                rebuilt = ConfigReader(state.read_argument, writer.classes).module(architecture)
-        except ValueError as err:
-            raise ValueError(f"the model cannot be rebuilt from its config: {err}") from err
-    refuse_difference(template, rebuilt)
-
-
-def _build(architecture: Any, file: ModelFile, custom_objects: Mapping[str, Any] | None) -> nn.Module:
-    limit = len(file.index.get("names", {}))
-    shapes = {stored.shape for stored in file.tensors.values()}
-    budget = 4 * sum(stored.nbytes for stored in file.tensors.values()) + (16 << 20)
+def _build(
+    architecture: Any, state: StoredState, custom_objects: Mapping[str, Any] | None, device: torch.device
+) -> nn.Module:
+    budget = state.file.budget
+    all_stock, exact = _looked_at(architecture, custom_objects)
+    shapes = {stored.shape for stored in state.file.tensors.values()} if exact else None
+    room = 2 * state.file.nbytes + (16 << 20)
+    place = device if device.type != "meta" else torch.device("cpu")
 
     def check(module: nn.Module) -> None:
-        nonlocal budget
-        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if tuple(tensor.shape) not in shapes:
-                raise ValueError(f"{name} would have shape {tuple(tensor.shape)}, no tensor in the file has it")
-        budget -= sum(one.numel() * one.element_size() for one in module.state_dict().values() if one.is_meta)
-        if budget < 0:
+        nonlocal room
+        for tensor in [*module.parameters(), *module.buffers()]:
+            if shapes is not None and tuple(tensor.shape) not in shapes:
+                raise ValueError(
+                    f"it would have a tensor of shape {tuple(tensor.shape)}, the file has none of that shape"
+                )
+            room -= tensor.numel() * tensor.element_size() if tensor.is_meta else 0
+        if room < 0:
             raise ValueError("its modules would be larger than the tensors in the file")
 
-    if not _all_stock(architecture, custom_objects):
-        return ConfigReader(_reader(file, "cpu"), custom_objects, limit, check).module(architecture)
+    if not all_stock:
+        reader = ConfigReader(state.read, custom_objects, budget, check, state.empty, place)
+        return reader.module(architecture)
     with torch.device("meta"):
-        return ConfigReader(_reader(file, "meta"), custom_objects, limit).module(architecture)
+        reader = ConfigReader(
+            _on_cpu(state.read), custom_objects, budget, None, state.empty, place, empty_parameters=True
+        )
+        return reader.module(architecture)
 
 
-def _all_stock(node: Any, custom_objects: Mapping[str, Any] | None) -> bool:
+def _on_cpu(read: Callable[[Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+    """The same function where modules are built on the meta device: arguments are read for real."""
+
+    def reading(name: Any) -> torch.Tensor:
+        with torch.device("cpu"):
+            return read(name)
+
+    return reading
+
+
+def _looked_at(node: Any, custom_objects: Mapping[str, Any] | None) -> tuple[bool, bool]:
+    """Whether all classes are torch.nn's, and whether the file has a tensor for whatever they build (no edits)."""
     reader = ConfigReader(lambda body: torch.empty(0), custom_objects)
-    found, todo = True, [node]
+    all_stock, exact, todo = True, True, [node]
     while todo:
         one = todo.pop()
         if isinstance(one, dict) and {"class_name", "config"} <= set(one):
-            found = found and is_stock_class(reader.class_of(one))
+            kind = reader.class_of(one)
+            all_stock = all_stock and kind is not None and is_stock_class(kind)
+            exact = exact and kind is not None and "edits" not in one
         todo.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
-    return found
-
-
-def _reader(file: ModelFile, device: str) -> Any:
-    def read(name: Any) -> torch.Tensor:
-        stored = file.tensors.get(name) if isinstance(name, str) else None
-        if stored is None:
-            raise ValueError(f"its config refers to a tensor {str(name)[:60]!r} that it does not hold")
-        if device == "meta":
-            return torch.empty(stored.shape, dtype=stored.dtype, device="meta")
-        return file.read(stored.name)
-
-    return read
-
-
-@contextlib.contextmanager
-def _untouched_random_state() -> Iterator[None]:
-    """Constructors draw initial values: the caller's generators must not notice."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+    return all_stock, exact

@@ -1,172 +1,197 @@
-"""A model's tensors on their way into a file and back into a module: names, ties, flags."""
+"""A model's tensors on their way into a file: names, ties, views of one memory, sparse parts, flags.
+
+The tensors are taken from the tree of modules, not from `state_dict()`: a class may leave parts out of its state dict or
+rename them, and the model needs all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from torchkutils.objects.stored_file import ModelFile
-from torchkutils.objects.tensors import checked_tensor, stored_dtype
+from torchkutils.objects.plain_values import encode
+from torchkutils.objects.tensors import checked_tensor
+from torchkutils.objects.tree import inside, named_tree, slots_of
 
-__all__ = ["StateToStore", "assign_state", "copy_into", "read_state", "template_of"]
+__all__ = ["EXTRA", "StateToStore", "has_extra_state"]
+
+EXTRA = "_extra_state"
 
 
-def template_of(model: nn.Module) -> nn.Module:
-    """The model inside its wrappers: several devices, DistributedDataParallel, compiled.
-
-    Raises:
-        TypeError: `model` is no module.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    wrappers = [nn.DataParallel, nn.parallel.DistributedDataParallel]
-    while True:
-        inner = model.__dict__.get("__template__", getattr(model, "__template__", None))
-        if not isinstance(inner, nn.Module):
-            inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, tuple(wrappers)):
-            inner = model.module
-        if not isinstance(inner, nn.Module) or inner is model:
-            return model
-        model = inner
+def has_extra_state(module: nn.Module) -> bool:
+    """Whether a class keeps state beside its tensors."""
+    return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
 class StateToStore:
-    """The tensors that go into a file; one that has several names is stored once."""
+    """The tensors that go into a file; one that has several names is stored once.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        tensors: What is written, by name.
+        names: The keys of the model's state, each with the name of its tensor.
+    """
+
+    def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
-        self._names: dict[str, str] = {}
-        self._stored: dict[Any, str] = {}
-        self._model = model
-        for name, value in model.state_dict(keep_vars=True).items():
-            if not isinstance(value, torch.Tensor):
-                raise ValueError(f"{name} is extra state of type {type(value).__name__}, which cannot be stored")
-            self._names[name] = self.add(value, name)
+        self.names: dict[str, str] = {}
+        self.values: dict[str, torch.Tensor] = {}
+        self._known: dict[int, str] = {}
+        self._sparse: dict[str, Any] = {}
+        self._views: dict[str, Any] = {}
+        self._extra: dict[str, Any] = {}
+        self._flags: dict[str, Any] = {"frozen": [], "training": True, "flipped": []}
+
+    def add_model(self, model: nn.Module) -> None:
+        """Add a model's parameters, buffers, extra state and flags."""
+        slots = slots_of(model)
+        for slot in slots:
+            self.names[slot.key] = self.add(slot.tensor, slot.key)
+        modules = named_tree(model)
+        for path, module in modules:
+            if has_extra_state(module):
+                self.add_extra(f"{path}.{EXTRA}" if path else EXTRA, module.get_extra_state())
+        self._flags = {
+            "frozen": [slot.key for slot in slots if _is_frozen(slot.tensor)],
+            "training": inside(model).training,
+            "flipped": [path for path, module in modules if module.training != inside(model).training],
+        }
+
+    def add_extra(self, key: str, value: Any) -> None:
+        """Add what `get_extra_state` of a module gave.
+
+        Raises:
+            ValueError: It is no plain value.
+        """
+        self._extra[key] = encode(value, f"the extra state {key}", lambda one, where: self._of_extra(one, where))
+
+    def _of_extra(self, value: Any, where: str) -> Any:
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{where} must be plain, got a {type(value).__name__}")
+        return {"__tensor__": self.add(value, f"extra:{where}")}
 
     def add(self, value: torch.Tensor, name: str) -> str:
-        """Store a tensor; gives the name under which it, or the one it shares all its memory with, is stored."""
+        """Store a tensor; gives the name under which it is stored."""
+        known = self._known.get(id(value))
+        if known is not None:
+            return known
+        if name in self.values:
+            name = next(
+                f"{name}#{number}" for number in range(2, len(self.values) + 3) if f"{name}#{number}" not in self.values
+            )
         tensor = checked_tensor(value, name)
-        key: Any = id(value)
-        if tensor.numel() and tensor is value:
-            key = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        known = self._stored.setdefault(key, name)
-        if known == name:
+        self._known[id(value)] = name
+        self.values[name] = tensor
+        if tensor.layout == torch.strided:
             self.tensors[name] = tensor
-        return known
+        else:
+            self._sparse[name] = self._sparse_parts(tensor.detach(), name)
+        return name
+
+    def _sparse_parts(self, tensor: torch.Tensor, name: str) -> dict[str, Any]:
+        layout = str(tensor.layout).removeprefix("torch.")
+        if tensor.layout == torch.sparse_coo:
+            parts = {"indices": tensor._indices(), "values": tensor._values()}
+        elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+            parts = {"crow": tensor.crow_indices(), "col": tensor.col_indices(), "values": tensor.values()}
+        elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+            parts = {"ccol": tensor.ccol_indices(), "row": tensor.row_indices(), "values": tensor.values()}
+        else:
+            raise ValueError(f"{name} has layout {tensor.layout}, which cannot be stored; make it dense first")
+        stored = {part: self.add(one, f"{name}:{part}") for part, one in parts.items()}
+        coalesced = tensor.layout == torch.sparse_coo and tensor.is_coalesced()
+        return {"layout": layout, "shape": list(tensor.shape), "parts": stored, "coalesced": coalesced}
 
     def argument(self, tensor: torch.Tensor, where: str) -> str:
-        """Store a tensor that is a constructor argument."""
+        """Store a tensor that is a constructor argument or an attribute."""
         return self.add(tensor, f"argument:{where}")
 
     def read_argument(self, name: str) -> torch.Tensor:
         """A stored tensor as a constructor gets it; on the meta device while modules are built there."""
-        tensor = self.tensors[name].detach()
-        return tensor.clone().to(torch.empty(0).device)
+        tensor = self.values[name].detach()
+        return tensor if tensor.layout != torch.strided else tensor.clone()
+
+    def empty_argument(self, name: str) -> torch.Tensor:
+        """A tensor on the meta device like a stored one."""
+        tensor = self.values[name]
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(one.numel() * one.element_size() for one in self.tensors.values())
+
+    def snapshot(self) -> list[dict[Any, Any]]:
+        """What was added so far."""
+        return [dict(held) for held in (self.tensors, self.names, self.values, self._known, self._sparse)]
+
+    def restore(self, snapshot: list[dict[Any, Any]]) -> None:
+        """Forget what was added since."""
+        self.tensors, self.names, self.values, self._known, self._sparse = map(dict, snapshot)
+
+    def find_views(self) -> None:
+        """Find tensors that are different objects over one memory: one is stored, the others as views of it.
+
+        Raises:
+            ValueError: They see the memory as different dtypes.
+        """
+        groups: dict[Any, list[str]] = defaultdict(list)
+        for name, tensor in self.tensors.items():
+            if tensor.numel() and not tensor.is_meta:
+                groups[tensor.device, tensor.untyped_storage().data_ptr()].append(name)
+        for names in groups.values():
+            for overlapping in _overlapping(names, self.tensors) if len(names) > 1 else ():
+                self._share(overlapping)
+
+    def _share(self, names: list[str]) -> None:
+        members = [self.tensors[name] for name in names]
+        if len({one.dtype for one in members}) > 1 or any(one.is_conj() or one.is_neg() for one in members):
+            raise ValueError(f"{names[:5]} share memory in different dtypes; clone() all but one before saving")
+        start, end = min(one.data_ptr() for one in members), max(_end(one) for one in members)
+        whole = next((n for n, one in zip(names, members, strict=True) if _covers(one, start, end)), None)
+        if whole is None:
+            first = min(members, key=lambda one: one.data_ptr())
+            count = (end - start) // first.element_size()
+            whole = f"memory:{names[0]}"
+            self.tensors[whole] = torch.as_strided(first.detach(), (count,), (1,), first.storage_offset())
+        for name, one in zip(names, members, strict=True):
+            if name != whole:
+                offset = (one.data_ptr() - start) // one.element_size()
+                self._views[name] = {
+                    "of": whole, "shape": list(one.shape), "stride": list(one.stride()), "offset": offset
+                }  # fmt: skip
+                del self.tensors[name]
 
     def index(self) -> dict[str, Any]:
         """What the file's index says besides where the tensors lie."""
-        frozen = [n for n, p in self._model.named_parameters(remove_duplicate=False) if not p.requires_grad]
-        modes = {n: m.training for n, m in self._model.named_modules(remove_duplicate=False)}
-        flipped = [n for n, training in modes.items() if training != self._model.training]
-        return {"names": self._names, "frozen": frozen, "training": self._model.training, "flipped": flipped}
+        found = {"names": self.names, **self._flags}
+        parts = {"views": self._views, "sparse": self._sparse, "extra": self._extra}
+        return found | {key: value for key, value in parts.items() if value}
 
 
-def assign_state(model: nn.Module, file: ModelFile) -> None:
-    """Fill a rebuilt module from a file.
-
-    Raises:
-        ValueError: Names, shapes or flags of the file do not fit the module; checked before memory is allocated.
-    """
-    names = file.index.get("names")
-    wanted = model.state_dict(keep_vars=True)
-    if not isinstance(names, dict) or set(names) != set(wanted):
-        differing = sorted(set(wanted) ^ set(names if isinstance(names, dict) else ()))
-        raise ValueError(f"its tensors are not those of its architecture: {differing[:5]} stand in one of both")
-    for name, tensor in wanted.items():
-        stored = file.tensors.get(names[name]) if isinstance(names[name], str) else None
-        if stored is None or stored.shape != tuple(tensor.shape):
-            found = None if stored is None else stored.shape
-            raise ValueError(f"{name!r} must have shape {tuple(tensor.shape)} in the file, got {found}")
-    made: dict[str, torch.Tensor] = {}
-    for name in wanted:
-        made[names[name]] = _place(model, name, made.get(names[name]), file, names[name])
-    left = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
-    if left:
-        raise ValueError(f"{left[:5]} are not in the file")
-    _set_flags(model, file.index)
+def _is_frozen(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
-def _place(model: nn.Module, name: str, tied: torch.Tensor | None, file: ModelFile, source: str) -> torch.Tensor:
-    path, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(path)
-    old: torch.Tensor | None = owner._parameters.get(attribute)
-    if old is None:
-        old = owner.get_buffer(attribute)
-    if tied is not None and type(tied) is type(old):
-        new: torch.Tensor = tied
-    else:
-        value = file.read(source) if tied is None else tied.detach()
-        if not isinstance(old, nn.Parameter):
-            new = value
-        elif old.is_meta:
-            new = nn.Parameter(value, requires_grad=value.is_floating_point() or value.is_complex())
+def _end(tensor: torch.Tensor) -> int:
+    """The address behind the last element."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _covers(tensor: torch.Tensor, start: int, end: int) -> bool:
+    return tensor.is_contiguous() and tensor.data_ptr() == start and _end(tensor) == end
+
+
+def _overlapping(names: list[str], tensors: dict[str, torch.Tensor]) -> list[list[str]]:
+    """Groups of names whose memory overlaps."""
+    groups: list[list[str]] = []
+    reached = -1
+    for name in sorted(names, key=lambda one: tensors[one].data_ptr()):
+        if groups and tensors[name].data_ptr() < reached:
+            groups[-1].append(name)
         else:
-            # The module's own object stays: its constructor may have kept it elsewhere too.
-            old.data = value
-            new = old
-    if isinstance(new, nn.Parameter):
-        setattr(owner, attribute, new)  # recurrent layers keep a second list, which follows setattr alone
-    else:
-        owner._buffers[attribute] = new
-    return new
-
-
-def _set_flags(model: nn.Module, index: dict[str, Any]) -> None:
-    frozen, flipped, training = index.get("frozen"), index.get("flipped"), index.get("training")
-    if not isinstance(frozen, list) or not isinstance(flipped, list) or not isinstance(training, bool):
-        raise ValueError("its flags are malformed")
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        wanted = name not in set(frozen)
-        if parameter.requires_grad != wanted:
-            parameter.requires_grad_(wanted)
-    others = set(map(str, flipped))
-    for name, module in model.named_modules(remove_duplicate=False):
-        module.training = training != (name in others)
-
-
-def read_state(file: ModelFile, wanted: Mapping[str, torch.Tensor], *, strict: bool) -> dict[str, torch.Tensor]:
-    """The tensors of a file for a state dict, by name, in its order.
-
-    Raises:
-        ValueError: Names (with `strict`) or shapes differ.
-    """
-    names = dict(file.index.get("names", {}))
-    missing, surplus = [n for n in wanted if n not in names], [n for n in names if n not in wanted]
-    if strict and (missing or surplus):
-        raise ValueError(
-            f"the names must be the model's: missing in the file {missing[:5]}, not in the model {surplus[:5]}; "
-            "strict=False loads what both have"
-        )
-    both = [name for name in wanted if name in names]
-    for name in both:
-        found = file.tensors[names[name]].shape if names[name] in file.tensors else None
-        if found != tuple(wanted[name].shape):
-            raise ValueError(f"{name!r} must have shape {tuple(wanted[name].shape)}, the file has {found}")
-    return {name: file.read(names[name]) for name in both}
-
-
-def copy_into(target: torch.Tensor, value: torch.Tensor) -> None:
-    """Write a tensor that was read into one of the model."""
-    plain = target.device.type == "cpu" and target.dtype == value.dtype and target.is_contiguous()
-    if plain and not target.is_conj() and not target.is_neg() and type(target.data) is torch.Tensor:
-        # One thread copies as fast as memory takes it; waking torch's threads costs more than a small tensor.
-        bits = stored_dtype(value.dtype)
-        np.copyto(target.data.view(bits).numpy(), value.view(bits).numpy())
-        torch.autograd.graph.increment_version(target)
-    else:
-        target.copy_(value)
+            groups.append([name])
+        reached = max(reached, _end(tensors[name]))
+    return [sorted(group, key=names.index) for group in groups if len(group) > 1]

@@ -1,51 +1,75 @@
-"""An optimizer's state in a model file."""
+"""The state of optimizers in a model file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from torchkutils import _nested
 from torchkutils._typing import PathLike
-from torchkutils.objects.plain_values import decode, encode
-from torchkutils.objects.spread_model import Team, is_spread
-from torchkutils.objects.stored_file import open_model_file
+from torchkutils.objects.metadata import decoded, state_document
+from torchkutils.objects.model_tensors import StateToStore
+from torchkutils.objects.named_documents import chosen_document, named_documents
+from torchkutils.objects.sharded_model import Team, is_sharded
+from torchkutils.objects.stored_file import opened_model_file
 
-__all__ = ["load_optimizer", "optimizer_document"]
+__all__ = ["alike", "load_optimizer", "optimizer_documents"]
+
+# What the step of each of torch's optimizers reads from the state of a parameter; more may stand beside it.
+_NEEDED: dict[type, tuple[str, ...]] = {
+    torch.optim.Adadelta: ("step", "square_avg", "acc_delta"),
+    torch.optim.Adagrad: ("step", "sum"),
+    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.Adamax: ("step", "exp_avg", "exp_inf"),
+    torch.optim.ASGD: ("step", "eta", "mu", "ax"),
+    torch.optim.NAdam: ("step", "mu_product", "exp_avg", "exp_avg_sq"),
+    torch.optim.RAdam: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.RMSprop: ("step", "square_avg"),
+    torch.optim.Rprop: ("step", "prev", "step_size"),
+    torch.optim.SparseAdam: ("step", "exp_avg", "exp_avg_sq"),
+}
+# Tensors of one element, whatever the shape of the parameter.
+_SCALARS = {"step", "eta", "mu", "mu_product"}
 
 
-def optimizer_document(optimizer: torch.optim.Optimizer, values: Any, state: Any) -> dict[str, Any]:
-    """The optimizer's class, parameter shapes and `values`, its state dict; the tensors in it are added to `state`."""
-
-    def store(value: Any, where: str) -> Any:
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{where} must be plain, got a {type(value).__name__}")
-        return {"__tensor__": state.add(value, where)}
-
-    return {
-        "class_name": type(optimizer).__name__,
-        "shapes": _shapes(optimizer),
-        "state": encode(values, "optimizer", store),
-    }
+def optimizer_documents(
+    optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str, Any], state: StateToStore
+) -> dict[str, Any]:
+    """The document of some optimizers and their state dicts, by name; the tensors are added to `state`."""
+    return named_documents(
+        "optimizer",
+        {
+            name: {
+                "class_name": type(one).__name__,
+                "shapes": _shapes(one),
+                "state": state_document(states[name], f"optimizer{f' {name}' if name else ''}", state),
+            }
+            for name, one in optimizers.items()
+        },
+    )
 
 
 def _shapes(optimizer: torch.optim.Optimizer) -> list[list[list[int]]]:
     return [[list(parameter.shape) for parameter in group["params"]] for group in optimizer.param_groups]
 
 
-def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer, name: str | None = None) -> None:
     """Give an optimizer the state that `save_model` stored: its next step is the one that would have followed.
 
     Args:
         path: The file.
         optimizer: One of the same class, over parameters of the same shapes in the same order and groups. Where they
             are spread over ranks, every rank makes the call; the first rank alone reads the file.
+        name: Which of several; None where the file holds one.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file holds no optimizer, or one of another class or other parameters; or it is damaged. The
-            optimizer is as it was.
+        ValueError: The file holds no such optimizer, or one of another class or other parameters, or a state that does
+            not fit it; or it is damaged. The optimizer is as it was.
         TypeError: `optimizer` is no optimizer.
 
     >>> import tempfile, pathlib
@@ -60,78 +84,170 @@ def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer) -> None:
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    spread = [one for group in optimizer.param_groups for one in group["params"] if is_spread(one)]
-    if spread:
-        _load_spread(path, optimizer, Team.of(spread[0]))
+    sharded = [one for group in optimizer.param_groups for one in group["params"] if is_sharded(one)]
+    if sharded:
+        _load_sharded(path, optimizer, Team.of(sharded[0]), name)
         return
-    document, tensors = _read(path, optimizer)
-    optimizer.load_state_dict(_decoded(document, tensors.__getitem__))
+    with opened_model_file(path) as file:
+        document = _fitting_document(chosen_document(file, "optimizer", name), optimizer)
+        state = decoded(file, document.get("state"), "optimizer")
+        _check_state(state, optimizer)
+        _load(optimizer, state)
 
 
-def _read(path: PathLike, optimizer: torch.optim.Optimizer) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The stored state, not yet decoded, and the tensors that it names."""
-    with open_model_file(path) as file:
-        document = file.document("optimizer")
-        if not isinstance(document, dict):
-            raise ValueError("it holds no optimizer; give save_model its optimizer argument")
-        if document.get("class_name") != type(optimizer).__name__:
-            raise ValueError(
-                f"optimizer must be a {str(document.get('class_name'))[:60]}, got {type(optimizer).__name__}"
-            )
-        if document.get("shapes") != _shapes(optimizer):
-            raise ValueError("optimizer must hold parameters of the same shapes, groups and order as the saved one")
-        tensors: dict[str, torch.Tensor] = {}
-
-        def read(name: str) -> torch.Tensor:
-            tensors[name] = file.read(name)
-            return tensors[name]
-
-        _decoded(document.get("state"), read)
-    return document.get("state"), tensors
+def _fitting_document(document: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    if document.get("class_name") != type(optimizer).__name__:
+        raise ValueError(f"optimizer must be a {str(document.get('class_name'))[:60]}, got {type(optimizer).__name__}")
+    if document.get("shapes") != _shapes(optimizer):
+        raise ValueError("optimizer must hold parameters of the same shapes, groups and order as the saved one")
+    return document
 
 
-def _decoded(document: Any, tensor_of: Callable[[str], torch.Tensor]) -> Any:
-    def read(tag: str, body: Any) -> torch.Tensor:
-        if tag != "__tensor__" or not isinstance(body, str):
-            raise ValueError(f"unknown value {tag!r} in the optimizer's state")
-        return tensor_of(body)
+def _load(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    before = dict(vars(optimizer))
+    groups = [dict(group) for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except Exception as error:
+        vars(optimizer).update(before)
+        for group, old in zip(optimizer.param_groups, groups, strict=True):
+            group.clear()
+            group.update(old)
+        raise ValueError(f"its optimizer's state does not fit: {error}") from error
 
-    return decode(document, read)
+
+def alike(own: Any, found: Any) -> bool:
+    """Whether a value from a file is of the kind that stands there: a number for a number, a tuple for a tuple.
+
+    None stands for "not set", and whatever is not called may stand in its place.
+    """
+    if own is None:
+        return not callable(found)
+    if isinstance(own, bool):
+        return found is None or _is_number(found)
+    if _is_number(own):
+        return _is_number(found)
+    if isinstance(own, list | tuple) and isinstance(found, list | tuple):
+        if isinstance(own, tuple):
+            return len(own) == len(found) and all(map(alike, own, found))
+        return not all(map(_is_number, own)) or all(map(_is_number, found))
+    if isinstance(own, Mapping):
+        return isinstance(found, Mapping)
+    return isinstance(found, type(own)) or isinstance(own, type(found))
 
 
-def _load_spread(path: PathLike, optimizer: torch.optim.Optimizer, team: Team) -> None:
+def _is_number(value: Any) -> bool:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return int(np.prod(value.shape)) == 1
+    return isinstance(value, int | float | complex | np.number)
+
+
+def _check_state(state: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Check a decoded state dict against the optimizer that it is meant for.
+
+    Raises:
+        ValueError: It would break the next step.
+    """
+    if not isinstance(state, dict) or not isinstance(state.get("param_groups"), list):
+        raise ValueError("its optimizer's state must have param_groups")
+    if not isinstance(state.get("state"), dict):
+        raise ValueError("its optimizer's state must have a dict 'state'")
+    groups = state["param_groups"]
+    if len(groups) != len(optimizer.param_groups):
+        raise ValueError("its optimizer's state has another number of groups")
+    parameters: dict[Any, torch.Tensor] = {}
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        _check_group(group, own, optimizer)
+        for key, parameter in zip(group["params"], own["params"], strict=True):
+            if type(key) not in (int, str) or key in parameters:
+                raise ValueError(f"its optimizer's groups name the parameter {str(key)[:40]} twice, or not by a number")
+            parameters[key] = parameter
+    for key, values in state["state"].items():
+        parameter = parameters.get(key) if isinstance(key, int | str) else None
+        if key in parameters and parameter is not None:
+            _check_values(values, parameter, optimizer)
+
+
+def _check_group(group: Any, own: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    if not isinstance(group, dict) or not isinstance(group.get("params"), list):
+        raise ValueError("its optimizer's groups must be dicts with a list 'params'")
+    if len(group["params"]) != len(own["params"]):
+        raise ValueError("its optimizer's groups have other numbers of parameters")
+    for key, value in own.items():
+        if key in ("params", "param_names"):
+            continue
+        if key not in group:
+            group[key] = value  # written by an older torch: the optimizer's own value stays
+        elif key in optimizer.defaults and not alike(value, group[key]):
+            raise ValueError(f"its optimizer's option {key!r} must be of the kind of {value!r}, got {group[key]!r:.60}")
+
+
+def _check_values(values: Any, parameter: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    kind = type(optimizer)
+    if not isinstance(values, dict):
+        raise ValueError("its optimizer's state of a parameter must be a dict")
+    needed = _NEEDED.get(kind, ()) if values else ()
+    missing = [key for key in needed if not isinstance(values.get(key), torch.Tensor | float | int)]
+    if missing:
+        raise ValueError(f"its optimizer's state of a parameter must have tensors {missing}")
+    if kind.__module__.startswith("torch.optim") and kind is not torch.optim.LBFGS:
+        for key, value in values.items():
+            if key in needed and key not in _SCALARS and not isinstance(value, torch.Tensor):
+                raise ValueError(f"its optimizer's state {key!r} must be a tensor")
+            if isinstance(value, torch.Tensor) and not _fits(str(key), value, parameter):
+                raise ValueError(
+                    f"its optimizer's state {str(key)[:40]!r} must have the shape {tuple(parameter.shape)} of its "
+                    f"parameter, got {tuple(value.shape)}"
+                )
+            if not isinstance(value, torch.Tensor | int | float | None):
+                raise ValueError(
+                    f"its optimizer's state {str(key)[:40]!r} must be a tensor, got {type(value).__name__}"
+                )
+
+
+def _fits(key: str, value: torch.Tensor, parameter: torch.Tensor) -> bool:
+    if key in _SCALARS:
+        return value.numel() == 1
+    # Adafactor keeps rows and columns: one axis of length 1.
+    return (
+        value.ndim == parameter.ndim
+        and all(found in (1, wanted) for found, wanted in zip(value.shape, parameter.shape, strict=True))
+        and (value.shape == parameter.shape or key in ("row_var", "col_var"))
+    )
+
+
+def _load_sharded(path: PathLike, optimizer: torch.optim.Optimizer, team: Team, name: str | None) -> None:
     """The first rank reads; each rank gets its part of what belongs to a parameter, and the rest whole."""
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[int, torch.Tensor] = {}
+
+    def numbered(one: torch.Tensor) -> tuple[str, int]:
+        number = len(tensors)
+        tensors[number] = one
+        return "tensor", number
 
     def read() -> Any:
-        document, found = _read(path, optimizer)
-        tensors.update(found)
-        return document, {name: (tuple(one.shape), one.dtype) for name, one in found.items()}
+        with opened_model_file(path) as file:
+            document = _fitting_document(chosen_document(file, "optimizer", name), optimizer)
+            state = decoded(file, document.get("state"), "optimizer")
+            _check_state(state, optimizer)
+        # What travels is plain: instead of each tensor, its number, with shape and dtype beside.
+        told = _nested.map_leaves(state, numbered, kind=torch.Tensor)
+        return told, {number: (tuple(one.shape), one.dtype) for number, one in tensors.items()}
 
-    document, kinds = team.by_first(read)
-    names: dict[int, str] = {}
-
-    def placeholder(name: str) -> torch.Tensor:
-        shape, dtype = kinds[name]
-        empty = torch.empty(shape, dtype=dtype, device="meta")
-        names[id(empty)] = name
-        return empty
+    state, kinds = team.by_first(read)
 
     def filled(value: Any, like: torch.Tensor | None) -> Any:
-        if isinstance(value, dict):
-            return {key: filled(one, like) for key, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(filled(one, like) for one in value)
-        if not isinstance(value, torch.Tensor):
-            return value
-        target = team.spread_like(value, like)
-        team.fill(target, tensors.get(names[id(value)]))
-        return target
+        if isinstance(value, tuple) and len(value) == 2 and value[0] == "tensor" and value[1] in kinds:
+            shape, dtype = kinds[value[1]]
+            target = team.sharded_like(torch.empty(shape, dtype=dtype, device="meta"), like)
+            team.fill(target, tensors.get(value[1]))
+            return target
+        held = _nested.children(value)
+        return value if held is None else _nested.rebuild(value, [filled(one, like) for one in held.values])
 
-    state = _decoded(document, placeholder)
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     owners = dict(zip(numbers, parameters, strict=True))
     state["state"] = {number: filled(values, owners.get(number)) for number, values in state["state"].items()}
     state["param_groups"] = filled(state["param_groups"], None)
-    optimizer.load_state_dict(state)
+    _load(optimizer, state)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+
+from torchkutils import _nested
+from torchkutils.objects.parametrizations import plain_class
 
 __all__ = ["RECORD", "record_arguments", "recorded_config"]
 
@@ -16,6 +21,7 @@ RECORD = "_torchkutils_constructor_arguments"
 """The entry of a module's `__dict__` that holds them: there it follows the module through pickle and deepcopy."""
 
 _POSITIONAL = "*"
+_SMALL_ARRAY = 1 << 16
 
 
 def record_arguments(kind: type[torch.nn.Module]) -> None:
@@ -39,7 +45,8 @@ def record_arguments(kind: type[torch.nn.Module]) -> None:
 
 def recorded_config(module: torch.nn.Module) -> dict[str, Any] | None:
     """The arguments of a module's constructor call by name, None when none were recorded for its class."""
-    if getattr(type(module).__init__, "_records_for", None) is not type(module):
+    kind = plain_class(module)
+    if getattr(kind.__init__, "_records_for", None) is not kind:
         return None
     config = module.__dict__.get(RECORD)
     return config if isinstance(config, dict) else None
@@ -71,15 +78,15 @@ def _as_config(constructor: Any, self: Any, args: tuple[Any, ...], kwargs: Mappi
 
 def _snapshot(value: Any) -> Any:
     """The value as it is now, whatever the constructor does to its lists and dicts; modules and tensors themselves."""
-    if type(value) is list:
-        return [_snapshot(one) for one in value]
-    if type(value) is tuple:
-        return tuple(_snapshot(one) for one in value)
-    if type(value) is dict:
-        return {key: _snapshot(one) for key, one in value.items()}
-    if isinstance(value, (set, bytearray)):
+    held = _nested.children(value)
+    if held is None:
+        return value.copy() if type(value) is np.ndarray and value.nbytes <= _SMALL_ARRAY else value
+    if dataclasses.is_dataclass(value) or (isinstance(value, tuple) and type(value) is not tuple):
+        # The constructor may change a field of a config; what it was given is what it must be given again.
         return copy.copy(value)
-    return value
+    if not isinstance(value, list | tuple | dict | set | frozenset):
+        return value
+    return _nested.rebuild(value, [_snapshot(one) for one in held.values])
 
 
 def call_with_config(kind: type, config: Mapping[str, Any]) -> Any:

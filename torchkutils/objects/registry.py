@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import enum
 import inspect
 import threading
 from collections.abc import Callable, Mapping
@@ -11,10 +13,18 @@ from typing import Any, TypeVar
 import torch
 
 from torchkutils.objects.builtin_objects import builtin_name, builtin_objects
-from torchkutils.objects.recorded_arguments import record_arguments
+from torchkutils.objects.recorded_arguments import call_with_config, record_arguments
 from torchkutils.objects.scope import get_custom_objects
 
-__all__ = ["get_registered_name", "get_registered_object", "look_up", "register_keras_serializable", "unknown_name"]
+__all__ = [
+    "get_registered_name",
+    "get_registered_object",
+    "instance_of",
+    "look_up",
+    "register_keras_serializable",
+    "registered_name",
+    "unknown_name",
+]
 
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 
@@ -37,8 +47,9 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
 
     Raises:
         TypeError: `package` or `name` is no string, or what is decorated is neither class nor function.
-        ValueError: The name belongs to another object, or a class that is no module has no `get_config`. An object of
-            the same module and qualified name (a notebook cell run again) replaces the older one.
+        ValueError: The name belongs to another object, or a class has no `get_config` and is no module, dataclass,
+            named tuple or enum either. An object of the same module and qualified name (a notebook cell run again)
+            replaces the older one.
 
     Registrations are global and survive the scope they were made in. Keras 2.3.1 has no such decorator; this is that
     of tf.keras and Keras 3.
@@ -57,15 +68,21 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
         if not callable(target) or not hasattr(target, "__name__"):
             raise TypeError(f"register_keras_serializable decorates a class or a function, got {target!r}")
         if inspect.isclass(target) and not hasattr(target, "get_config"):
-            if not issubclass(target, torch.nn.Module):
+            if issubclass(target, torch.nn.Module):
+                record_arguments(target)
+            elif not _rebuilt_from_fields(target):
                 raise ValueError(
                     f"Cannot register a class that does not have a get_config() method, got {target.__qualname__}"
                 )
-            record_arguments(target)
         _add(f"{package}>{name or target.__name__}", target)
         return target
 
     return register
+
+
+def _rebuilt_from_fields(kind: type) -> bool:
+    """Whether the instances of a class say by themselves what they are made of."""
+    return issubclass(kind, enum.Enum) or dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")
 
 
 def _add(registered_name: str, target: Any) -> None:
@@ -101,19 +118,18 @@ def get_registered_name(obj: Any) -> str:
     >>> get_registered_name(torch.nn.Linear)
     'Linear'
     """
-    try:
-        known = _names.get(obj)
-    except TypeError:
-        known = None
-    name = known or builtin_name(obj) or getattr(obj, "__name__", None)
+    name = registered_name(obj) or builtin_name(obj) or getattr(obj, "__name__", None)
     if not isinstance(name, str):
         raise ValueError(f"obj must be a class or a function, got {obj!r}, which has no name; pass its class")
     return name
 
 
-def registered_class_name(kind: type) -> str | None:
-    """The name a class was registered under, None when it was not."""
-    return _names.get(kind)
+def registered_name(value: Any) -> str | None:
+    """The name under which a class or function was registered, None when it was not."""
+    try:
+        return _names.get(value)
+    except TypeError:  # it cannot be hashed
+        return None
 
 
 def get_registered_object(
@@ -177,3 +193,16 @@ def unknown_name(
         f"Unknown {kind}: {shown}.{hint} Make it known by custom_objects={{{shown}: …}}, "
         f"by `with custom_object_scope({{{shown}: …}})` or by the decorator register_keras_serializable."
     )
+
+
+def instance_of(kind: type, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """An instance from a config: by `from_config` where the class has it, else by its constructor.
+
+    As in Keras 2.3.1, a `custom_objects` parameter of `from_config` gets the names that are visible.
+    """
+    from_config = getattr(kind, "from_config", None)
+    if from_config is None:
+        return call_with_config(kind, config)
+    if "custom_objects" in inspect.signature(from_config).parameters:
+        return from_config(dict(config), custom_objects={**get_custom_objects(), **(custom_objects or {})})
+    return from_config(dict(config))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from torchkutils._torch_versions import newer_module_class
+from torchkutils.objects.parametrizations import plain_class
 
-__all__ = ["stock_config"]
+__all__ = ["build_stock", "construction_cost", "is_container", "stock_config"]
 
 # Where a module lives and what it computes with follow from its tensors; the rest is deprecated or private.
+_FOREIGN = {"device", "dtype", "_weight", "_freeze"}
 _SKIPPED = {"self", "device", "dtype", "size_average", "reduce", "_weight", "_freeze", "min_value", "max_value"}
 
 
@@ -27,7 +29,7 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
     Raises:
         ValueError: The class cannot be rebuilt from plain values; the message says why.
     """
-    kind = type(module)
+    kind = plain_class(module)
     if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
         raise ValueError(f"{where} is a {kind.__name__} without shapes yet; call the model once before saving it")
     if kind in _CONTAINERS:
@@ -118,6 +120,8 @@ if _FUSED_LOSS is not None:
         "bias": module.linear.bias is not None,
     }
 
+_ADAPTERS[torch.optim.swa_utils.AveragedModel] = lambda module: _averaged(module)
+
 _CONTAINERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     nn.Sequential: lambda module: {"modules": dict(module._modules)},
     nn.ModuleList: lambda module: {"modules": list(module._modules.values())},
@@ -128,19 +132,128 @@ _CONTAINERS: dict[type, Callable[[Any], dict[str, Any]]] = {
 }
 
 
+def is_container(kind: type) -> bool:
+    """Whether a class of torch.nn holds nothing but what it is given."""
+    return kind in _CONTAINERS
+
+
 def build_stock(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
-    """Build a stock class from its decoded arguments."""
+    """Build a stock class from its decoded arguments.
+
+    Raises:
+        ValueError: Arguments that a file never holds: a device, a dtype, another content of a container.
+    """
+    if kind in _CONTAINERS:
+        return _container(kind, config)
+    if kind is AveragedModel:
+        return _build_averaged(config)
+    foreign = sorted(set(config) & _FOREIGN)
+    if foreign:
+        raise ValueError(f"{foreign} are no arguments that a file may give")
+    return kind(**config)
+
+
+def _container(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
+    if len(config) != 1 or next(iter(config)) not in ("modules", "values", "parameters"):
+        raise ValueError(f"a {kind.__name__} must have one argument, got {sorted(map(str, config))[:5]}")
+    (values,) = config.values()
+    if isinstance(values, dict) and not all(isinstance(key, str) for key in values):
+        raise ValueError(f"the keys of a {kind.__name__} must be text")
     if kind in (nn.Sequential, nn.Module):
         module = kind()
-        for name, child in config["modules"].items():
+        for name, child in values.items():
             module.add_module(name, child)
         return module
-    if kind in (nn.ParameterList, nn.ParameterDict):
-        (values,) = config.values()
-        pairs = values.items() if isinstance(values, dict) else enumerate(values)
-        wrapped = {key: _as_parameter(one) for key, one in pairs}
-        return kind(wrapped if kind is nn.ParameterDict else list(wrapped.values()))
-    return kind(**config)
+    if kind is nn.ParameterList:
+        return nn.ParameterList([_as_parameter(one) for one in values])
+    if kind is nn.ParameterDict:
+        # It sets each key as an attribute: what the class has itself must not be hidden by one.
+        taken = [key for key in values if hasattr(nn.ParameterDict, key) or key in vars(nn.ParameterDict())]
+        if taken:
+            raise ValueError(f"{taken[:3]} must not be keys of a ParameterDict, which has such attributes itself")
+        return nn.ParameterDict({key: _as_parameter(one) for key, one in values.items()})
+    return kind(values)
+
+
+def construction_cost(kind: type[nn.Module], config: Mapping[str, Any]) -> int:
+    """How many modules a constructor of torch.nn makes, before it is called.
+
+    Raises:
+        ValueError: A count is no integer.
+    """
+    if kind in _CONTAINERS:
+        return 1
+    if issubclass(kind, nn.AdaptiveLogSoftmaxWithLoss):
+        cutoffs = config.get("cutoffs", ())
+        return 2 + 3 * (len(cutoffs) if isinstance(cutoffs, list | tuple) else 1)
+    if kind is nn.Transformer:
+        return _LAYER_MODULES * (2 + sum(_count(config, f"num_{part}_layers", 6) for part in ("encoder", "decoder")))
+    if kind in (nn.TransformerEncoder, nn.TransformerDecoder):
+        layer = next((one for one in config.values() if isinstance(one, nn.Module)), None)
+        size = 1 if layer is None else sum(1 for _ in layer.modules())
+        return 2 + size * _count(config, "num_layers", 1)
+    if kind is AveragedModel and isinstance(config.get("model"), nn.Module):
+        return 1 + sum(1 for _ in config["model"].modules())
+    return _LAYER_MODULES if issubclass(kind, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) else 1
+
+
+_LAYER_MODULES = 16
+
+
+def _count(config: Mapping[str, Any], key: str, default: int) -> int:
+    count = config.get(key, default)
+    if type(count) is not int:
+        raise ValueError(f"{key} must be an integer, got {str(count)[:40]}")
+    return max(count, 0)
+
+
+def layer_count(config: Mapping[str, Any]) -> int:
+    """The largest number of layers that a config asks for: recurrent layers make their tensors in a loop."""
+    counts = [config.get(key, 0) for key in ("num_layers", "num_encoder_layers", "num_decoder_layers")]
+    return max((count for count in counts if type(count) is int), default=0)
+
+
+# -- AveragedModel: its averaging functions are closures over one number ------------------------------------------------
+
+AveragedModel: Any = torch.optim.swa_utils.AveragedModel
+_EMA = {
+    "ema": torch.optim.swa_utils.get_ema_avg_fn,
+    "multi_ema": torch.optim.swa_utils.get_ema_multi_avg_fn,
+}
+_SWA = {"swa": torch.optim.swa_utils.get_swa_avg_fn, "multi_swa": torch.optim.swa_utils.get_swa_multi_avg_fn}
+
+
+def _averaged(module: Any) -> dict[str, Any]:
+    config = {"model": module.module, "use_buffers": module.use_buffers}
+    for argument in ("avg_fn", "multi_avg_fn"):
+        function = getattr(module, argument)
+        if function is not None:
+            config[argument] = _averaging(function)
+    return config
+
+
+def _averaging(function: Any) -> Any:
+    """One of torch's averaging functions by name, with its number; any other function as it is."""
+    inner = inspect.unwrap(function)  # torch.no_grad is around it
+    code = getattr(inner, "__code__", None)
+    for name, make in _EMA.items():
+        if code is inspect.unwrap(make()).__code__:
+            return [name, inspect.getclosurevars(inner).nonlocals["decay"]]
+    return next(([name] for name, make in _SWA.items() if code is inspect.unwrap(make()).__code__), function)
+
+
+def _build_averaged(config: dict[str, Any]) -> nn.Module:
+    functions = {}
+    for argument in ("avg_fn", "multi_avg_fn"):
+        told = config.get(argument)
+        if isinstance(told, list) and told and told[0] in _EMA:
+            functions[argument] = _EMA[told[0]](float(told[1]))
+        elif isinstance(told, list) and told and told[0] in _SWA:
+            functions[argument] = _SWA[told[0]]()
+        elif told is not None:
+            functions[argument] = told
+    built: nn.Module = AveragedModel(config["model"], use_buffers=bool(config.get("use_buffers")), **functions)
+    return built
 
 
 def _as_parameter(value: Any) -> Any:

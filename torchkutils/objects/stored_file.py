@@ -1,138 +1,131 @@
-"""The HDF5 layout of a model file, written, and read as the data of a stranger; docs/file-format.md describes it."""
+"""The HDF5 layout of a model file, read as the data of a stranger; docs/file-format.md describes it.
+
+HDF5 only says where the bytes lie: each data set is checked once, then its values are read from its offset in the file
+straight into a tensor, or mapped. `file_writer` writes the layout.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import math
+import mmap
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
-from torchkutils._whole_file import replacing
-from torchkutils.objects.plain_values import parse_json, write_json
-from torchkutils.objects.tensors import StoredTensor, array_of, empty_tensor, stored_dtype
+from torchkutils.objects.budget import Budget, parse_json, size_limit
+from torchkutils.objects.other_files import is_hdf5, kind_of_file
+from torchkutils.objects.tensors import StoredTensor, empty_tensor, numpy_dtype, stored_dtype
 
-__all__ = ["FORMAT_VERSION", "ModelFile", "open_model_file", "write_model_file"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "ModelFile", "checked_path", "opened_model_file"]
 
 FORMAT = "torchkutils"
-FORMAT_VERSION = 1
-ARCHITECTURE_LIMIT = 1 << 20
-DOCUMENT_LIMIT = 1 << 26
-DOCUMENTS = ("architecture", "index", "metadata", "optimizer")
-
-# A data set costs about 300 bytes and 50 µs: small tensors of a file with very many of them share one per dtype.
-_MANY = 200
-_SMALL = 4096
+FORMAT_VERSION = 2
+_AT_ONCE = 1 << 30  # no system call moves more than 2 GiB
 
 
-def write_model_file(path: PathLike, documents: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write documents and tensors, whole or not at all."""
-    texts = {name: write_json(value) for name, value in documents.items()}
-    if len(texts.get("architecture", b"")) > ARCHITECTURE_LIMIT:
-        raise ValueError(
-            f"the architecture must fit into {ARCHITECTURE_LIMIT} bytes of JSON, got {len(texts['architecture'])}; "
-            "register a class that builds the repeated parts"
-        )
-    places = _places(tensors)
-    texts["index"] = write_json({**documents["index"], "tensors": [one.as_json() for one in places]})
-    try:
-        with (
-            replacing(path) as temporary,
-            _lazy.h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file,
-        ):
-            file.attrs["format"] = np.bytes_(FORMAT)
-            file.attrs["format_version"] = FORMAT_VERSION
-            for name, text in texts.items():
-                file.attrs[f"{name}_sha256"] = np.bytes_(hashlib.sha256(text).hexdigest())
-                file.create_dataset(name, data=np.frombuffer(text, np.uint8), track_times=False)
-            _write_tensors(file, places, tensors)
-    except RuntimeError as err:
-        # HDF5 reports what fails while it closes a file, a full disk for one, without an errno of its own.
-        raise OSError(f"{os.fspath(path)} could not be written, what was there is as it was: {err}") from err
+def checked_path(path: PathLike) -> str:
+    """The path as text.
 
-
-def _places(tensors: Mapping[str, torch.Tensor]) -> list[StoredTensor]:
-    small = {name for name, one in tensors.items() if one.numel() * one.element_size() < _SMALL}
-    packed = small if len(small) > _MANY else set()
-    ends: dict[str, int] = defaultdict(int)
-    places = []
-    for number, (name, tensor) in enumerate(tensors.items()):
-        dataset, offset = f"tensors/{_quoted(name) or number}", None
-        if name in packed:
-            dataset = f"packed/{str(tensor.dtype).removeprefix('torch.')}"
-            offset = ends[dataset]
-            ends[dataset] += tensor.numel()
-        places.append(StoredTensor(name, tensor.dtype, tuple(tensor.shape), dataset, offset))
-    return places
-
-
-def _quoted(name: str) -> str:
-    """The name as one HDF5 link name: no slash, no NUL, not a single dot."""
-    text = name.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
-    return "%2E" if text == "." else text
-
-
-def _write_tensors(file: Any, places: list[StoredTensor], tensors: Mapping[str, torch.Tensor]) -> None:
-    packed: dict[str, list[StoredTensor]] = defaultdict(list)
-    for place in places:
-        if place.offset is not None:
-            packed[place.dataset].append(place)
-            continue
-        data = file.create_dataset(place.dataset, data=array_of(tensors[place.name]), track_times=False)
-        data.attrs["dtype"] = np.bytes_(str(place.dtype).removeprefix("torch."))
-    for dataset, members in packed.items():
-        flat = np.concatenate([array_of(tensors[one.name]).reshape(-1) for one in members])
-        file.create_dataset(dataset, data=flat, track_times=False)
+    Raises:
+        TypeError: It is no path.
+        ValueError: It is a URL.
+    """
+    name = os.fspath(path)
+    if not isinstance(name, str):
+        raise TypeError(f"path must be text or an os.PathLike, got {path!r}")
+    if "://" in name:
+        raise ValueError(f"path must be local, got the URL {name[:100]}; save to a local file and copy it, with fsspec")
+    return name
 
 
 @contextlib.contextmanager
-def open_model_file(path: PathLike) -> Iterator[ModelFile]:
+def opened_model_file(path: PathLike, *, mapped: bool = False) -> Iterator[ModelFile]:
     """Open a model file for reading.
+
+    Args:
+        path: The file.
+        mapped: Whether tensors are private maps of the file instead of copies.
 
     Raises:
         FileNotFoundError: There is no such file.
         OSError: It is no HDF5 file, or a damaged one.
         ValueError: It is no model file of torchkutils, one of a newer version, or one that breaks the layout's rules.
     """
-    name = os.fspath(path)
-    if not os.path.exists(name):  # noqa: PTH110
-        raise FileNotFoundError(f"there is no model file {name}")
-    try:
+    name = checked_path(path)
+    with errors_with_path(name):
+        if not is_hdf5(name):
+            kind = kind_of_file(name)
+            raise ValueError(f"{name} is {kind}, no model file of torchkutils; {_WAYS.get(kind, _WAY)}")
         with _lazy.h5py.File(name, "r", locking=False) as file:
-            yield ModelFile(file, name)
-    except (ValueError, OSError) as err:
-        if name in str(err):
+            yield ModelFile(file, name, mapped=mapped)
+
+
+_WAY = "use a file written by save_model or save_weights"
+_WAYS = {
+    "a safetensors file": "it holds weights alone; build the model and use load_weights",
+    "a torch checkpoint": "it holds weights alone; build the model and use load_weights",
+}
+
+
+@contextlib.contextmanager
+def errors_with_path(name: str) -> Iterator[None]:
+    """Let every error be a ValueError or OSError that names the file."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if name in str(error):
             raise
-        raise type(err)(f"{name}: {err}") from err
-    except (RuntimeError, KeyError, TypeError, UnicodeError) as err:
-        raise ValueError(f"{name} is damaged or no model file: {err}") from err
+        raise type_of_error(error)(f"{name}: {error}") from error
+    except (RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
+        raise ValueError(f"{name} is damaged or no model file: {error or type(error).__name__}") from error
+
+
+def type_of_error(error: Exception) -> type[Exception]:
+    """The class to raise anew with a longer message: subclasses may take other arguments."""
+    return OSError if isinstance(error, OSError) else ValueError
 
 
 class ModelFile:
     """An open model file: documents are checked against their digests, tensors against the file's own size."""
 
-    def __init__(self, file: Any, name: str) -> None:
-        self._root = _lazy.h5py.h5g.open(file.id, b"/")
+    def __init__(self, file: Any, name: str, *, mapped: bool = False) -> None:
+        self._root = _checked_group(_lazy.h5py.h5g.open(file.id, b"/"), "/")
         self._size = os.path.getsize(name)  # noqa: PTH202
+        self._handle = _handle_of(file)
+        self._mapped = mapped and self._handle is not None
+        self._map: mmap.mmap | None = None
+        self._groups: dict[str, Any] = {}
+        self._offsets: dict[str, tuple[int | None, tuple[int, ...]]] = {}
+        self._packs: dict[str, npt.NDArray[Any]] = {}
         self._check_format(name)
-        self.index = self._document("index", DOCUMENT_LIMIT)
+        self.index = self._document("index")
         if not isinstance(self.index, dict) or not isinstance(self.index.get("tensors"), list):
             raise ValueError("its index is malformed")
         listed = [StoredTensor.from_json(entry) for entry in self.index["tensors"]]
         self.tensors = {one.name: one for one in listed}
         if len(self.tensors) < len(listed):
             raise ValueError("its index names a tensor twice")
-        total = sum(one.nbytes for one in listed)
-        if total > self._size:
-            raise ValueError(f"its index promises {total} bytes of tensors, the file has {self._size} bytes in all")
-        self._packed: dict[str, torch.Tensor] = {}
+        self.nbytes = sum(one.nbytes for one in listed)
+        if self.nbytes > self._size:
+            raise ValueError(
+                f"its index promises {self.nbytes} bytes of tensors, the file has {self._size} bytes in all"
+            )
+        self.names = self._named()
+        self.budget = Budget(len(listed), len(self.names), self.nbytes)
+
+    def _named(self) -> dict[str, str]:
+        names = self.index.get("names", {})
+        if not isinstance(names, dict) or not all(isinstance(source, str) for source in names.values()):
+            raise ValueError("its index must give each key the name of a tensor")
+        return names
 
     def _check_format(self, name: str) -> None:
         found = self._attribute("format")
@@ -140,8 +133,11 @@ class ModelFile:
             keras = self._root.links.exists(b"model_weights") or any(
                 _lazy.h5py.h5a.exists(self._root, one) for one in (b"keras_version", b"model_config", b"layer_names")
             )
-            kind = "a Keras model file, which needs Keras to be read" if keras else "no model file of torchkutils"
-            raise ValueError(f"{name} is {kind}; use a file written by save_model or save_weights")
+            keras = keras or (self._root.links.exists(b"layers") and self._root.links.exists(b"vars"))
+            kind = (
+                "a Keras model file, which load_weights reads into a model" if keras else "no model file of torchkutils"
+            )
+            raise ValueError(f"{name} is {kind}; {_WAY}")
         version = self._attribute("format_version")
         if not isinstance(version, (int, np.integer)) or not 1 <= version <= FORMAT_VERSION:
             raise ValueError(
@@ -150,12 +146,13 @@ class ModelFile:
             )
 
     def _attribute(self, name: str) -> Any:
-        h5a = _lazy.h5py.h5a
-        if not h5a.exists(self._root, name.encode()):
+        h5py = _lazy.h5py
+        if not h5py.h5a.exists(self._root, name.encode()):
             return None
-        attribute = h5a.open(self._root, name.encode())
-        kind = attribute.dtype.kind
-        if attribute.shape != () or kind not in "Si" or attribute.dtype.itemsize > 256:
+        attribute = h5py.h5a.open(self._root, name.encode())
+        kind = attribute.get_type()
+        plain = kind.get_class() in (h5py.h5t.STRING, h5py.h5t.INTEGER) and kind.get_size() <= 256
+        if not plain or attribute.shape != () or attribute.dtype.kind not in "Siu":
             raise ValueError(f"its attribute {name!r} must be short text or an integer")
         value = np.empty((), attribute.dtype)
         attribute.read(value)
@@ -165,79 +162,194 @@ class ModelFile:
         """A JSON document, None when the file has none of that name."""
         if not self._root.links.exists(name.encode()):
             return None
-        limit = ARCHITECTURE_LIMIT if name == "architecture" else DOCUMENT_LIMIT
-        return self._document(name, limit)
+        return self._document(name)
 
-    def _document(self, name: str, limit: int) -> Any:
+    def _document(self, name: str) -> Any:
+        room = max(self._size - size_limit("document", 0), 0)
         dataset = self._dataset(name, np.dtype(np.uint8), None)
-        if dataset.ndim != 1 or dataset.size > limit:
+        size = math.prod(dataset.shape)
+        if len(dataset.shape) != 1 or size > size_limit(name, room):
+            limit = size_limit(name, room)
             raise ValueError(f"its {name} must be at most {limit} bytes of JSON, got shape {dataset.shape}")
-        data = dataset[()].tobytes()
+        data = np.empty(size, np.uint8)
+        if size:
+            dataset.read(_lazy.h5py.h5s.ALL, _lazy.h5py.h5s.ALL, data)
         if self._attribute(f"{name}_sha256") != hashlib.sha256(data).hexdigest().encode():
             raise ValueError(f"its {name} does not match its digest: the file is damaged")
-        return parse_json(data, f"its {name}", limit=limit, bounded_integers=name == "architecture")
+        return parse_json(data.tobytes(), f"its {name}", room, bounded_integers=name == "architecture")
+
+    def _group_of(self, path: str) -> tuple[Any, bytes]:
+        """The group that holds a data set, and the name of the data set in it."""
+        parent, _, last = path.rpartition("/")
+        if parent and parent not in self._groups:
+            if "/" in parent:
+                raise ValueError(f"{path!r} must be a data set inside a group")
+            group = _linked(self._root, parent.encode(), path)
+            if not isinstance(group, _lazy.h5py.h5g.GroupID):
+                raise ValueError(f"{path!r} must be a data set inside a group")
+            self._groups[parent] = _checked_group(group, parent)
+        return self._groups[parent] if parent else self._root, last.encode()
 
     def _dataset(self, path: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Any:
         """A data set that lies in this very file, plain, and is no larger than what the file holds."""
         h5py = _lazy.h5py
-        group = self._root
-        parts = path.split("/", 1)
-        for depth, part in enumerate(parts):
-            raw = part.encode()
-            if not raw or not group.links.exists(raw):
-                raise ValueError(f"it holds no data set {path!r}")
-            if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
-                raise ValueError(f"{path!r} must lie in the file itself, not behind a soft or external link")
-            group = h5py.h5o.open(group, raw)
-            expected = h5py.h5d.DatasetID if depth == len(parts) - 1 else h5py.h5g.GroupID
-            if not isinstance(group, expected):
-                raise ValueError(f"{path!r} must be a data set inside a group")
-        settings = group.get_create_plist()
+        group, raw = self._group_of(path)
+        dataset = _linked(group, raw, path)
+        if not isinstance(dataset, h5py.h5d.DatasetID):
+            raise ValueError(f"{path!r} must be a data set")
+        settings = dataset.get_create_plist()
         layout = settings.get_layout()
         if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or settings.get_external_count():
             raise ValueError(f"{path!r} must be stored plainly, not in chunks, virtually or in another file")
-        found, extent = group.dtype, group.shape
+        extent = dataset.shape
+        if not _has_type(dataset, dtype) or (shape is not None and extent != shape):
+            raise ValueError(f"{path!r} must hold {dtype} of shape {shape}, got another type or shape: {extent}")
         size = math.prod(extent)
-        if found != dtype or (shape is not None and extent != shape):
-            raise ValueError(f"{path!r} must hold {dtype} of shape {shape}, got {found} of {extent}")
-        if size and group.get_storage_size() != size * dtype.itemsize:
+        if size and dataset.get_storage_size() != size * dtype.itemsize:
             raise ValueError(f"{path!r} claims the shape {extent}, which the file does not hold")
         if layout == h5py.h5d.CONTIGUOUS and size:
-            offset = group.get_offset()
+            offset = dataset.get_offset()
             if offset is None or offset + size * dtype.itemsize > self._size:
                 raise ValueError(f"{path!r} reaches past the end of the file")
-        return h5py.Dataset(group)
+        return dataset
+
+    # -- tensors ------------------------------------------------------------------------------------------------------
+
+    def stored(self, name: Any) -> StoredTensor:
+        """The entry of the index for a tensor.
+
+        Raises:
+            ValueError: There is none.
+        """
+        found = self.tensors.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise ValueError(f"it refers to a tensor {str(name)[:60]!r} that it does not hold")
+        return found
+
+    def check(self, name: str) -> int | None:
+        """Check a tensor's data set, once; gives the place of its first byte, None where only HDF5 can read it.
+
+        Raises:
+            ValueError: The data set is not what the index says.
+        """
+        stored = self.stored(name)
+        if stored.dataset not in self._offsets:
+            shape = stored.shape if stored.offset is None else None
+            dataset = self._dataset(stored.dataset, numpy_dtype(stored.dtype), shape)
+            if stored.offset is not None and len(dataset.shape) != 1:
+                raise ValueError(f"{stored.dataset!r} must have one axis, got {dataset.shape}")
+            self._offsets[stored.dataset] = dataset.get_offset(), dataset.shape
+        offset, extent = self._offsets[stored.dataset]
+        if stored.offset is None:
+            if extent != stored.shape:
+                raise ValueError(f"{stored.dataset!r} must have shape {stored.shape}, got {extent}")
+            return offset
+        if not stored.dataset.endswith(f"/{str(stored.dtype).removeprefix('torch.')}"):
+            raise ValueError(f"{stored.dataset!r} must hold {stored.dtype}")
+        if stored.offset + math.prod(stored.shape) > extent[0]:
+            raise ValueError(f"the tensor {name[:60]!r} reaches past the end of {stored.dataset!r}")
+        return None if offset is None else offset + stored.offset * stored.dtype.itemsize
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor of the index, in memory of its own.
+        """A tensor of the index, in memory of its own, or a private map of the file.
 
         Raises:
             ValueError: The index has no such tensor, or its data set is not what the index says.
         """
-        if name not in self.tensors:
-            raise ValueError(f"it holds no tensor {name!r}")
-        stored = self.tensors[name]
-        numpy_dtype = np.dtype(torch.empty(0, dtype=stored_dtype(stored.dtype)).numpy().dtype)
-        if stored.offset is not None:
-            return self._read_packed(stored, numpy_dtype)
-        dataset = self._dataset(stored.dataset, numpy_dtype, stored.shape)
-        tensor, target = empty_tensor(stored)
-        if target.size:
-            dataset.id.read(_lazy.h5py.h5s.ALL, _lazy.h5py.h5s.ALL, target)
+        stored, start = self.stored(name), self.check(name)
+        if self._mapped and start is not None and stored.nbytes:
+            return self._view(self._whole_map(), stored, start)
+        if stored.dataset in self._packs and stored.nbytes:
+            return self._view(self._packs[stored.dataset], stored, (stored.offset or 0) * stored.dtype.itemsize)
+        tensor, target = empty_tensor(stored.shape, stored.dtype)
+        self.read_into(name, target)
         return tensor
 
-    def _read_packed(self, stored: StoredTensor, dtype: np.dtype[Any]) -> torch.Tensor:
-        if stored.dataset not in self._packed:
-            dataset = self._dataset(stored.dataset, dtype, None)
-            if dataset.ndim != 1:
-                raise ValueError(f"{stored.dataset!r} must have one axis, got {dataset.shape}")
-            whole = StoredTensor("", stored.dtype, dataset.shape, stored.dataset, None)
-            tensor, target = empty_tensor(whole)
-            if target.size:
-                dataset.id.read(_lazy.h5py.h5s.ALL, _lazy.h5py.h5s.ALL, target)
-            self._packed[stored.dataset] = tensor
-        packed, count = self._packed[stored.dataset], stored.nbytes // stored.dtype.itemsize
-        start = stored.offset or 0
-        if packed.dtype != stored.dtype or start + count > packed.numel():
-            raise ValueError(f"the tensor {stored.name!r} reaches past the end of {stored.dataset!r}")
-        return packed[start : start + count].clone().reshape(stored.shape)
+    def read_into(self, name: str, target: npt.NDArray[Any], first: int = 0) -> None:
+        """Fill an array with values of a tensor, as they are stored, from its element `first` on."""
+        if not target.size:
+            return
+        stored, start = self.stored(name), self.check(name)
+        if self._handle is not None and start is not None:
+            read_at(self._handle, target, start + first * stored.dtype.itemsize)
+            return
+        dataset = self._dataset(stored.dataset, numpy_dtype(stored.dtype), None)
+        whole = np.empty(dataset.shape, numpy_dtype(stored.dtype))
+        dataset.read(_lazy.h5py.h5s.ALL, _lazy.h5py.h5s.ALL, whole)
+        begin = (stored.offset or 0) + first
+        target.reshape(-1)[...] = whole.reshape(-1)[begin : begin + target.size]
+
+    def read_packed(self) -> None:
+        """Read the data sets that many small tensors share, each at once; the tensors become views of them."""
+        for stored in self.tensors.values():
+            if stored.offset is None or stored.dataset in self._packs or self._mapped or self._handle is None:
+                continue
+            self.check(stored.name)
+            offset, extent = self._offsets[stored.dataset]
+            if offset is not None:
+                pack = np.empty(extent, numpy_dtype(stored.dtype))
+                read_at(self._handle, pack, offset)
+                self._packs[stored.dataset] = pack
+
+    def _view(self, memory: Any, stored: StoredTensor, start: int) -> torch.Tensor:
+        # Each tensor has a storage and a version counter of its own, over one piece of memory that they keep alive.
+        flat = torch.frombuffer(memory, dtype=stored_dtype(stored.dtype), count=math.prod(stored.shape), offset=start)
+        return flat.view(stored.dtype).view(stored.shape)
+
+    def _whole_map(self) -> mmap.mmap:
+        if self._map is None:
+            assert self._handle is not None
+            self._map = mmap.mmap(self._handle, 0, access=mmap.ACCESS_COPY)
+        return self._map
+
+
+def _checked_group(group: Any, name: str) -> Any:
+    """A group whose links HDF5 can look up without a filter: a filter may make it load a library."""
+    h5py = _lazy.h5py
+    plist = group.get_create_plist()
+    h5py.h5i.inc_ref(plist)
+    # The number of filters is a property of every object's creation list; h5py offers it for data sets alone.
+    if h5py.h5p.PropDCID(plist.id).get_nfilters():
+        raise ValueError(f"the group {name!r} must be stored plainly, without filters")
+    return group
+
+
+def _linked(group: Any, raw: bytes, path: str) -> Any:
+    h5py = _lazy.h5py
+    if not raw or not group.links.exists(raw):
+        raise ValueError(f"it holds no data set {path[:100]!r}")
+    if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{path[:100]!r} must lie in the file itself, not behind a soft or external link")
+    return h5py.h5o.open(group, raw)
+
+
+def _has_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether the stored type is exactly the one of a dtype; a nested type is told by its class, never taken apart."""
+    found, wanted = dataset.get_type(), _lazy.h5py.h5t.py_create(dtype, logical=True)
+    same_kind = found.get_class() == wanted.get_class() and found.get_size() == wanted.get_size()
+    return bool(same_kind and found == wanted)
+
+
+def _handle_of(file: Any) -> int | None:
+    """The descriptor through which HDF5 reads the file, where the system can read at a place."""
+    if not hasattr(os, "preadv"):
+        return None
+    try:
+        return int(file.id.get_vfd_handle())
+    except (NotImplementedError, RuntimeError, ValueError, TypeError):
+        return None
+
+
+def read_at(handle: int, target: npt.NDArray[Any], place: int) -> None:
+    """Fill an array with the bytes of a file from a place on.
+
+    Raises:
+        OSError: The file ends before.
+    """
+    # Not every dtype has a buffer of its own: bytes have.
+    memory = memoryview(target.reshape(-1).view(np.uint8))
+    while memory.nbytes:
+        count = os.preadv(handle, [memory[:_AT_ONCE]], place)
+        if not count:
+            raise OSError("the file ends inside a tensor; it is being changed or damaged")
+        memory, place = memory[count:], place + count

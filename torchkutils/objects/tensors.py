@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -9,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["StoredTensor", "array_of", "empty_tensor", "stored_dtype"]
+__all__ = ["StoredTensor", "array_of", "checked_tensor", "empty_tensor", "numpy_dtype", "stored_dtype"]
 
-_DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -52,11 +53,12 @@ class StoredTensor(NamedTuple):
                     raise TypeError("a size")
             if not isinstance(entry["name"], str) or not isinstance(entry["dataset"], str):
                 raise TypeError("a name")
-            return cls(entry["name"], _DTYPES[entry["dtype"]], tuple(shape), entry["dataset"], offset)
-        except (TypeError, KeyError, AttributeError) as err:
-            raise ValueError(f"an entry of its index is malformed: {str(entry)[:100]}") from err
+            return cls(entry["name"], DTYPES[entry["dtype"]], tuple(shape), entry["dataset"], offset)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"an entry of its index is malformed: {str(entry)[:100]}") from error
 
 
+@functools.cache
 def stored_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of the data set: bfloat16, float8 and complex32 have no NumPy form and are stored as their bits.
 
@@ -64,12 +66,18 @@ def stored_dtype(dtype: torch.dtype) -> torch.dtype:
         ValueError: The dtype cannot be stored.
     """
     try:
-        torch.empty(0, dtype=dtype).numpy()
+        torch.empty(0, dtype=dtype, device="cpu").numpy()
     except (TypeError, RuntimeError):
         if dtype.itemsize not in _INTEGERS or str(dtype).startswith("torch.q"):
             raise ValueError(f"a tensor of dtype {dtype} cannot be stored; dequantize it first") from None
         return _INTEGERS[dtype.itemsize]
     return dtype
+
+
+@functools.cache
+def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """NumPy's dtype of the data set that holds tensors of a dtype."""
+    return np.dtype(torch.empty(0, dtype=stored_dtype(dtype), device="cpu").numpy().dtype)
 
 
 def array_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
@@ -78,10 +86,10 @@ def array_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
     return np.asarray(plain.view(stored_dtype(plain.dtype)).numpy())
 
 
-def empty_tensor(stored: StoredTensor) -> tuple[torch.Tensor, npt.NDArray[Any]]:
+def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, npt.NDArray[Any]]:
     """Fresh memory for a stored tensor, and the array through which it is filled."""
-    tensor = torch.empty(stored.shape, dtype=stored.dtype)
-    return tensor, tensor.view(stored_dtype(stored.dtype)).numpy()
+    tensor = torch.empty(shape, dtype=dtype, device="cpu")
+    return tensor, tensor.view(stored_dtype(dtype)).numpy()
 
 
 def checked_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
@@ -94,7 +102,12 @@ def checked_tensor(tensor: torch.Tensor, name: str) -> torch.Tensor:
         raise ValueError(f"{name} has no shape yet; call the model once before saving it")
     if tensor.is_meta:
         raise ValueError(f"{name} lies on the meta device and has no values; give the model real tensors first")
-    if tensor.layout != torch.strided:
-        raise ValueError(f"{name} has layout {tensor.layout}, which cannot be stored; make it dense first")
+    if type(tensor) not in _PLAIN_CLASSES and type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise ValueError(
+            f"{name} is a {type(tensor).__name__}, whose parts cannot be stored; make it a plain tensor first"
+        )
     stored_dtype(tensor.dtype)
     return tensor
+
+
+_PLAIN_CLASSES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)

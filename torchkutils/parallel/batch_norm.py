@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from torchkutils._torch_versions import BatchNormBase, InstanceNormBase
 from torchkutils.parallel.replicas import OwnBuffer, ReplicaSet
 
-RunningNorm = _BatchNorm | _InstanceNorm
-STOCK_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, _InstanceNorm.forward)
+RunningNorm = BatchNormBase | InstanceNormBase
+STOCK_FORWARDS = (BatchNormBase.forward, nn.SyncBatchNorm.forward, InstanceNormBase.forward)
 
 
 @dataclass
@@ -92,7 +91,7 @@ def recorder(calls: list[Statistics]) -> Any:
         if not module.training or mean is None or variance is None:
             return
         values = arguments[0]
-        by_sample = isinstance(module, _InstanceNorm)
+        by_sample = isinstance(module, InstanceNormBase)
         count = values.shape[0] if by_sample else values.numel() // values.shape[1]
         calls.append(Statistics(count, mean.detach().clone(), variance.detach().clone()))
 
@@ -105,13 +104,13 @@ def update_statistics(module: RunningNorm, shards: Sequence[Statistics]) -> None
     shards = [shard for shard in shards if shard.count]
     if mean is None or variance is None or not shards:
         return
-    pool = _pool_samples if isinstance(module, _InstanceNorm) else _pool_elements
+    pool = _pool_samples if isinstance(module, InstanceNormBase) else _pool_elements
     pooled_mean, pooled_variance = pool(shards, mean.device)
-    if tracked is not None and not isinstance(module, _InstanceNorm):
+    if tracked is not None and not isinstance(module, InstanceNormBase):
         tracked.add_(1)
     momentum = module.momentum
     if momentum is None:
-        momentum = 0.0 if isinstance(module, _InstanceNorm) or tracked is None else 1.0 / float(tracked)
+        momentum = 0.0 if isinstance(module, InstanceNormBase) or tracked is None else 1.0 / float(tracked)
     mean.mul_(1 - momentum).add_(pooled_mean, alpha=momentum)
     variance.mul_(1 - momentum).add_(pooled_variance, alpha=momentum)
 

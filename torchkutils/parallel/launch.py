@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from torchkutils._torch_versions import default_device
 from torchkutils.parallel.scatter_gather import Shard
 
 Work = Callable[[], Any]
@@ -34,7 +35,7 @@ class Surroundings:
             for kind in sorted({"cpu", *(device.type for device in devices)})
             if torch.amp.is_autocast_available(kind)
         ]
-        self._default_device = torch.get_default_device()
+        self._default_device = default_device()
         self._first = devices[0]
         self._context = contextvars.copy_context()
 
@@ -59,7 +60,7 @@ def on_device(shard: Shard, first: torch.device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if shard.device.type == "cuda":
             stack.enter_context(torch.cuda.device(shard.device))
-        if shard.device != first and torch.get_default_device() == first:
+        if shard.device != first and default_device() == first:
             stack.enter_context(shard.device)
         yield
 

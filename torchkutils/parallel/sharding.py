@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from torchkutils._torch_versions import check_sharding_on
 from torchkutils.parallel.collectives import take_from_first
 
 GROUP_ELEMENTS = 2**20
@@ -29,10 +30,12 @@ def shard(template: nn.Module, device: torch.device, options: Mapping[str, Any])
 
     Raises:
         ValueError: Parameters or buffers that `fully_shard` cannot take; the template is as it was.
+        RuntimeError: This torch cannot shard on CPUs.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
+    check_sharding_on(device)
     begun = any(isinstance(module, FSDPModule) for module in template.modules())
     blocks = [] if begun else _blocks(template)
     _check_shardable(template, [*blocks, template])

@@ -1,6 +1,9 @@
-"""A call in the making."""
+"""The calls of modules during one forward: those that are running, and all of them in order."""
 
 from __future__ import annotations
+
+import dataclasses
+import weakref
 
 import torch
 
@@ -8,25 +11,122 @@ from torchkutils.models.records import Call, Collection, Value
 
 
 class RunningCall:
-    """A call that has begun: what is known of it so far."""
+    """A call that has begun.
+
+    Attributes:
+        index: Its position among all calls.
+        module: Index of the module in the tree.
+        number: 0 for the module's first call.
+        parent: Index of the call that was running when it began.
+        inputs: What it was given, described.
+        output: What it returned, described; None until it ends.
+        leaf: No other module was called in it so far.
+        flops: Operations of the functions that it ran itself.
+        flops_known: Whether all of them could be counted.
+        node: Its node in the data flow, if it is one box whatever it does; None while that is not known.
+        sources: Where the tensors that it was given come from; empty where `node` has those edges already.
+        tensors: The tensors that it was given; empty when the call has ended.
+        functions: Nodes of the functions that it ran itself.
+        made: In a call that is one box, what its functions gave: weak references by identity.
+        mode_was_on: Whether the function mode was on torch's stack when the call began.
+    """
 
     __slots__ = (
-        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "number", "output", "parent", "place"),
-        *("point", "sources", "tensors", "was_on"),
+        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "made", "mode_was_on", "module", "node"),
+        *("number", "output", "parent", "sources", "tensors"),
     )
 
-    def __init__(self, index: int, place: int, number: int, parent: int | None, inputs: Collection) -> None:
-        self.index, self.place, self.number, self.parent, self.inputs = index, place, number, parent, inputs
-        self.leaf, self.flops, self.flops_known, self.was_on = True, 0, True, True
+    def __init__(self, index: int, module: int, number: int, parent: int | None, inputs: Collection) -> None:
+        self.index, self.module, self.number, self.parent, self.inputs = index, module, number, parent, inputs
+        self.leaf, self.flops, self.flops_known, self.mode_was_on = True, 0, True, True
         self.output: Value | None = None
-        self.point: int | None = None
+        self.node: int | None = None
         self.sources: list[tuple[int, int]] = []
         self.tensors: list[torch.Tensor] = []
         self.functions: list[int] = []
+        self.made: dict[int, weakref.ref[torch.Tensor]] = {}
+
+    def note_made(self, tensors: list[torch.Tensor]) -> None:
+        """A function inside this call, which is one box, gave these tensors."""
+        for tensor in tensors:
+            self.made[id(tensor)] = weakref.ref(tensor)
+
+    def has_made(self, tensor: torch.Tensor) -> bool:
+        """Whether a function inside this call gave this tensor."""
+        reference = self.made.get(id(tensor))
+        return reference is not None and reference() is tensor
 
     def finished(self) -> Call:
-        """What is known of it as a plain record."""
+        """What is known of it, as a plain record."""
         return Call(
-            *(self.index, self.place, self.number, self.parent, self.inputs, self.output),
-            *(self.flops, self.flops_known, self.leaf),
+            self.index,
+            self.module,
+            self.number,
+            self.parent,
+            self.inputs,
+            self.output,
+            self.flops,
+            self.flops_known,
+            self.leaf,
         )
+
+
+class CallStack:
+    """The calls of one forward.
+
+    Attributes:
+        running: The calls that have begun and not ended, the outermost first.
+    """
+
+    def __init__(self) -> None:
+        self.running: list[RunningCall] = []
+        self._all: list[Call | RunningCall] = []
+        self._numbers: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def next_number(self, module: int) -> int:
+        """The number of the call of this module that is about to begin."""
+        number = self._numbers.get(module, 0)
+        self._numbers[module] = number + 1
+        return number
+
+    def parent(self) -> RunningCall | None:
+        """The call in which another one is about to begin, which makes it no leaf; None outside of the model."""
+        if not self.running:
+            return None
+        self.running[-1].leaf = False
+        return self.running[-1]
+
+    def begin(self, module: int, inputs: Collection) -> RunningCall:
+        """A call begins inside the innermost running one."""
+        parent = self.parent()
+        call = RunningCall(
+            len(self._all), module, self.next_number(module), None if parent is None else parent.index, inputs
+        )
+        self._all.append(call)
+        self.running.append(call)
+        return call
+
+    def end(self, call: RunningCall) -> None:
+        """A call has ended, and with it all that began inside it and did not end by themselves."""
+        if any(call is running for running in self.running):
+            while self.running.pop() is not call:
+                pass
+        call.tensors, call.made = [], {}
+
+    def record(self, call: RunningCall) -> None:
+        """Keep the plain record of a call in its place: no more is going to be known."""
+        self._all[call.index] = call.finished()
+
+    def add(self, call: Call) -> None:
+        """A call that has begun and ended at once."""
+        self._all.append(call)
+
+    def finished(self, inexact: set[int]) -> tuple[Call, ...]:
+        """All calls as plain records, in the order in which they began; the FLOPs of some are lower bounds."""
+        calls = [call.finished() if isinstance(call, RunningCall) else call for call in self._all]
+        for index in inexact:
+            calls[index] = dataclasses.replace(calls[index], flops_known=False)
+        return tuple(calls)

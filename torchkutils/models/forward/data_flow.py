@@ -1,152 +1,247 @@
-"""Where tensors come from during one forward: points of the data flow, and arrows by provenance."""
+"""Where tensors come from during one forward: the nodes and edges of the data flow, by provenance."""
 
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
+from torchkutils._torch_versions import is_memory_of_others, untransformed
 from torchkutils.models.records import Edge, Node, NodeKind, Value
 from torchkutils.models.tree.module_tree import ModuleTree
-from torchkutils.models.tree.nested_values import Descriptions, named_tensors, storage_of, tensors_of
+from torchkutils.models.tree.nested_values import Descriptions, all_tensors_of, named_tensors, storage_of
+
+Source: TypeAlias = tuple[int, int]
+"""A node, and which of the tensors in its output is meant."""
 
 _HELD = ("parameter", "buffer", "constant")
 _SWEPT_EVERY = 256
+# How far back the nodes are looked through for one that an unknown tensor may come from.
+_LOOKED_BACK = 100
 
 
 class DataFlow:
-    """The points and arrows of one forward.
+    """The nodes and edges of one forward.
 
-    A tensor is told by its identity (a weak reference guards against reuse of the number) and by the last function
-    that wrote to its storage, so that arrows are right through in-place work, views and item assignment.
-
-    Attributes:
-        points: What makes or takes tensors, in order of execution.
-        arrows: How often a tensor (target, source, position in the source's output) was taken.
-        made: By identity, what made a tensor: a weak reference, the point, its position there, when.
-        written: By storage, what wrote to it last: the point, the position, when.
-        homes: Functions that belong to a leaf call, with the point of that call.
-        box: The point of a call that was to be one box and calls another module: what it made is not known apart.
+    A tensor is known by its identity (a weak reference shows when the number is used again) and by the function that
+    wrote to its storage last, so that edges are right through in-place functions, views and item assignment.
     """
 
     def __init__(self, tree: ModuleTree, describe: Descriptions) -> None:
-        self.tree, self.describe = tree, describe
-        self.points: list[Node] = []
-        self.arrows: dict[tuple[int, int, int], int] = {}
-        self.made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
-        self.written: dict[int, tuple[int, int, int]] = {}
-        self.homes: dict[int, int] = {}
-        self.box: int | None = None
-        self.clock = 0
-        self._glanced = False
-        self._swept_at = _SWEPT_EVERY
+        self._tree, self._describe = tree, describe
+        self._nodes: list[Node] = []
+        # How often a target took a tensor: by (target, source, number of the tensor in the source's output).
+        self._counts: dict[tuple[int, int, int], int] = {}
+        # By identity of a tensor: a weak reference to it, its source, and the time when that was noted.
+        self._made: dict[int, tuple[weakref.ref[torch.Tensor], int, int, int]] = {}
+        # By storage: the source that wrote to it last, and when.
+        self._written: dict[int, tuple[int, int, int]] = {}
+        # Functions that are shown as part of a leaf call, with the node of that call.
+        self._folded_into: dict[int, int] = {}
+        # Nodes that something took.
+        self._used: set[int] = set()
+        # Tensors of unknown origin, by weak reference; the call and the node of each, and where it may come from.
+        self._unknown: list[tuple[weakref.ref[torch.Tensor], int | None, int | None, list[Source], str]] = []
+        # What was handed to NumPy or Python, and by which function.
+        self._left: list[Source] = []
+        self._guessed: set[tuple[int, int, int]] = set()
+        self._clock = 0
+        self._some_may_be_unused = False
+        self._sweep_at = _SWEPT_EVERY
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
 
     def add(self, kind: NodeKind, name: str, call: int | None, output: Value | None, joins: bool = False) -> int:
-        """A new point."""
-        point = len(self.points)
-        self.points.append(Node(point, kind, name, call, output, joins))
-        return point
+        """Add a node and give its index."""
+        node = len(self._nodes)
+        self._nodes.append(Node(node, kind, name, call, output, joins))
+        return node
 
-    def give(self, point: int, output: Value) -> None:
-        """What a point gives is known now."""
-        node = self.points[point]
-        self.points[point] = Node(point, node.kind, node.name, node.call, output, node.joins)
+    def set_output(self, node: int, output: Value) -> None:
+        """Describe what a node gives, once that is known."""
+        old = self._nodes[node]
+        self._nodes[node] = Node(node, old.kind, old.name, old.call, output, old.joins)
 
     def add_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> None:
-        """The model's own inputs, a point each."""
+        """Add a node for each argument of the model that holds tensors."""
         for position, value in enumerate(args):
             self._add_input(names[position] if position < len(names) else f"input[{position}]", value)
         for name, value in kwargs.items():
             self._add_input(name, value)
 
     def _add_input(self, name: str, value: Any) -> None:
-        if tensors_of(value):
-            self.made_by(value, self.add("input", name, None, self.describe.of(value)))
+        if all_tensors_of(value):
+            self.set_sources(value, self.add("input", name, None, self._describe.of(value)))
 
     def add_outputs(self, output: Any) -> None:
-        """The model's own outputs, a point for each tensor."""
-        self.box = None
+        """Add a node for each tensor that the model returned."""
         for name, tensor in list(named_tensors(output, "output")):
-            source = self.source(tensor)
-            self.reach(self.add("output", name, None, self.describe.of(tensor)), [source])
+            source = self.source(tensor, call=0)
+            self.add_edges(self.add("output", name, None, self._describe.of(tensor)), [source])
 
-    def made_by(self, value: Any, point: int) -> None:
-        """The tensors of a value came from here."""
-        for position, tensor in enumerate(tensors_of(value)):
-            self.note(tensor, point, position)
+    def fold(self, functions: Iterable[int], node: int) -> None:
+        """Show these functions as part of the leaf call that this node stands for."""
+        self._folded_into.update(dict.fromkeys(functions, node))
 
-    def note(self, tensor: torch.Tensor, point: int, position: int) -> None:
-        """This tensor came from here, as the point's tensor of this number."""
-        self.clock += 1
-        if len(self.made) >= self._swept_at:
-            # Most tensors are gone soon: what is known of them need not pile up.
-            self.made = {key: entry for key, entry in self.made.items() if entry[0]() is not None}
-            self._swept_at = 2 * len(self.made) + _SWEPT_EVERY
-        self.made[id(tensor)] = (weakref.ref(tensor), point, position, self.clock)
+    # -- where tensors come from -----------------------------------------------------------------------------------
 
-    def written_by(self, tensor: torch.Tensor, point: int) -> None:
-        """What lies in a tensor came from here."""
-        self.clock += 1
-        self.written[storage_of(tensor)] = (point, 0, self.clock)
+    def set_sources(self, value: Any, node: int) -> None:
+        """The tensors of a value come from this node, numbered from left to right."""
+        for position, tensor in enumerate(all_tensors_of(value)):
+            self.set_source(tensor, node, position)
 
-    def looked_at(self, tensor: torch.Tensor, base: torch.Tensor) -> None:
-        """A property of a tensor gave this one: `x.mT`, `x.data`, `x.real` come from where x does."""
+    def set_source(self, tensor: torch.Tensor, node: int, position: int) -> None:
+        """A tensor comes from this node, as the tensor of this number in its output."""
+        self._clock += 1
+        if len(self._made) >= self._sweep_at:
+            # Most tensors live for a short time: forget those that are gone.
+            self._made = {key: entry for key, entry in self._made.items() if entry[0]() is not None}
+            self._sweep_at = 2 * len(self._made) + _SWEPT_EVERY
+        self._made[id(tensor)] = (weakref.ref(tensor), node, position, self._clock)
+        if self._describe.transformed and (inner := untransformed(tensor)) is not tensor:
+            # What leaves a transform is the tensor inside, or a view of it.
+            self._made[id(inner)] = (weakref.ref(inner), node, position, self._clock)
+            self._written[storage_of(inner)] = (node, position, self._clock)
+
+    def set_writer(self, tensor: torch.Tensor, node: int) -> None:
+        """What the storage of a tensor holds was written by this node."""
+        self._clock += 1
+        self._written[storage_of(tensor)] = (node, 0, self._clock)
+
+    def move_writes(self, tensors: Sequence[torch.Tensor], call: int, node: int) -> None:
+        """What functions of a leaf call wrote into these tensors was written by the node of the call."""
+        for tensor in tensors if self._written else ():
+            storage = storage_of(tensor)
+            entry = self._written.get(storage)
+            if entry is not None and self._nodes[entry[0]].call == call:
+                self._written[storage] = (node, 0, self._clock)
+
+    def add_view(self, tensor: torch.Tensor, base: torch.Tensor) -> None:
+        """A property of a tensor gave this one: `x.mT`, `x.data` and `x.real` come from where x comes from."""
         if tensor is not base and storage_of(tensor) == storage_of(base):
-            # Nothing may ever take it.
-            self._glanced = True
-            self.note(tensor, *self.source(base))
+            self._some_may_be_unused = True
+            self.set_source(tensor, *self.source(base))
 
-    def source(self, tensor: torch.Tensor) -> tuple[int, int]:
-        """The point that made or last wrote this tensor; a new one for what came from nowhere."""
-        entry = self.made.get(id(tensor))
+    def leaves(self, tensor: torch.Tensor) -> None:
+        """A tensor is about to be handed to NumPy or Python: what comes back cannot be known again."""
+        self._left.append(self.source(tensor))
+
+    def source(self, tensor: torch.Tensor, otherwise: int | None = None, call: int | None = None) -> Source:
+        """Where a tensor comes from: the node that made it, or that wrote to its storage since.
+
+        Args:
+            tensor: Any tensor.
+            otherwise: The node that is taken to have made an unknown tensor; None adds a node for it.
+            call: The call that takes it.
+        """
+        known = self._known_source(tensor)
+        if known is not None:
+            return known
+        name = self._tree.tensor_name(tensor)
+        if name is None and otherwise is not None:
+            return otherwise, 0
+        return self._add_held(tensor, name, call), 0
+
+    def _known_source(self, tensor: torch.Tensor) -> Source | None:
+        entry = self._made.get(id(tensor))
+        if entry is None and self._describe.transformed:
+            tensor = untransformed(tensor)
+            entry = self._made.get(id(tensor))
         if entry is not None and entry[0]() is not tensor:
             entry = None
-        wrote = self.written.get(storage_of(tensor)) if self.written else None
+        wrote = self._written.get(storage_of(tensor)) if self._written else None
         if entry is not None and (wrote is None or wrote[2] <= entry[3]):
             return entry[1], entry[2]
-        if wrote is not None:
-            return wrote[0], wrote[1]
-        name = self.tree.tensor_name(tensor)
-        if name is None and self.box is not None:
-            return self.box, 0
+        return None if wrote is None else (wrote[0], wrote[1])
+
+    def look_inside(self, tensor: torch.Tensor, call: int) -> None:
+        """A function inside a call that is one box took a tensor: work that nobody saw may have made it."""
+        if self._known_source(tensor) is None and self._tree.tensor_name(tensor) is None:
+            self._note_unknown(tensor, None, call)
+
+    def _note_unknown(self, tensor: torch.Tensor, node: int | None, call: int | None) -> None:
+        """It may be a constant that the model keeps somewhere; whether it lives on afterwards will tell."""
+        if isinstance(tensor, torch.nn.Parameter):
+            return
+        if self._left:
+            self._unknown.append((weakref.ref(tensor), node, call, self._left, "not traced through NumPy"))
+            self._left = []
+        elif not is_memory_of_others(tensor):
+            self._unknown.append((weakref.ref(tensor), node, call, self._unused(), "not traced"))
+
+    def _unused(self) -> list[Source]:
+        """The newest nodes that nothing took so far; the newest of all where there are none."""
+        computed = [node for node in self._nodes[-_LOOKED_BACK:] if node.kind not in _HELD]
+        unused = [node for node in computed if node.index not in self._used and node.kind != "output"]
+        return [(node.index, 0) for node in unused or computed[-1:]]
+
+    def _add_held(self, tensor: torch.Tensor, name: str | None, call: int | None) -> int:
+        """Add a node for a parameter, a buffer, or a tensor that came from nowhere."""
         kind: NodeKind = "constant"
         if name is not None:
             kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
-        point = self.add(kind, name or "constant", None, self.describe.of(tensor))
-        self.note(tensor, point, 0)
-        return point, 0
+        node = self.add(kind, name or "constant", None, self._describe.of(tensor))
+        if name is None:
+            self._note_unknown(tensor, node, call)
+        self.set_source(tensor, node, 0)
+        return node
 
-    def reach(self, point: int, sources: list[tuple[int, int]]) -> None:
-        """Tensors from these points, each with its position there, arrived here."""
+    def is_computed(self, node: int) -> bool:
+        """Whether a node is more than a tensor that a module holds."""
+        return self._nodes[node].kind not in _HELD
+
+    # -- edges -----------------------------------------------------------------------------------------------------
+
+    def add_edges(self, target: int, sources: Iterable[Source]) -> None:
+        """A node took tensors from these sources."""
         for source, position in sources:
-            key = (point, source, position)
-            self.arrows[key] = self.arrows.get(key, 0) + 1
+            key = (target, source, position)
+            self._counts[key] = self._counts.get(key, 0) + 1
+            self._used.add(source)
 
-    def computed(self, source: int) -> bool:
-        """Whether a point is more than something that a module holds."""
-        return self.points[source].kind not in _HELD
+    def untraced_calls(self) -> set[int]:
+        """The calls in which forward made tensors that nobody saw being made. Called when its tensors are gone.
+
+        What lives on is a constant that the model or its program keeps. What is gone was made by forward: its node
+        becomes that of a function, with guessed edges to where its data may come from.
+        """
+        calls = set()
+        for reference, node, call, sources, name in self._unknown:
+            if reference() is not None:
+                continue
+            calls.add(call or 0)
+            if node is not None:
+                old = self._nodes[node]
+                self._nodes[node] = Node(node, "function", name, call, old.output, untraced=True)
+                guessed = {(node, source, position) for source, position in sources if source < node}
+                self._counts.update(dict.fromkeys(guessed - self._counts.keys(), 1))
+                self._guessed |= guessed
+        self._unknown = []
+        return calls
 
     def finished(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
-        """Nodes and edges; functions that ran inside a leaf are folded into the leaf's own node."""
-        arrows = self._folded() if self.homes else self.arrows
-        nodes = self.points
-        if self.homes or self._glanced:
-            used = {source for _, source, _ in arrows}
-            kept = [n for n in nodes if n.index not in self.homes and (n.kind not in _HELD or n.index in used)]
+        """All nodes and edges; functions that ran inside a leaf call are part of that call's node."""
+        counts = self._counts_after_folding() if self._folded_into else self._counts
+        nodes = self._nodes
+        if self._folded_into or self._some_may_be_unused:
+            used = {source for _, source, _ in counts}
+            kept = [n for n in nodes if n.index not in self._folded_into and (n.kind not in _HELD or n.index in used)]
             new = {node.index: position for position, node in enumerate(kept)}
-            nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins) for n in kept]
-            arrows = {(new[t], new[s], p): count for (t, s, p), count in arrows.items() if s in new and t in new}
-        edges = [Edge(key[1], key[0], key[2], arrows[key]) for key in sorted(arrows)]
+            nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins, n.untraced) for n in kept]
+            counts = {(new[t], new[s], p): count for (t, s, p), count in counts.items() if s in new and t in new}
+            self._guessed = {(new[t], new[s], p) for t, s, p in self._guessed if s in new and t in new}
+        edges = [Edge(key[1], key[0], key[2], counts[key], key in self._guessed) for key in sorted(counts)]
         return tuple(nodes), tuple(edges)
 
-    def _folded(self) -> dict[tuple[int, int, int], int]:
-        """The arrows once each function inside a leaf stands for the leaf."""
-        leaves = set(self.homes.values())
-        arrows: dict[tuple[int, int, int], int] = {}
-        for (target, source, position), count in self.arrows.items():
-            begin, end = self.homes.get(source, source), self.homes.get(target, target)
-            own = end in leaves and target in self.homes and not self.computed(source)
-            if begin != end and not own:
-                arrows[end, begin, position] = max(arrows.get((end, begin, position), 0), count)
-        return arrows
+    def _counts_after_folding(self) -> dict[tuple[int, int, int], int]:
+        """The edges once each function inside a leaf call is that call."""
+        leaves = set(self._folded_into.values())
+        counts: dict[tuple[int, int, int], int] = {}
+        for (target, source, position), count in self._counts.items():
+            begin, end = self._folded_into.get(source, source), self._folded_into.get(target, target)
+            held_by_leaf = end in leaves and target in self._folded_into and not self.is_computed(source)
+            if begin != end and not held_by_leaf:
+                counts[end, begin, position] = max(counts.get((end, begin, position), 0), count)
+        return counts

@@ -1,212 +1,259 @@
-"""What stands before a module's `__call__` and `forward` while a recorder watches it."""
+"""The two ways into a module, `__call__` and `forward`, replaced while a listener is told of its calls.
+
+Why they are replaced, and in which order things happen, is told in this folder's README.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from copy import deepcopy
 from threading import get_ident
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-from torchkutils.models.forward.known_layers import (
-    Rule,
-    hooked,
-    only_calls_children,
-    runs_plainly,
-    stock_forward,
-    stock_rule,
-)
-
-if TYPE_CHECKING:
-    from torchkutils.models.forward.recorder import Recorder
+from torchkutils._torch_versions import MODULE_CALL
+from torchkutils.models.forward.known_layers import Rule, hooked, runs_plainly, stock_forward, stock_rule
+from torchkutils.models.tree.module_tree import only_calls_children
 
 _CALL = torch.nn.Module.__call__
-_ENTRIES = ("_compiled_call_impl", "forward")
+_REPLACED = ("_compiled_call_impl", "forward")
 
 
-class _Nobody:
-    """Stands for a recorder that has ended: no thread is the one that it watches."""
+class CallListener(Protocol):
+    """Who is told of the calls of modules.
+
+    Attributes:
+        thread: Identity of the only thread whose calls are told; 0 for none.
+    """
+
+    thread: int
+
+    def before_call(self, entry: EntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call is about to run. What this gives identifies the call to the other two methods."""
+
+    def after_call(self, entry: EntryPoints, call: Any, output: Any) -> Any:
+        """It has returned an output. The caller gets what this returns."""
+
+    def call_failed(self, call: Any, error: BaseException) -> None:
+        """It raised; the error is raised on afterwards."""
+
+    def run_stock_call(self, entry: StockEntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The whole call of a layer of torch.nn without hooks: run `entry.stock_forward`, give its output."""
+
+
+class _NoListener:
+    """The listener of modules whose look has ended: no thread's calls are told."""
 
     thread = 0
 
 
-_NOBODY: Any = _Nobody()
+_NO_LISTENER: Any = _NoListener()
 
 
-class Watched:
-    """One module under watch: both ways into it lead here, a call of it and a direct call of its forward.
+class Phase(enum.Enum):
+    """What the next entry into a module means.
 
-    `nn.Module.__call__` asks for `_compiled_call_impl` first, so that is where we stand; a module compiled in place
-    runs as what it is. Other threads pass through.
+    Transitions:
+        `__call__` with hooks: IDLE or HOOKED → HOOKED; torch's `_call_impl` runs and will enter forward.
+        forward, entered while HOOKED: → IDLE; it is the forward of the call that has begun.
+        forward, entered while IDLE: → DIRECT → IDLE; it is a call of its own, which runs no hooks.
+        the end of a call: → the phase before that call. A pre-hook that calls its own module needs this: when that
+        inner call has ended, the next entry into forward still belongs to the outer one.
+    """
+
+    IDLE = enum.auto()
+    HOOKED = enum.auto()
+    DIRECT = enum.auto()
+
+
+_IDLE, _HOOKED, _DIRECT = Phase
+
+
+class EntryPoints:
+    """The replaced entry points of one module.
+
+    `nn.Module.__call__` runs `_compiled_call_impl` where a module has one, so that attribute is what replaces
+    `__call__`. A module that was compiled in place runs as what it is without compilation. Calls in other threads
+    run as they always do.
 
     Attributes:
-        place: Of the module in the tree.
-        sequence: What it calls one after the other, where its forward does nothing else; None for other modules.
+        index: Of the module in the tree.
+        module: The module.
+        forward: Its own forward.
+        children_only: The modules that it calls one after the other, where its forward does nothing else; else None.
         closed: It is one box whatever it calls: a script, or a layer whose parametrizations make its weights.
+        phase: What the next entry means.
     """
 
     __slots__ = (
-        *("before", "closed", "entry", "forward", "inside", "module", "place", "recorder", "sequence", "straight"),
-        "through_torch",
+        *("_through_torch", "children_only", "closed", "forward", "forward_entry", "index", "listener", "module"),
+        *("phase", "stored"),
     )
 
-    def __init__(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
-        self._look_at(module)
-        self._stand(recorder, module, place)
-
-    def _look_at(self, module: torch.nn.Module) -> None:
-        """What kind of module it is."""
+    def __init__(self, listener: CallListener, module: torch.nn.Module, index: int) -> None:
         scripted = isinstance(module, torch.jit.ScriptModule)
         self.module = module
         self.forward = self._own_forward(module.__dict__)
-        self.sequence = _sequence(module)
+        self.children_only = _children_only(module)
         self.closed = scripted or "parametrizations" in module._modules
-        self.through_torch = scripted or type(module)._call_impl is not torch.nn.Module._call_impl
+        # A class with a way of calling of its own, and a script, must run by it.
+        self._through_torch = scripted or type(module)._call_impl is not MODULE_CALL
+        self.index, self.phase = index, _IDLE
+        self.replace(listener)
 
-    def _stand(self, recorder: Recorder, module: torch.nn.Module, place: int) -> None:
-        """Stand before both ways into the module."""
-        self.recorder, self.module, self.place = recorder, module, place
-        own = module.__dict__
-        self.before: dict[str, Any] | None = None
+    def replace(self, listener: CallListener) -> None:
+        """Replace the module's entry points until `release` is called."""
+        self.listener = listener
+        own = self.module.__dict__
+        self.stored: dict[str, Any] | None = None
         if "forward" in own or "_compiled_call_impl" in own:
-            self.before = {name: own[name] for name in _ENTRIES if name in own}
-        # `inside`: torch's own way of calling runs, and forward comes next; `straight`: no hooks are wanted.
-        self.inside, self.straight, self.entry = False, False, None
+            self.stored = {name: own[name] for name in _REPLACED if name in own}
         own["_compiled_call_impl"] = self.call
-        if not isinstance(module, torch.jit.ScriptModule):
-            self.entry = own["forward"] = self.direct
+        self.forward_entry = None
+        if not isinstance(self.module, torch.jit.ScriptModule):
+            self.forward_entry = own["forward"] = self.enter_forward
 
     def release(self) -> None:
-        """Give the module its own ways back."""
+        """Give the module its own entry points back."""
         own = self.module.__dict__
-        for name in _ENTRIES:
+        for name in _REPLACED:
             own.pop(name, None)
-        if self.before is not None:
-            own.update(self.before)
-        # Whoever kept one of the ways in gets the module's own behind it.
-        self.recorder, self.entry = _NOBODY, None
+        if self.stored is not None:
+            own.update(self.stored)
+        # Someone may have kept one of the replacements: from now on it runs the module's own.
+        self.listener, self.forward_entry = _NO_LISTENER, None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Watched:
-        """A copy of the module that forward makes has its own forward, and nobody watches it."""
-        own = None if self.before is None else self.before.get("forward")
-        return _unwatched(memo.get(id(self.module), self.module), self.place, deepcopy(own, memo))
+    def __deepcopy__(self, memo: dict[int, Any]) -> EntryPoints:
+        """Of a module that forward copies: the copy has its own forward, and nobody is told of its calls."""
+        own = None if self.stored is None else self.stored.get("forward")
+        return _without_listener(memo.get(id(self.module), self.module), self.index, deepcopy(own, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """So has one that it pickles."""
-        own = None if self.before is None else self.before.get("forward")
-        return _unwatched, (self.module, self.place, own)
+        """Of a module that forward pickles: as for a copy."""
+        own = None if self.stored is None else self.stored.get("forward")
+        return _without_listener, (self.module, self.index, own)
 
     def _own_forward(self, own: dict[str, Any]) -> Callable[..., Any]:
-        """The module's forward; of a compiled module, the module that it wraps."""
+        """The module's forward; for the wrapper that torch.compile makes, the wrapped module."""
         children = self.module._modules
         wrapped = children["_orig_mod"] if "_orig_mod" in children and "forward" in own else None
         return wrapped if isinstance(wrapped, torch.nn.Module) else _uncompiled(self.module.forward)
 
-    def _elsewhere(self) -> Callable[..., Any]:
-        """What a call in another thread runs."""
-        compiled = None if self.before is None else self.before.get("_compiled_call_impl")
+    def _call_of_other_thread(self) -> Callable[..., Any]:
+        compiled = None if self.stored is None else self.stored.get("_compiled_call_impl")
         return compiled or self.module._call_impl
 
-    def looks_away(self) -> bool:
-        """Whether it is about to run nothing but modules that are watched themselves."""
-        return self.sequence is not None and not self.inside and list(self.module._modules.values()) == self.sequence
+    def runs_only_children(self) -> bool:
+        """Whether the call that has just begun is going to run nothing but modules with entry points of their own."""
+        known = self.children_only is not None and self.phase is not _HOOKED
+        return known and list(self.module._modules.values()) == self.children_only
 
-    def _replaced(self) -> Callable[..., Any]:
-        """What stands where we stood: a forward that the model's own has put there, unless it is another look at it."""
+    def _forward_to_run(self) -> Callable[..., Any]:
+        """The module's own forward, or another one that the running model has set in its place."""
+        if self.module.__dict__.get("forward") is self.forward_entry:
+            return self.forward
         forward: Callable[..., Any] = self.module.forward
-        return self.forward if isinstance(getattr(forward, "__self__", None), Watched) else forward
+        return self.forward if isinstance(getattr(forward, "__self__", None), EntryPoints) else forward
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Instead of `module(...)`; one frame, as in torch, so that models run as deep as they do there."""
-        recorder = self.recorder
-        if get_ident() != recorder.thread:
-            return self._elsewhere()(*args, **kwargs)
-        # Hooks are run by torch's own way of calling, which comes back through `direct`.
-        self.inside = not self.straight and (self.through_torch or hooked(self.module.__dict__))
-        function: Callable[..., Any] = self.module._call_impl if self.inside else self.forward
-        if not self.inside and self.module.__dict__.get("forward") is not self.entry:
-            function = self._replaced()
-        self.straight = False
-        state = recorder.begin(self, args, kwargs)
+        """Replaces `module(...)`. It is one frame, as in torch, so that a model may be as deep as without a look."""
+        listener = self.listener
+        if get_ident() != listener.thread:
+            return self._call_of_other_thread()(*args, **kwargs)
+        before = self.phase
+        if before is not _DIRECT and (self._through_torch or hooked(self.module.__dict__)):
+            # torch's own way of calling runs the hooks and comes back through `enter_forward`.
+            self.phase = _HOOKED
+            function: Callable[..., Any] = self.module._call_impl
+        else:
+            self.phase, function = _IDLE, self._forward_to_run()
+        call = listener.before_call(self, args, kwargs)
         try:
             output = function(*args, **kwargs)
         except BaseException as error:
-            recorder.abandon(state, error)
+            listener.call_failed(call, error)
             raise
         finally:
-            self.inside = False
-        return recorder.finish(self, state, output)
+            self.phase = _IDLE if before is _DIRECT else before
+        return listener.after_call(self, call, output)
 
-    def direct(self, *args: Any, **kwargs: Any) -> Any:
-        """Instead of `module.forward(...)`."""
-        if get_ident() != self.recorder.thread:
+    def enter_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Replaces `module.forward(...)`."""
+        if get_ident() != self.listener.thread:
             return self.forward(*args, **kwargs)
-        if self.inside:
-            self.inside = False
+        if self.phase is _HOOKED:
+            self.phase = _IDLE
             return self.forward(*args, **kwargs)
-        self.straight = True
+        self.phase = _DIRECT
         return self.call(*args, **kwargs)
 
 
-def _unwatched(module: torch.nn.Module, place: int, own: Callable[..., Any] | None) -> Watched:
-    """What passes calls on to a module's forward, its own or its class's."""
-    passing = Watched.__new__(Watched)
-    passing.recorder, passing.module, passing.place, passing.before = _NOBODY, module, place, None
-    passing.sequence, passing.closed, passing.entry, passing.through_torch = None, False, None, False
-    passing.forward = MethodType(type(module).forward, module) if own is None else own
-    passing.inside, passing.straight = False, False
-    return passing
+def _without_listener(module: torch.nn.Module, index: int, own: Callable[..., Any] | None) -> EntryPoints:
+    """Entry points that hand calls on to a module's forward, its own or its class's."""
+    entry = EntryPoints.__new__(EntryPoints)
+    entry.listener, entry.module, entry.index, entry.stored = _NO_LISTENER, module, index, None
+    entry.children_only, entry.closed, entry.forward_entry, entry._through_torch = None, False, None, False
+    entry.forward = MethodType(type(module).forward, module) if own is None else own
+    entry.phase = _IDLE
+    return entry
 
 
-class WatchedLeaf(Watched):
-    """A leaf whose forward is known to the letter: nobody looks on while it runs."""
+class StockEntryPoints(EntryPoints):
+    """Those of a layer of torch.nn whose forward calls no other module and is known (`known_layers`).
 
-    __slots__ = ("plain", "rule")
+    Attributes:
+        stock_forward: The forward of its class.
+        rule: How to count its operations; None where they are none or counted elsewhere.
+    """
+
+    __slots__ = ("rule", "stock_forward")
 
     def __init__(
-        self, recorder: Recorder, module: torch.nn.Module, place: int, plain: Callable[..., Any], rule: Rule | None
+        self,
+        listener: CallListener,
+        module: torch.nn.Module,
+        index: int,
+        stock_forward: Callable[..., Any],
+        rule: Rule | None,
     ) -> None:
-        self.plain, self.rule = plain, rule
-        # What `_look_at` would find.
-        self.forward = MethodType(plain, module)
-        self.sequence, self.closed, self.through_torch = None, False, False
-        self._stand(recorder, module, place)
+        self.module, self.index, self.phase = module, index, _IDLE
+        self.stock_forward, self.rule = stock_forward, rule
+        # What the constructor of `EntryPoints` would find: most modules are such layers.
+        self.forward = MethodType(stock_forward, module)
+        self.children_only, self.closed, self._through_torch = None, False, False
+        self.replace(listener)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Instead of `module(...)`."""
-        recorder = self.recorder
-        if get_ident() != recorder.thread or not runs_plainly(self.module.__dict__):
-            return Watched.call(self, *args, **kwargs)
-        if not recorder.on:
-            return recorder.run_leaf(self, args, kwargs)
-        if not recorder.step_down():
-            return Watched.call(self, *args, **kwargs)
-        try:
-            return recorder.run_leaf(self, args, kwargs)
-        finally:
-            recorder.step_up()
+        """Replaces `module(...)`."""
+        listener = self.listener
+        if get_ident() != listener.thread or not runs_plainly(self.module.__dict__):
+            return EntryPoints.call(self, *args, **kwargs)
+        if self.phase is _DIRECT:
+            self.phase = _IDLE
+        return listener.run_stock_call(self, args, kwargs)
 
 
-def watch(recorder: Recorder, module: torch.nn.Module, place: int) -> Watched:
-    """Stand before a module until `release` is called."""
-    plain = stock_forward(module)
-    if plain is None or type(module)._call_impl is not torch.nn.Module._call_impl:
-        return Watched(recorder, module, place)
-    return WatchedLeaf(recorder, module, place, plain, stock_rule(module))
+def replace_entry_points(listener: CallListener, module: torch.nn.Module, index: int) -> EntryPoints:
+    """Replace a module's entry points until `release` is called."""
+    forward = stock_forward(module)
+    if forward is None or type(module)._call_impl is not MODULE_CALL:
+        return EntryPoints(listener, module, index)
+    return StockEntryPoints(listener, module, index, forward, stock_rule(module))
 
 
 def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """What `torch.compile` made a forward of, be it the module's own or its class's."""
+    """The function that `torch.compile` was given to make this forward, the module's own or its class's."""
     plain: Callable[..., Any] | None = getattr(forward, "_torchdynamo_orig_callable", None)
     if plain is None:
         return forward
     return MethodType(plain, forward.__self__) if isinstance(forward, MethodType) else plain
 
 
-def _sequence(module: torch.nn.Module) -> list[torch.nn.Module | None] | None:
-    """The children of a module that only calls them, if torch's own way of calling leads into each."""
+def _children_only(module: torch.nn.Module) -> list[torch.nn.Module | None] | None:
+    """The children of a module that only calls them, if `__call__` of each is torch's."""
     children = list(module._modules.values())
     plain = only_calls_children(module) and all(type(child).__call__ is _CALL for child in children)
     return children if plain else None

@@ -1,32 +1,264 @@
-"""Floating-point operations from shapes alone: two for a multiply-add, as torch's FlopCounterMode counts."""
+"""Floating-point operations from shapes alone: two for a multiply-add, as torch's FlopCounterMode counts.
+
+What a function runs is told by the first of these that knows it: a formula of the user's (`register_flop_formula`), a
+formula of ours (`flop_formulas`), one that was registered with torch's own flop counter, the list of functions that are
+known to be free (`free_functions`). What none of them knows makes the count a lower bound.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import torch
+from torch import nn
+from torch.utils import flop_counter
 
+from torchkutils import _torch_versions
+from torchkutils._nested import map_leaves, of_kind
+from torchkutils.models.forward.flop_formulas import FORMULAS, Formula, attention_flops
+from torchkutils.models.forward.free_functions import FREE_FUNCTIONS
 from torchkutils.models.records import Collection, TensorValue, Value, tensors_in
 
+Target: TypeAlias = Callable[..., Any] | str
+AnyFormula = TypeVar("AnyFormula", bound=Callable[..., Any])
 
-def module_flops(module: torch.nn.Module, inputs: Collection, output: Value) -> int | None:
-    """What a leaf module ran, where its class says more than the functions inside it; None elsewhere."""
-    given = [value for value in tensors_in(inputs) if None not in value.shape]
-    if isinstance(module, torch.nn.RNNBase) and given:
-        return _recurrent(module, given[0])
-    if isinstance(module, torch.nn.RNNCellBase) and given:
-        batch = _elements(given[0].shape[:-1])
-        return 2 * batch * int(module.weight_ih.shape[0]) * (module.input_size + module.hidden_size)
-    if isinstance(module, torch.nn.MultiheadAttention) and len(given) >= 3:
-        return _attention(module, *given[:3])
+# Formulas of users: by the name of an operator or of a function of torch, else by the function or class itself.
+_registered: dict[Any, Formula] = {}
+
+
+def register_flop_formula(
+    targets: Target | Sequence[Target], *, get_raw: bool = False
+) -> Callable[[AnyFormula], AnyFormula]:
+    """Tell `summarize` how many operations a function, an operator or a module runs.
+
+    Without a formula, what is not known makes the total a lower bound ("≥"). A formula that was written for
+    `torch.utils.flop_counter.register_flop_formula` works here too, and operators that were registered there need
+    none here.
+
+    Args:
+        targets: One or several of: an operator (`torch.ops.mylib.attention`, or its name "mylib::attention"); a
+            function of torch (`torch.cdist`), or one of your own that calls `torch.overrides.handle_torch_function`;
+            a class of modules. A later formula replaces an earlier one.
+        get_raw: Give the formula tensors instead of shapes.
+
+    Returns:
+        A decorator that gives the formula back. The formula gets the arguments of the call with a `torch.Size` in the
+        place of each tensor, and `out_shape`, the shape or shapes of what was returned; with `get_raw` the tensors
+        themselves, and `out_val`. A formula of a class of modules gets the module first, shapes (never tensors) of
+        the arguments and None for arguments that are no tensors; what it gives stands for all that a call runs outside
+        of the modules within. It returns the number of operations, two for a multiply-add, or None where it cannot
+        tell. One that raises makes the total a lower bound, with a warning.
+
+    Raises:
+        TypeError: A target that is neither a callable nor the name of an operator.
+        ValueError: `get_raw` for a class of modules.
+
+    Differs from Keras: Keras 2.3.1 counts no operations.
+
+    >>> import torch
+    >>> from torchkutils import register_flop_formula, summarize
+    >>> class Distances(torch.nn.Module):
+    ...     def forward(self, a, b):
+    ...         return torch.cdist(a, b)
+    >>> summarize(Distances(), input_size=[(5, 3), (7, 3)]).flops_known
+    False
+    >>> @register_flop_formula(torch.cdist)
+    ... def cdist_flops(a, b, *args, out_shape, **kwargs):
+    ...     return 2 * out_shape.numel() * a[-1]
+    >>> summarize(Distances(), input_size=[(5, 3), (7, 3)]).flops
+    210
+    """
+    listed = [targets] if isinstance(targets, str) or not isinstance(targets, Sequence) else list(targets)
+    for target in listed:
+        if not (("::" in target) if isinstance(target, str) else callable(target)):
+            raise TypeError(f"targets must be functions, classes of modules or names like 'mylib::op', got {target!r}")
+        if get_raw and _is_module_class(target):
+            raise ValueError(f"get_raw=True is not possible for {target.__name__}: formulas of modules get shapes")
+
+    def register(formula: AnyFormula) -> AnyFormula:
+        for target in listed:
+            known = _guarded(formula if get_raw or _is_module_class(target) else _given_shapes(formula))
+            _registered[target if _is_module_class(target) else _key(target)] = known
+        return formula
+
+    return register
+
+
+def _is_module_class(target: Any) -> TypeGuard[type[nn.Module]]:
+    return isinstance(target, type) and issubclass(target, nn.Module)
+
+
+def _given_shapes(formula: Callable[..., Any]) -> Formula:
+    """A formula of shapes as a formula of tensors."""
+
+    @functools.wraps(formula)
+    def of_tensors(*args: Any, out_val: Any, **named: Any) -> int | None:
+        shapes, named_shapes, out_shape = map_leaves(
+            (args, named, out_val), lambda tensor: tensor.shape, kind=torch.Tensor
+        )
+        result: int | None = formula(*shapes, **named_shapes, out_shape=out_shape)
+        return result
+
+    return of_tensors
+
+
+def _guarded(formula: Callable[..., Any]) -> Formula:
+    """An error of a user's formula is no error of the model's."""
+
+    @functools.wraps(formula)
+    def guarded(*args: Any, **named: Any) -> int | None:
+        try:
+            result: int | None = formula(*args, **named)
+        except Exception as error:
+            name = getattr(formula, "__qualname__", repr(formula))
+            warnings.warn(f"the FLOP formula {name} raised {type(error).__name__}: {error}", stacklevel=2)
+            return None
+        return result
+
+    return guarded
+
+
+# -- functions -----------------------------------------------------------------------------------------------------
+
+
+def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
+    """What one torch function ran, None when it cannot be told; `out` is what it returned."""
+    key = _key(function)
+    formula = _registered.get(key) or FORMULAS.get(key)
+    if formula is None:
+        if isinstance(key, str) and key in FREE_FUNCTIONS:
+            return 0
+        formula = flop_counter.flop_registry.get(getattr(function, "overloadpacket", function))
+    if formula is None:
+        return None
+    if "out" in kwargs or "self" in kwargs:
+        # Schemas call the first argument `self`, functions call it `input`.
+        renamed = {"self": "input"}
+        kwargs = {renamed.get(name, name): value for name, value in kwargs.items() if name != "out"}
+    try:
+        if not all(map(_is_dense, of_kind(torch.Tensor, args, kwargs))):
+            return None
+        count = formula(*args, **kwargs, out_val=out)
+        return None if count is None else int(count) * examples_at_once(args, kwargs)
+    except (TypeError, IndexError, AttributeError, KeyError, ValueError, RuntimeError):
+        return None
+
+
+def _key(function: Any) -> Any:
+    """The name of an operator or of a function of torch, without the underscore of its in-place variant; else itself.
+
+    Operators of aten have the names of the functions that call them; others keep their namespace: "mylib::op".
+    """
+    if isinstance(function, str):
+        name = function
+    elif isinstance(function, _torch_versions.OPERATORS):
+        name = _torch_versions.operator_name(function)
+    elif _belongs_to_torch(function):
+        name = function.__name__.partition(".")[0]
+    else:
+        return function
+    return _plain_name(name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain_name(name: str) -> str:
+    name = name.removeprefix("aten::").removeprefix("prims::")
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def _belongs_to_torch(function: Any) -> bool:
+    """Whether a function is one of torch's: those of others may have the same name."""
+    if not hasattr(function, "__name__"):
+        return False
+    # Methods that torch writes in C++ have no module.
+    module = getattr(function, "__module__", None) or "torch"
+    return module == "torch" or module.startswith("torch.")
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the shape of a tensor tells what is computed from it."""
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def examples_at_once(*values: Any) -> int:
+    """How many examples `torch.vmap` runs at once: inside of it, a tensor shows the shape of one."""
+    sizes: dict[int, int] = {}
+    if _torch_versions.inside_function_transform():
+        for tensor in of_kind(torch.Tensor, *values):
+            sizes.update(_torch_versions.vmap_sizes(tensor))
+    return math.prod(sizes.values())
+
+
+# -- modules -------------------------------------------------------------------------------------------------------
+
+
+class Count(NamedTuple):
+    """How many operations ran; `known` is false where more may have run."""
+
+    operations: int
+    known: bool
+
+
+def module_flops(module: nn.Module, inputs: Collection, output: Value | None) -> Count | None:
+    """What a module ran itself, where its class says more than the functions inside it; None elsewhere."""
+    formula = _formula_of_class(type(module)) if _registered else None
+    if formula is not None:
+        return _count(_registered_flops(formula, module, inputs, output))
+    if isinstance(module, torch.jit.ScriptModule):
+        # No function inside of it is seen.
+        return Count(0, False)
+    for kind, flops in _KINDS.items():
+        if isinstance(module, kind):
+            # The records of a call inside torch.vmap have the shapes of one example.
+            return _count(None if _torch_versions.inside_function_transform() else flops(module, inputs))
     return None
 
 
-def _recurrent(module: torch.nn.RNNBase, value: TensorValue) -> int:
+def _count(operations: int | None) -> Count:
+    return Count(operations or 0, operations is not None)
+
+
+def _formula_of_class(kind: type[nn.Module]) -> Formula | None:
+    return next((_registered[base] for base in kind.__mro__ if base in _registered), None)
+
+
+def _registered_flops(formula: Formula, module: nn.Module, inputs: Collection, output: Value | None) -> int | None:
+    positional = [_shapes(value) for key, value in inputs.items if isinstance(key, int)]
+    named = {key: _shapes(value) for key, value in inputs.items if isinstance(key, str)}
+    return formula(module, *positional, **named, out_shape=_shapes(output))
+
+
+def _shapes(value: Value | None) -> Any:
+    """The shapes of a recorded value: one, or as many as it has tensors; None for what is no tensor."""
+    shapes = [torch.Size([1 if size is None else size for size in tensor.shape]) for tensor in tensors_in(value)]
+    if isinstance(value, TensorValue):
+        return shapes[0]
+    return shapes or None
+
+
+def _given(module: nn.Module, inputs: Collection, name: str) -> TensorValue | None:
+    """The tensor that an argument holds; None where its sizes are not known, as of a nested one."""
+    names = _argument_names(type(module).forward)
+    bound = {key if isinstance(key, str) else names[key]: value for key, value in inputs.items}
+    value = next(tensors_in(bound.get(name)), None)
+    return None if value is None or None in value.shape else value
+
+
+@functools.lru_cache(maxsize=64)
+def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]
+
+
+def _recurrent(module: Any, inputs: Collection) -> int | None:
     """steps · gates · hidden · (input + hidden) multiply-adds a direction and layer, and the projection's."""
-    steps = _elements(value.shape[:-1])
+    value = _given(module, inputs, "input")
+    if value is None:
+        return None
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     directions = 2 if module.bidirectional else 1
     state = module.proj_size or module.hidden_size
@@ -34,137 +266,39 @@ def _recurrent(module: torch.nn.RNNBase, value: TensorValue) -> int:
     for layer in range(module.num_layers):
         width = module.input_size if layer == 0 else state * directions
         total += gates * module.hidden_size * (width + state) + module.proj_size * module.hidden_size
-    return 2 * steps * directions * total
+    return 2 * _elements(value.shape[:-1]) * directions * total
 
 
-def _attention(module: torch.nn.MultiheadAttention, query: TensorValue, key: TensorValue, value: TensorValue) -> int:
-    """Four projections, and twice query · key · width."""
+def _cell(module: Any, inputs: Collection) -> int | None:
+    value = _given(module, inputs, "input")
+    if value is None:
+        return None
+    gates_and_hidden = int(module.weight_ih.shape[0])
+    width = int(module.input_size + module.hidden_size)
+    return 2 * _elements(value.shape[:-1]) * gates_and_hidden * width
+
+
+def _attention(module: Any, inputs: Collection) -> int | None:
+    """Its axes are (length, batch, width) unless `batch_first`; without a batch, (length, width)."""
+    query, key, value = [_given(module, inputs, name) for name in ("query", "key", "value")]
+    if query is None or key is None or value is None:
+        return None
     batched = len(query.shape) == 3
-    first = module.batch_first or not batched
-    batch = (query.shape[0] if module.batch_first else query.shape[1]) if batched else 1
-    length = query.shape[1 if batched and first else 0] or 0
-    source = key.shape[1 if batched and first else 0] or 0
-    batch = batch or 0
-    width = int(module.embed_dim)
-    projections = (
-        length * width * width * 2 + source * width * (key.shape[-1] or 0) + source * width * (value.shape[-1] or 0)
-    )
-    return 2 * batch * (projections + 2 * length * source * width)
+    length_axis = int(batched and module.batch_first)
+    batch = query.shape[1 - length_axis] if batched else 1
+    added = (module.bias_k is not None) + bool(module.add_zero_attn)
+    widths = key.shape[-1] or 0, value.shape[-1] or 0
+    length, source = query.shape[length_axis] or 0, key.shape[length_axis] or 0
+    return attention_flops(batch or 0, length, source, added, int(module.embed_dim), widths)
 
 
-def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
-    """What one torch function ran; 0 for work that is no multiply-add, None when it cannot be told."""
-    # An overload is named "mm.default".
-    name = getattr(function, "__name__", "").partition(".")[0]
-    counter = _COUNTERS.get(name)
-    if counter is not None:
-        try:
-            return int(counter(args, kwargs, out))
-        except (TypeError, IndexError, AttributeError, KeyError):
-            return None
-    return None if name in _UNKNOWN or _is_custom(function) else 0
-
-
-def _is_custom(function: Callable[..., Any]) -> bool:
-    """Whether it is an operator that somebody registered: no one but its author knows what it runs."""
-    schema = getattr(function, "_schema", None)
-    name = getattr(function, "_qualified_op_name", getattr(schema, "name", "aten::"))
-    return not str(name).startswith(("aten::", "prims::"))
+_KINDS: dict[type[nn.Module], Callable[[Any, Collection], int | None]] = {
+    nn.RNNBase: _recurrent,
+    nn.RNNCellBase: _cell,
+    nn.MultiheadAttention: _attention,
+}
 
 
 def _elements(shape: Sequence[int | None]) -> int:
     """The product of the sizes; an open one counts once."""
     return math.prod(1 if size is None else int(size) for size in shape)
-
-
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
-    return args[position] if position < len(args) else kwargs[name]
-
-
-def _linear(args: Any, kwargs: Any, out: Any) -> int:
-    return 2 * int(out.numel()) * int(_argument(args, kwargs, 1, "weight").shape[-1])
-
-
-def _convolution(args: Any, kwargs: Any, out: Any) -> int:
-    weight = _argument(args, kwargs, 1, "weight")
-    return 2 * int(out.numel()) * _elements(weight.shape[1:])
-
-
-def _transposed(args: Any, kwargs: Any, out: Any) -> int:
-    weight = _argument(args, kwargs, 1, "weight")
-    return 2 * int(_argument(args, kwargs, 0, "input").numel()) * _elements(weight.shape[1:])
-
-
-def _product(args: Any, kwargs: Any, out: Any) -> int:
-    return 2 * int(out.numel()) * int(args[0].shape[-1])
-
-
-def _added_product(args: Any, kwargs: Any, out: Any) -> int:
-    return 2 * int(out.numel()) * int(args[1].shape[-1])
-
-
-def _scaled_attention(args: Any, kwargs: Any, out: Any) -> int:
-    query, key = _argument(args, kwargs, 0, "query"), _argument(args, kwargs, 1, "key")
-    value = _argument(args, kwargs, 2, "value")
-    pairs = _elements(query.shape[:-1]) * int(key.shape[-2])
-    return 2 * pairs * (int(query.shape[-1]) + int(value.shape[-1]))
-
-
-def _bilinear(args: Any, kwargs: Any, out: Any) -> int:
-    weight = _argument(args, kwargs, 2, "weight")
-    return 2 * _elements(out.shape[:-1]) * _elements(weight.shape)
-
-
-def _reflected_product(args: Any, kwargs: Any, out: Any) -> int:
-    return 2 * int(out.numel()) * int(args[0].shape[0 if args[0].dim() == 1 else -2])
-
-
-def _einsum(args: Any, kwargs: Any, out: Any) -> int:
-    """Of two operands, out · the sizes summed over; more operands go a way that shapes do not tell."""
-    equation, operands = args[0], args[1:]
-    if len(operands) == 1 and isinstance(operands[0], list | tuple):
-        operands = tuple(operands[0])
-    if len(operands) == 1:
-        return 0
-    if len(operands) > 2:
-        raise TypeError("the order of the products is not known")
-    terms, _, result = equation.replace(" ", "").partition("->")
-    left, right = terms.split(",")
-    summed = (set(left) & set(right)) - {"."} - set(result)
-    sizes = [int(operands[0].shape[_axis(left, label)]) for label in summed]
-    return 2 * int(out.numel()) * math.prod(sizes) if sizes else 0
-
-
-def _axis(term: str, label: str) -> int:
-    """Where a label stands in "...ij": counted from the end behind an ellipsis."""
-    before, _, after = term.partition("...")
-    return before.find(label) if label in before else after.find(label) - len(after)
-
-
-def _tensordot(args: Any, kwargs: Any, out: Any) -> int:
-    """Both operands hold the summed axes once: their sizes over the output's are the square of those axes."""
-    if not out.numel():
-        return 0
-    return 2 * int(out.numel()) * math.isqrt(int(args[0].numel()) * int(args[1].numel()) // int(out.numel()))
-
-
-def _cell(args: Any, kwargs: Any, out: Any) -> int:
-    weights = [_argument(args, kwargs, 2, "w_ih"), _argument(args, kwargs, 3, "w_hh")]
-    value = _argument(args, kwargs, 0, "input")
-    return 2 * _elements(value.shape[:-1]) * sum(int(weight.numel()) for weight in weights)
-
-
-_COUNTERS: dict[str, Callable[[Any, Any, Any], int]] = {
-    "linear": _linear,
-    "bilinear": _bilinear,
-    **dict.fromkeys(["conv1d", "conv2d", "conv3d"], _convolution),
-    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], _transposed),
-    **dict.fromkeys(["matmul", "mm", "bmm", "__matmul__", "mv", "dot"], _product),
-    **dict.fromkeys(["addmm", "baddbmm"], _added_product),
-    "__rmatmul__": _reflected_product,
-    "einsum": _einsum,
-    "tensordot": _tensordot,
-    **dict.fromkeys(["lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], _cell),
-    "scaled_dot_product_attention": _scaled_attention,
-}
-_UNKNOWN = frozenset(["multi_head_attention_forward", "lstm", "gru", "fft", "cdist", "apply"])

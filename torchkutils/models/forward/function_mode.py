@@ -1,19 +1,82 @@
-"""Work of ours in the middle of a forward, which no function mode is to see."""
+"""The function mode of a look, and the only module that touches torch's stack of function modes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-import torch
+from torch.overrides import TorchFunctionMode
+
+from torchkutils._torch_versions import (
+    function_mode_at,
+    function_modes,
+    pop_function_mode,
+    push_function_mode,
+    without_torch_function,
+)
+
+RunFunction: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-class aside:  # noqa: N801
-    """No function mode sees what the block does; free where ours is off the stack."""
+class FunctionMode(TorchFunctionMode):
+    """Hands each torch function that this thread calls to `run_function`, which runs it and gives its result.
+
+    The mode is popped from torch's stack while only known code runs, since each function costs more with it; see
+    "Why the mode is popped" in this folder's README.
+
+    Attributes:
+        on: Whether the mode is on torch's stack.
+    """
+
+    def __init__(self, run_function: RunFunction) -> None:
+        super().__init__()
+        self.on = False
+        self._run_function = run_function
+
+    def __enter__(self) -> FunctionMode:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self.on = True
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        if not self._is_on_stack():
+            # An interrupt may arrive between `pop_mode` and `push_mode`. torch's own exit pops one mode.
+            self.push_mode()
+        super().__exit__(*details)  # type: ignore[no-untyped-call]
+        self.on = False
+
+    def _is_on_stack(self) -> bool:
+        return any(function_mode_at(level) is self for level in range(function_modes()))
+
+    def pop_mode(self) -> bool:
+        """Take the mode from torch's stack; False, and nothing is done, where another mode lies above it."""
+        if not function_modes():
+            return False
+        top = pop_function_mode()
+        if top is not self:
+            push_function_mode(top)
+            return False
+        self.on = False
+        return True
+
+    def push_mode(self) -> None:
+        """Put the mode on torch's stack again."""
+        push_function_mode(self)
+        self.on = True
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self._run_function(function, args, kwargs or {})
+
+
+class without_function_modes:  # noqa: N801
+    """No function mode sees what the block does. It costs nothing where `needed` is false."""
 
     __slots__ = ("guard",)
 
-    def __init__(self, needed: bool) -> None:
-        self.guard = torch._C.DisableTorchFunction() if needed else None
+    def __init__(self, needed: bool = True) -> None:
+        self.guard = without_torch_function() if needed else None
 
     def __enter__(self) -> None:
         if self.guard is not None:

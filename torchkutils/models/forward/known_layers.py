@@ -56,7 +56,6 @@ _RULES: dict[type[nn.Module], Rule | None] = {
 }
 # As they are when this is imported: a forward that someone has replaced is no longer known.
 _FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {kind: kind.forward for kind in _RULES}
-_SEQUENTIAL_FORWARD = nn.Sequential.forward
 
 
 def stock_forward(module: nn.Module) -> Callable[..., Any] | None:
@@ -69,12 +68,6 @@ def stock_forward(module: nn.Module) -> Callable[..., Any] | None:
 def stock_rule(module: nn.Module) -> Rule | None:
     """How many operations such a leaf runs; None where it is none, or `module_flops` knows."""
     return _RULES[type(module)]
-
-
-def only_calls_children(module: nn.Module) -> bool:
-    """Whether its forward is nothing but calls of its children, one after the other."""
-    kind = type(module)
-    return kind is nn.Sequential and kind.forward is _SEQUENTIAL_FORWARD and "forward" not in module.__dict__
 
 
 def runs_plainly(own: dict[str, Any]) -> bool:

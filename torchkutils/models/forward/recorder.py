@@ -1,290 +1,343 @@
-"""What stands before the modules and a function mode see during one forward, turned into calls and a data flow."""
+"""What the calls of modules and torch functions during one forward mean: calls, and a data flow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from threading import get_ident
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
-from torchkutils.models.forward.call_stack import RunningCall
-from torchkutils.models.forward.data_flow import DataFlow
-from torchkutils.models.forward.entry_points import Watched, WatchedLeaf, watch
-from torchkutils.models.forward.flops import function_flops, module_flops
-from torchkutils.models.forward.function_mode import aside
+from torchkutils._torch_versions import inside_function_transform, told_of_compilations
+from torchkutils.models.forward.call_stack import CallStack, RunningCall
+from torchkutils.models.forward.compiled_calls import CompiledCalls, CompiledFunctionMet
+from torchkutils.models.forward.data_flow import DataFlow, Source
+from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoints, replace_entry_points
+from torchkutils.models.forward.flops import Count, examples_at_once, function_flops, module_flops
+from torchkutils.models.forward.function_mode import FunctionMode, without_function_modes
 from torchkutils.models.forward.raised_errors import message_of
-from torchkutils.models.forward.torch_functions import HOOKING, QUIET, shown_name, written_tensors
-from torchkutils.models.records import Call, Collection, Failure, Value
+from torchkutils.models.forward.torch_functions import HOOKING, LEAVING, QUIET, shown_name, written_tensors
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.module_tree import ModuleTree
-from torchkutils.models.tree.nested_values import Descriptions, aliased, storage_of, tensors_of
+from torchkutils.models.tree.nested_values import Descriptions, aliased, all_tensors_of, tensors_of
 
 
-class Recorder(TorchFunctionMode):
-    """Watches one forward of a model, in this thread alone. Use it as a context around the call.
+class Recorder:
+    """Records one forward of a model, in this thread alone. Use it as a context around the call.
 
-    The mode stands on torch's stack only while code runs that is not known to the letter. A leaf that hands its own
-    input on unchanged gives an alias, so that the two differ.
+    It is the `CallListener` of the model's modules, and runs the functions that its function mode sees. How these
+    work together is told in this folder's README.
 
     Args:
         tree: The model, walked.
-        states: Told of parameters that are about to change; None where nothing has to be put back.
+        states: Told of parameters that are about to change; None where nothing must be put back.
+        compiled: Let functions that torch.compile made run unwatched. Without it the look ends where one is met.
 
     Attributes:
+        met_compiled: Whether one was met.
         flow: Where the tensors come from.
-        thread: The one that is watched.
-        on: Whether the mode stands on torch's stack.
+        thread: The one whose calls are recorded.
     """
 
-    def __init__(self, tree: ModuleTree, states: TensorStates | None) -> None:
-        super().__init__()
+    def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
         self.tree, self.describe = tree, Descriptions()
         self.flow = DataFlow(tree, self.describe)
-        self.thread, self.on = 0, False
-        self._calls: list[Call | RunningCall] = []
-        self._stack: list[RunningCall] = []
-        self._counts: dict[int, int] = {}
+        self.thread = 0
+        self._mode = FunctionMode(self._run_function)
+        self._calls = CallStack()
         self._states = states
-        self._watched: list[Watched] = []
+        self._entries: list[EntryPoints] = []
         self._failed: tuple[int, Collection, BaseException] | None = None
+        # Calls whose operations a formula for the module has counted, whatever ran inside.
+        self._counted_as_wholes: set[int] = set()
+        self.met_compiled = False
+        self._compiled, self._compiled_under_mode = compiled, False
+        self._compiled_call: tuple[str, list[Source]] = ("", [])
 
     def __enter__(self) -> Recorder:
         self.thread = get_ident()
-        for place in self.tree.index_of.values():
-            self._watched.append(watch(self, self.tree.modules[place], place))
-        super().__enter__()  # type: ignore[no-untyped-call]
-        self.on = True
+        with ExitStack() as block:
+            for index in self.tree.index_of.values():
+                self._entries.append(replace_entry_points(self, self.tree.modules[index], index))
+            block.callback(self._release)
+            block.enter_context(self._mode)
+            if self._compiled:
+                block.enter_context(CompiledCalls(self._before_compiled, self._after_compiled))
+            else:
+                block.enter_context(told_of_compilations(self._refuse_compilation))
+            self._block = block.pop_all()
         return self
 
     def __exit__(self, *details: Any) -> None:
-        if not self._stands():
-            # Interrupted just where it had stepped down.
-            torch._C._push_on_torch_function_stack(self)
-        super().__exit__(*details)  # type: ignore[no-untyped-call]
-        for watched in self._watched:
-            watched.release()
-        self._watched.clear()
+        self._block.close()
 
-    def _stands(self) -> bool:
-        depth = torch._C._len_torch_function_stack()
-        return any(torch._C._get_function_stack_at(level) is self for level in range(depth))
+    def _release(self) -> None:
+        for entry in self._entries:
+            entry.release()
 
-    def step_down(self) -> bool:
-        """Leave torch's stack of modes; False, and nothing done, where another mode lies above."""
-        if not torch._C._len_torch_function_stack():
-            return False
-        top = torch._C._pop_torch_function_stack()
-        if top is not self:
-            torch._C._push_on_torch_function_stack(top)
-            return False
-        self.on = False
-        return True
+    # -- calls of compiled functions -------------------------------------------------------------------------------
 
-    def step_up(self) -> None:
-        """Stand on torch's stack of modes again."""
-        torch._C._push_on_torch_function_stack(self)
-        self.on = True
+    def _refuse_compilation(self, *_: Any) -> None:
+        """Called when torch.compile begins to compile, in any thread."""
+        if get_ident() == self.thread:
+            self.met_compiled = True
+            raise CompiledFunctionMet
 
-    # -- modules ---------------------------------------------------------------------------------------------------
+    def _before_compiled(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A compiled function is about to run: nothing is watched until it has ended."""
+        mode = self._mode
+        self._compiled_under_mode = mode.on and mode.pop_mode()
+        with without_function_modes(mode.on):
+            if self._calls.running:
+                call = self._calls.running[-1]
+                call.flops_known = False
+                taken = tensors_of(*args, *kwargs.values()) if call.node is None else []
+                self._compiled_call = f"{name} (compiled)", self._sources(taken, call)
+        self._release()
 
-    def begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
-        """A module is about to run; the mode stands on the stack then, unless all that runs is known."""
-        was_on = self.on
+    def _after_compiled(self, result: Any) -> None:
+        """It has ended, and gave a result."""
+        for entry in self._entries:
+            entry.replace(self)
+        name, sources = self._compiled_call
+        with without_function_modes(self._mode.on):
+            if self._calls.running and self._calls.running[-1].node is None:
+                self._function_node(self._calls.running[-1], name, sources, [], result)
+        if self._compiled_under_mode:
+            self._mode.push_mode()
+
+    # -- calls of modules ------------------------------------------------------------------------------------------
+
+    def before_call(self, entry: EntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
+        """A call is about to run. The function mode is on while it runs, unless all that it runs is known."""
+        mode = self._mode
+        was_on = mode.on
         if was_on:
-            self.step_down()
-        with aside(self.on):
-            running = self._begin(watched, args, kwargs)
-        running.was_on = was_on
-        if not self.on and not watched.looks_away():
-            self.step_up()
-        return running
+            mode.pop_mode()
+        with without_function_modes(mode.on):
+            call = self._begin(entry, args, kwargs)
+        call.mode_was_on = was_on
+        if not mode.on and not entry.runs_only_children():
+            mode.push_mode()
+        return call
 
-    def finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
-        """It has run; gives what its caller gets."""
-        if self.on:
-            self.step_down()
-        with aside(self.on):
-            output = self._finish(watched, running, output)
-        self._settle(running)
+    def after_call(self, entry: EntryPoints, call: RunningCall, output: Any) -> Any:
+        """It has returned; gives what its caller gets."""
+        if self._mode.on:
+            self._mode.pop_mode()
+        with without_function_modes(self._mode.on):
+            output = self._finish(entry, call, output)
+        self._restore_mode(call)
         return output
 
-    def abandon(self, running: RunningCall, error: BaseException) -> None:
+    def call_failed(self, call: RunningCall, error: BaseException) -> None:
         """It raised."""
-        while self._stack and self._stack.pop() is not running:
-            pass
-        running.tensors = []
-        self._note_failure(running.index, running.inputs, error)
-        self._settle(running)
+        self._calls.end(call)
+        self._note_failure(call.index, call.inputs, error)
+        self._restore_mode(call)
 
-    def _settle(self, running: RunningCall) -> None:
-        """The mode stands, or does not, as before the call."""
-        if running.was_on and not self.on:
-            self.step_up()
-        elif self.on and not running.was_on:
-            self.step_down()
+    def _restore_mode(self, call: RunningCall) -> None:
+        """The function mode is on torch's stack, or not, as when the call began."""
+        if call.mode_was_on and not self._mode.on:
+            self._mode.push_mode()
+        elif self._mode.on and not call.mode_was_on:
+            self._mode.pop_mode()
 
-    def _begin(self, watched: Watched, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
-        place = watched.place
-        number = self._counts.get(place, 0)
-        self._counts[place] = number + 1
-        running = RunningCall(len(self._calls), place, number, self._parent(), self.describe.arguments(args, kwargs))
-        running.tensors = tensors_of(*args, *kwargs.values())
-        if watched.closed or not self.tree.children[place]:
-            running.point = self.flow.add("call", self._name(place), running.index, None)
-            self.flow.reach(running.point, [self.flow.source(tensor) for tensor in running.tensors])
+    def _begin(self, entry: EntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunningCall:
+        self.describe.transformed = inside_function_transform()
+        outer = self._calls.parent()
+        call = self._calls.begin(entry.index, self.describe.arguments(args, kwargs))
+        one_box = entry.closed or not self.tree.children[entry.index]
+        call.tensors = (all_tensors_of if one_box else tensors_of)(*args, *kwargs.values())
+        sources = self._sources(call.tensors, outer)
+        if one_box:
+            call.node = self.flow.add("call", self._name(entry.index), call.index, None)
+            self.flow.add_edges(call.node, sources)
         else:
-            running.sources = [self.flow.source(tensor) for tensor in running.tensors]
-        self._calls.append(running)
-        self._stack.append(running)
-        return running
+            call.sources = sources
+        return call
 
-    def _parent(self) -> int | None:
-        """The call that is running, which is no leaf call then."""
-        if not self._stack:
-            return None
-        self._stack[-1].leaf = False
-        self.flow.box = self._stack[-1].point
-        return self._stack[-1].index
+    def _sources(self, tensors: Sequence[torch.Tensor], outer: RunningCall | None) -> list[Source]:
+        """Where arguments come from; what a call that is one box made by itself comes from that box."""
+        if outer is None:
+            return [self.flow.source(tensor) for tensor in tensors]
+        return [self.flow.source(tensor, outer.node, outer.index) for tensor in tensors]
 
-    def _name(self, place: int) -> str:
-        return self.tree.paths[place] or self.tree.names[place]
+    def _name(self, index: int) -> str:
+        return self.tree.paths[index] or self.tree.names[index]
 
     def _note_failure(self, index: int, inputs: Collection, error: BaseException) -> None:
-        """The innermost call is kept, in case that no one outside catches the exception."""
+        """Keep the innermost call that an exception passes through, in case that nobody catches it."""
         if self._failed is None or self._failed[2] is not error or self._failed[0] < index:
             self._failed = (index, inputs, error)
 
-    def _finish(self, watched: Watched, running: RunningCall, output: Any) -> Any:
-        self._stack.pop()
-        running.output = self.describe.of(output)
-        running.leaf = running.leaf or watched.closed
-        if running.leaf:
-            output = self._finish_leaf(watched, running, output)
-        running.tensors = []
-        self._calls[running.index] = running.finished()
+    def _finish(self, entry: EntryPoints, call: RunningCall, output: Any) -> Any:
+        self.describe.transformed = inside_function_transform()
+        call.leaf = call.leaf or entry.closed
+        call.output = self.describe.of(output, objects=call.leaf)
+        if call.leaf:
+            output = self._finish_leaf(entry, call, call.output, output)
+        self._calls.end(call)
+        self._calls.record(call)
         return output
 
-    def _finish_leaf(self, watched: Watched, running: RunningCall, output: Any) -> Any:
+    def _finish_leaf(self, entry: EntryPoints, call: RunningCall, value: Value, output: Any) -> Any:
         flow = self.flow
-        output = aliased(output, running.tensors)
-        if running.point is None:
-            # It has children and called none: what it did itself is folded into it.
-            running.point = flow.add("call", self._name(running.place), running.index, None)
-            flow.reach(running.point, running.sources)
-            flow.homes.update(dict.fromkeys(running.functions, running.point))
-        assert running.output is not None
-        own = module_flops(watched.module, running.inputs, running.output)
+        output = aliased(output, call.tensors)
+        if call.node is None:
+            # It has children and called none: the functions that it ran are part of its box.
+            call.node = flow.add("call", self._name(call.module), call.index, None)
+            flow.add_edges(call.node, call.sources)
+            flow.fold(call.functions, call.node)
+        own = module_flops(entry.module, call.inputs, value)
         if own is not None:
-            running.flops, running.flops_known = own, True
-        flow.give(running.point, running.output)
-        flow.made_by(output, running.point)
-        for tensor in running.tensors if flow.written else ():
-            entry = flow.written.get(storage_of(tensor))
-            if entry is not None and flow.points[entry[0]].call == running.index:
-                flow.written[storage_of(tensor)] = (running.point, 0, flow.clock)
+            call.flops, call.flops_known = own
+            self._counted_as_wholes.add(call.index)
+        flow.set_output(call.node, value)
+        flow.set_sources(output, call.node)
+        flow.move_writes(call.tensors, call.index, call.node)
         return output
 
-    def run_leaf(self, watched: WatchedLeaf, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One call of a leaf that is known to the letter, while the mode is off the stack."""
-        flow, calls, place = self.flow, self._calls, watched.place
-        index, number = len(calls), self._counts.get(place, 0)
-        self._counts[place] = number + 1
-        parent = self._parent()
+    # -- calls of stock layers -------------------------------------------------------------------------------------
+
+    def run_stock_call(self, entry: StockEntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One call of a stock layer, with the function mode off torch's stack."""
+        mode = self._mode
+        if not mode.on:
+            return self._run_stock_call(entry, args, kwargs)
+        if not mode.pop_mode():
+            # A mode of the model's own lies above: it must see the functions.
+            return EntryPoints.call(entry, *args, **kwargs)
+        try:
+            return self._run_stock_call(entry, args, kwargs)
+        finally:
+            mode.push_mode()
+
+    def _run_stock_call(self, entry: StockEntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        flow, calls, module = self.flow, self._calls, entry.index
+        self.describe.transformed = inside_function_transform()
+        outer = calls.parent()
+        index, number, parent = len(calls), calls.next_number(module), None if outer is None else outer.index
         inputs = self.describe.arguments(args, kwargs)
         # Nearly all of them take one tensor and give one: no list is made of what is known to be one.
         single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
         given = args if single else tensors_of(*args, *kwargs.values())
-        sources = [flow.source(tensor) for tensor in given]
+        sources = self._sources(given, outer)
         try:
-            output = watched.plain(watched.module, *args, **kwargs)
+            output = entry.stock_forward(entry.module, *args, **kwargs)
         except BaseException as error:
-            flow.reach(flow.add("call", self._name(place), index, None), sources)
-            calls.append(Call(index, place, number, parent, inputs, None, 0, True, True))
+            flow.add_edges(flow.add("call", self._name(module), index, None), sources)
+            calls.add(Call(index, module, number, parent, inputs, None, 0, True, True))
             self._note_failure(index, inputs, error)
             raise
         value = self.describe.of(output)
-        flops = self._leaf_flops(watched, inputs, given, output, value)
-        point = flow.add("call", self._name(place), index, value)
-        flow.reach(point, sources)
+        flops = self._stock_flops(entry, inputs, given, output, value)
+        node = flow.add("call", self._name(module), index, value)
+        flow.add_edges(node, sources)
         if single and type(output) is torch.Tensor and output is not given[0]:
-            flow.note(output, point, 0)
+            flow.set_source(output, node, 0)
         else:
             output = aliased(output, given)
-            flow.made_by(output, point)
-        calls.append(Call(index, place, number, parent, inputs, value, flops or 0, flops is not None, True))
+            flow.set_sources(output, node)
+        calls.add(Call(index, module, number, parent, inputs, value, flops.operations, flops.known, True))
         return output
 
-    def _leaf_flops(
-        self, watched: WatchedLeaf, inputs: Collection, given: Sequence[torch.Tensor], output: Any, value: Value
-    ) -> int | None:
-        """What a stock leaf ran; None where its tensors are such that it cannot be told."""
-        if watched.rule is None:
-            return 0 if len(given) < 2 else module_flops(watched.module, inputs, value) or 0
+    def _stock_flops(
+        self, entry: StockEntryPoints, inputs: Collection, given: Sequence[torch.Tensor], output: Any, value: Value
+    ) -> Count:
+        """The operations of a stock layer."""
+        if entry.rule is None:
+            # Of the layers without a rule only attention takes several tensors.
+            return (module_flops(entry.module, inputs, value) if len(given) > 1 else None) or Count(0, True)
         try:
-            return watched.rule(watched.module, given[0], output)
+            return Count(entry.rule(entry.module, given[0], output) * examples_at_once(given), True)
         except (TypeError, IndexError, AttributeError, RuntimeError):
-            return None
+            return Count(0, False)
 
     # -- functions -------------------------------------------------------------------------------------------------
 
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def _run_function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function that the function mode has seen, and record it."""
         name = getattr(function, "__name__", "")
         if name in QUIET:
-            return self._quiet(function, name, args, kwargs)
+            return self._run_quiet(function, name, args, kwargs)
+        self.describe.transformed = inside_function_transform()
         targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
             for target in targets:
                 self._states.written(target)
-        if not self._stack:
+        if not self._calls.running:
             return function(*args, **kwargs)
-        running, flow = self._stack[-1], self.flow
-        flow.box = None
-        sources = [flow.source(t) for t in tensors_of(*args, *kwargs.values())] if running.point is None else []
+        call = self._calls.running[-1]
+        taken = tensors_of(*args, *kwargs.values())
+        sources = self._taken_by_function(call, name, taken)
         result = function(*args, **kwargs)
         flops = function_flops(function, args, kwargs, result)
-        running.flops_known &= flops is not None
-        running.flops += flops or 0
-        point = running.point
-        if point is None:
-            produced = targets or result
-            if not tensors_of(produced):
-                return result
-            computed = sum(flow.computed(source) for source, _ in sources)
-            output = self.describe.of(targets[0] if len(targets) == 1 else produced)
-            point = flow.add("function", shown_name(name), running.index, output, joins=computed > 1)
-            running.functions.append(point)
-            flow.reach(point, sources)
-            flow.made_by(produced, point)
-        for target in targets:
-            flow.written_by(target, point)
+        call.flops_known &= flops is not None
+        call.flops += flops or 0
+        if call.node is not None:
+            call.note_made(tensors_of(result))
+        node = self._function_node(call, name, sources, targets, result) if call.node is None else call.node
+        if node is not None:
+            for target in targets:
+                self.flow.set_writer(target, node)
         return result
 
-    def _quiet(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """It computes nothing, but it may change a tensor, or give another look at one."""
+    def _taken_by_function(self, call: RunningCall, name: str, taken: list[torch.Tensor]) -> list[Source]:
+        """Where the arguments of a function come from; nothing for one in a call that is one box."""
+        if call.node is None:
+            if name in LEAVING:
+                for tensor in taken:
+                    self.flow.leaves(tensor)
+            return self._sources(taken, call)
+        for tensor in taken:
+            if not call.has_made(tensor):
+                self.flow.look_inside(tensor, call.index)
+        return []
+
+    def _function_node(
+        self, call: RunningCall, name: str, sources: list[Source], targets: list[torch.Tensor], result: Any
+    ) -> int | None:
+        """The node of a function that has run; None where it gave no tensor."""
+        produced = targets or result
+        if not tensors_of(produced):
+            return None
+        computed = sum(self.flow.is_computed(source) for source, _ in sources)
+        output = self.describe.of(targets[0] if len(targets) == 1 else produced)
+        node = self.flow.add("function", shown_name(name), call.index, output, joins=computed > 1)
+        call.functions.append(node)
+        self.flow.add_edges(node, sources)
+        self.flow.set_sources(produced, node)
+        return node
+
+    def _run_quiet(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function that computes nothing; it may change a tensor, or give another view of one."""
         if self._states is not None:
             if name == "__set__":
                 self._states.rebound(args[0])
             elif name in HOOKING:
                 self._states.hooked(args[0])
         result = function(*args, **kwargs)
-        if name == "__get__" and self._stack and isinstance(result, torch.Tensor):
-            self.flow.looked_at(result, args[0])
+        if name == "__get__" and self._calls.running and isinstance(result, torch.Tensor):
+            call = self._calls.running[-1]
+            if call.node is None:
+                self.flow.add_view(result, args[0])
+            else:
+                call.note_made([result])
         return result
 
     # -- the result ------------------------------------------------------------------------------------------------
 
-    def fail(self, error: BaseException | None) -> Failure | None:
-        """Where forward raised, if it did: the innermost call that had begun and did not end."""
+    def failure(self, error: BaseException | None) -> Failure | None:
+        """Where forward raised this error: the innermost call that had begun and did not end."""
         failed, self._failed = self._failed, None
         if failed is None or error is None or failed[2] is not error:
             return None
         return Failure(failed[0], failed[1], f"{type(error).__name__}: {message_of(error)}")
 
-    def finished_calls(self) -> tuple[Call, ...]:
-        """The calls as plain records."""
-        return tuple([call.finished() if isinstance(call, RunningCall) else call for call in self._calls])
+    def finished(self) -> tuple[tuple[Call, ...], tuple[Node, ...], tuple[Edge, ...]]:
+        """Calls, nodes and edges as plain records. Called when the tensors of forward are gone."""
+        inexact = self.flow.untraced_calls() - self._counted_as_wholes
+        return self._calls.finished(inexact), *self.flow.finished()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
+from torchkutils.models.picture.labels import Drawing
 from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, render, write_whole
-
-if TYPE_CHECKING:
-    from torchkutils.models.dot import Drawing
 
 _TEXT_FORMATS = ("dot", "gv", "raw")
 
@@ -42,7 +40,7 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
             RuntimeError: Graphviz is missing, or refused the graph.
         """
         if (engine or self.engine) != "dot":
-            raise ValueError(f"engine has to be 'dot', got {engine or self.engine!r}")
+            raise ValueError(f"engine must be 'dot', got {engine or self.engine!r}")
         data = self._bytes(format or self.format)
         return data.decode(encoding) if encoding else data
 
@@ -56,7 +54,7 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
             RuntimeError: Graphviz is missing, or refused the graph.
         """
         if (prog[0] if isinstance(prog, list | tuple) else prog) != "dot":
-            raise ValueError(f"prog has to be 'dot', got {prog!r}")
+            raise ValueError(f"prog must be 'dot', got {prog!r}")
         return self._bytes(format)
 
     def write(

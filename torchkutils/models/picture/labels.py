@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torchkutils.models.picture.boxes import Box
 from torchkutils.models.picture.picture_graph import PictureGraph, subtree
+from torchkutils.models.records import Trace
+from torchkutils.models.tree.totals import held_in
 
 # A longer name would make one box wider than the rest of the picture; its tooltip has all of it.
 LONGEST_TITLE = 120
@@ -38,7 +40,9 @@ def title_of(box: Box, *, names: bool = True, cut: bool = True) -> str:
         title = f"{box.title}: {box.class_name}" if names else box.class_name
     if cut and len(title) > LONGEST_TITLE:
         title = f"{title[: LONGEST_TITLE - 41]}…{title[-40:]}"
-    return f"{title} ({len(box.calls)} calls)" if len(box.calls) > 1 else title
+    if len(box.calls) < 2:
+        return title
+    return f"{title} × {len(box.calls)}" if box.repeated else f"{title} ({len(box.calls)} calls)"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,27 @@ class Look:
     params: bool = False
     trainable: bool = False
     across: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a graph was drawn from: enough to draw it again at other depths.
+
+    Attributes:
+        trace: What ran.
+        look: What stands in a box.
+        rankdir: The direction of the arrows.
+        functions: Whether functions between modules have boxes.
+        depth: Down to which modules are open.
+        rolled: As in `PictureGraph`.
+    """
+
+    trace: Trace
+    look: Look
+    rankdir: str
+    functions: bool
+    depth: int
+    rolled: bool | None = None
 
 
 def label_of(box: Box, graph: PictureGraph, look: Look) -> str:
@@ -94,12 +119,11 @@ def parameter_facts(box: Box, graph: PictureGraph, *, params: bool, trainable: b
     """How many parameters a module holds and whether they are trained."""
     if box.module is None or not (params or trainable):
         return []
-    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
     facts = []
     if params:
-        lazy = any(tensor.shape is None for tensor in held)
-        count = sum(tensor.elements for tensor in held if tensor.same_as is None)
-        facts.append("params: ?" if lazy else f"params: {count:,}")
+        below = held_in(graph.trace, box.module)
+        facts.append("params: ?" if below.lazy else f"params: {below.elements:,}")
+    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
     if trainable and held:
         flags = {tensor.requires_grad for tensor in held}
         facts.append("partly trainable" if len(flags) > 1 else "trainable" if flags == {True} else "frozen")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchkutils import _lazy
-from torchkutils.models.restore.restored import undisturbed
-from torchkutils.models.trace import EngineName, Mode
+from torchkutils.models.records import EngineName, Mode, Run
+from torchkutils.models.restore.restored import restored
 from torchkutils.models.tree.example_inputs import model_arguments
+from torchkutils.models.tree.given_model import given_model
 from torchkutils.models.tree.module_tree import ModuleTree
 
 if TYPE_CHECKING:
@@ -46,14 +47,15 @@ def torchview_graph(
     """
     from torchkutils.models.picture.digraph import ModelDigraph
 
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model has to be a torch.nn.Module, got {type(model).__name__}")
+    model = given_model(model)
     if engine not in ("auto", "real") or mode not in ("eval", "train"):
         raise ValueError(f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {engine!r}, {mode!r}")
     if input_size is None and input_data is None:
         raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
-    with undisturbed(ModuleTree(model)), _PATCHING:
-        args, kwargs = copy.deepcopy(model_arguments(model, input_size, input_data, dtypes))
+    with restored(ModuleTree(model)), _PATCHING:
+        args, kwargs = copy.deepcopy(
+            model_arguments(model, Run(input_size=input_size, input_data=input_data, dtypes=dtypes))
+        )
         if args and kwargs:
             raise ValueError("drawer='torchview' takes positional or keyword arguments, not both")
         try:

@@ -3,49 +3,75 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from torchkutils.models.restore.saved_containers import ContainerStates, hold, refill_changed
+from torchkutils._random_state import RandomState
+from torchkutils.models.records import Mode
+from torchkutils.models.restore.reachable import Held, Reachable
+from torchkutils.models.restore.saved_containers import ContainerStates, holds, refill_changed
+from torchkutils.models.restore.saved_shards import ShardStates
 from torchkutils.models.restore.saved_tensors import TensorStates, lazy_like
+from torchkutils.models.restore.saved_values import ValueStates
 from torchkutils.models.tree.module_tree import ModuleTree
 
-Mode: TypeAlias = Literal["eval", "train", "same"]
 
-
-class undisturbed:  # noqa: N801
+class restored:  # noqa: N801
     """Put the model, and the state of the process, back as they were, however the block ends.
 
-    Restored are every module's attributes (training flag and hooks among them), the contents of buffers, gradients,
-    `requires_grad`, the random generators of Python, NumPy, the CPU and the accelerator, and this thread's grad mode
-    and autocast. The block gets the states of parameters and buffers: whoever sees a parameter about to be written
-    says so to them.
+    Restored are every module's attributes (training flag and hooks among them), what they reach through containers
+    and through objects of any class, the contents of buffers, gradients, `requires_grad`, the random generators of
+    Python, NumPy, the CPU and the accelerator, and this thread's grad mode and autocast. Parameters are copied when
+    someone says that forward is about to write to one.
 
     Args:
         tree: The model, walked just before.
+        arguments: What forward is going to be given, restored in the same way.
+
+    Attributes:
+        tensors: The states of parameters and buffers, for whoever sees a write.
+        lost: What was seen to change and could not be put back, when the block has ended.
     """
 
-    def __init__(self, tree: ModuleTree) -> None:
+    def __init__(self, tree: ModuleTree, arguments: Any = ()) -> None:
         self.tree = tree
+        self.lost: list[str] = []
+        self._arguments = arguments
 
-    def __enter__(self) -> TensorStates:
-        modules, tensors, process = _ModuleStates(self.tree), TensorStates(self.tree), _ProcessState()
+    def __enter__(self) -> restored:
+        tree = self.tree
+        shards = ShardStates(tree.distinct())
+        attributes = [
+            Held(value, f"{tree.paths[index]}.{name}".lstrip("."), tree.modules[index].__dict__, name)
+            for value, index, name in tree.loose
+        ]
+        reached = Reachable([*attributes, Held(self._arguments, "the input", None, None)])
+        if not reached.complete:
+            self.lost.append("attributes beyond the first million objects (not remembered)")
+        modules, values = _ModuleStates(tree, reached), ValueStates(reached.stateful)
+        beside = shards.containers()
+        process = _ProcessState()
+        self.tensors = TensorStates(tree, reached.tensors)
         with ExitStack() as afterwards:
-            for state in (process, tensors, modules):
-                afterwards.callback(state.restore)
-            tensors.take_gradients()
+            # The last one is the first to be restored: shards by the live modules, then what those held.
+            afterwards.callback(process.restore)
+            afterwards.callback(self.tensors.restore)
+            afterwards.callback(lambda: self.lost.extend(values.lost))
+            afterwards.callback(values.restore)
+            afterwards.callback(modules.restore)
+            afterwards.callback(beside.restore)
+            afterwards.callback(shards.restore)
+            self.tensors.take_gradients()
             modules.give_stand_ins()
             self._afterwards = afterwards.pop_all()
-        return tensors
+        return self
 
     def __exit__(self, *details: Any) -> None:
-        # A generator in its place would set the traceback of an exception, which not all of them allow.
+        # A generator in place of this class would set the traceback of an exception, which not all of them allow.
         self._afterwards.close()
 
 
@@ -56,11 +82,7 @@ def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
     others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
     try:
         for module in others:
-            if "training" in module.__dict__:
-                # As it would be set, but for a class that lets no one set attributes.
-                module.__dict__["training"] = flag
-            else:
-                module.training = flag
+            _set_training(module, flag)
         yield
     finally:
         for module in others:
@@ -68,19 +90,31 @@ def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
                 module.__dict__["training"] = not flag
 
 
+def _set_training(module: torch.nn.Module, flag: bool) -> None:
+    if "training" in module.__dict__:
+        # As it would be set, but for a class that lets no one set attributes.
+        module.__dict__["training"] = flag
+    elif hasattr(module, "training"):
+        # A script keeps its flag elsewhere; a frozen one has none.
+        module.training = flag
+
+
 class _ModuleStates:
-    """The classes and attributes of all modules, and what plain containers among the attributes hold.
+    """The classes and attributes of all modules, and what those reach.
 
     All of them are compared at once, since seldom is one changed; only then is each looked at.
     """
 
-    def __init__(self, tree: ModuleTree) -> None:
+    def __init__(self, tree: ModuleTree, reached: Reachable) -> None:
         self.modules = tree.distinct()
         self.classes = list(map(type, self.modules))
         self.layouts, self.values = tree.layouts, tree.values
-        # A scripted module keeps its flag where no attribute is.
-        self.elsewhere = [(module, module.training) for module in self.modules if "training" not in module.__dict__]
-        self.containers = ContainerStates(tree.empty, tree.filled, tree.loose)
+        self.flags_of_scripts = [
+            (module, module.training)
+            for module in self.modules
+            if "training" not in module.__dict__ and hasattr(module, "training")
+        ]
+        self.containers = ContainerStates(tree.empty, tree.filled, reached)
         self.lazy = bool(tree.unusual) and any(map(is_lazy, tree.tensors))
 
     def give_stand_ins(self) -> None:
@@ -102,28 +136,26 @@ class _ModuleStates:
             for module, kind in zip(self.modules, self.classes, strict=True):
                 if type(module) is not kind:
                     module.__class__ = kind
-        attributes = [module.__dict__ for module in self.modules]
-        lengths = [len(layout.names) for layout in self.layouts]
-        names = itertools.chain.from_iterable([layout.names for layout in self.layouts])
-        if not hold(attributes, lengths, names, self.values):
-            names = itertools.chain.from_iterable([layout.names for layout in self.layouts])
-            refill_changed(attributes, lengths, list(names), self.values)
-        for module, training in self.elsewhere:
+        self._restore_attributes()
+        for module, training in self.flags_of_scripts:
             if module.training != training:
                 module.training = training
+
+    def _restore_attributes(self) -> None:
+        attributes = [module.__dict__ for module in self.modules]
+        lengths = [len(layout.names) for layout in self.layouts]
+        if not holds(attributes, lengths, self._names(), self.values):
+            refill_changed(attributes, lengths, list(self._names()), self.values)
+
+    def _names(self) -> Iterator[str]:
+        return itertools.chain.from_iterable([layout.names for layout in self.layouts])
 
 
 class _ProcessState:
     """The generators that a forward may draw from, and what it may switch for this thread."""
 
     def __init__(self) -> None:
-        self.python = random.getstate()
-        self.numpy = np.random.get_state()
-        self.cpu = torch.get_rng_state()
-        self.accelerators: list[tuple[int, torch.Tensor]] = []
-        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            self.accelerators = [(i, torch.cuda.get_rng_state(i)) for i in range(torch.cuda.device_count())]
-        self.mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+        self.random = RandomState()
         self.grad = torch.is_grad_enabled()
         self.autocast = {
             kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST_DEVICES
@@ -132,13 +164,7 @@ class _ProcessState:
 
     def restore(self) -> None:
         """Set each of them back."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.cpu)
-        for index, state in self.accelerators:
-            torch.cuda.set_rng_state(state, index)
-        if self.mps is not None:
-            torch.mps.set_rng_state(self.mps)
+        self.random.restore()
         torch.set_grad_enabled(self.grad)
         for kind, (enabled, dtype) in self.autocast.items():
             torch.set_autocast_enabled(kind, enabled)

@@ -1,4 +1,4 @@
-"""What many dicts, lists and sets hold, remembered and compared all at once."""
+"""What many dicts, lists, sets and objects hold, remembered and compared all at once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torchkutils.models.tree.module_tree import CONTAINERS, HOLDING
-
-_SEQUENCES = (list, deque)
+from torchkutils.models.restore.reachable import Reachable, slots_of
 
 
-def hold(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: Iterable[Any], values: list[Any]) -> bool:
-    """Whether the dicts have these lengths and, one behind the other, the same objects as keys and values."""
+def holds(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: Iterable[Any], values: list[Any]) -> bool:
+    """Whether the dicts have these lengths and, one after the other, the same objects as keys and values."""
     return (
-        list(map(len, dicts)) == lengths
+        list(map(dict.__len__, dicts)) == lengths
         and all(map(operator.is_, itertools.chain.from_iterable(map(dict.values, dicts)), values))
-        and all(map(operator.is_, itertools.chain.from_iterable(dicts), keys))
+        and all(map(operator.is_, itertools.chain.from_iterable(map(dict.keys, dicts)), keys))
     )
 
 
@@ -27,79 +25,88 @@ def refill_changed(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: li
     begin = 0
     for held, length in zip(dicts, lengths, strict=True):
         end = begin + length
-        if not hold([held], [length], keys[begin:end], values[begin:end]):
-            held.clear()
-            held.update(zip(keys[begin:end], values[begin:end], strict=True))
+        if not holds([held], [length], keys[begin:end], values[begin:end]):
+            dict.clear(held)
+            dict.update(held, zip(keys[begin:end], values[begin:end], strict=True))
         begin = end
 
 
 class ContainerStates:
-    """What containers hold, at any depth.
+    """What containers and objects hold.
 
-    One list for each fact: a copy of each container would keep the garbage collector busy.
+    One list for each fact: a copy of each container would keep the garbage collector busy. The methods of the built-in
+    classes are used, since a user's class may have changed its own.
 
     Args:
         empty: Dicts and sets that hold nothing. Most of a module's own do: no copy is needed to empty them again.
-        flat: Such that hold no containers.
-        nested: Dicts, lists, sets, deques, and tuples that may hold such.
+        filled: Dicts and sets whose contents are not walked.
+        reached: What the values that may change reach.
     """
 
-    def __init__(self, empty: list[Any], flat: list[Any], nested: list[Any]) -> None:
-        self._empty, self._also_empty = empty, list[Any]()
-        self._dicts: dict[int, dict[Any, Any]] = {}
-        self._others: dict[int, tuple[Any, Any]] = {}
-        for container in flat:
-            if type(container) is dict:
-                self._dicts[id(container)] = container
-            else:
-                self._remember(container)
-        for container in nested:
-            self._remember(container)
-        dicts = self._dicts.values()
-        self._lengths = list(map(len, dicts))
-        self._keys = list(itertools.chain.from_iterable(dicts))
-        self._values = list(itertools.chain.from_iterable(map(dict.values, dicts)))
-
-    def _remember(self, container: Any) -> None:
-        stack = [container]
-        while stack:
-            top = stack.pop()
-            if not top:
-                if not isinstance(top, tuple):
-                    self._also_empty.append(top)
-                continue
-            if id(top) in self._dicts or id(top) in self._others:
-                continue
-            inside: Any = top.values() if isinstance(top, dict) else top
-            if isinstance(top, OrderedDict):
-                # Its order is its own, and `dict.values` does not know it.
-                self._others[id(top)] = (top, list(top.items()))
-            elif isinstance(top, dict):
-                self._dicts[id(top)] = top
-            elif isinstance(top, CONTAINERS):
-                self._others[id(top)] = (top, top.copy())
-            for item in inside:
-                if isinstance(item, HOLDING):
-                    stack.append(item)
+    def __init__(self, empty: list[Any], filled: list[Any], reached: Reachable) -> None:
+        self._empty = empty
+        self._dicts = [held for held in filled if type(held) is dict] + reached.dicts
+        others = [held for held in filled if type(held) is not dict] + reached.others
+        self._others = [(container, _contents(container)) for container in others]
+        self._slots = [(value, name, getattr(value, name, _NEVER_SET)) for value, name in _slots(reached.slotted)]
+        self._lengths = list(map(dict.__len__, self._dicts))
+        self._keys = list(itertools.chain.from_iterable(map(dict.keys, self._dicts)))
+        self._values = list(itertools.chain.from_iterable(map(dict.values, self._dicts)))
 
     def restore(self) -> None:
         """Refill what was refilled."""
-        dicts = list(self._dicts.values())
-        if not hold(dicts, self._lengths, self._keys, self._values):
-            refill_changed(dicts, self._lengths, self._keys, self._values)
-        for container, before in self._others.values():
+        if not holds(self._dicts, self._lengths, self._keys, self._values):
+            refill_changed(self._dicts, self._lengths, self._keys, self._values)
+        for container, before in self._others:
             if not _holds_the_same(container, before):
-                container.clear()
-                (container.extend if isinstance(container, _SEQUENCES) else container.update)(before)
-        for once_empty in (self._empty, self._also_empty):
-            for container in filter(None, once_empty):
-                container.clear()
+                _refill(container, before)
+        for value, name, before in self._slots:
+            _restore_slot(value, name, before)
+        for container in filter(None, self._empty):
+            container.clear()
+
+
+_NEVER_SET = object()
+
+
+def _slots(values: list[Any]) -> Iterable[tuple[Any, str]]:
+    return [(value, name) for value in values for name in slots_of(type(value))]
+
+
+def _restore_slot(value: Any, name: str, before: Any) -> None:
+    if getattr(value, name, _NEVER_SET) is before:
+        return
+    if before is _NEVER_SET:
+        object.__delattr__(value, name)
+    else:
+        object.__setattr__(value, name, before)
+
+
+def _contents(container: Any) -> Any:
+    if isinstance(container, OrderedDict):
+        # Its order is its own, and `dict.values` does not know it.
+        return list(OrderedDict.items(container))
+    return set(container) if isinstance(container, set) else list(iter(container))
 
 
 def _holds_the_same(container: Any, before: Any) -> bool:
+    now = _contents(container)
     if isinstance(container, set):
-        return bool(container == before)
+        return bool(now == before)
     if isinstance(container, OrderedDict):
-        chain = itertools.chain.from_iterable
-        return len(container) == len(before) and all(map(operator.is_, chain(container.items()), chain(before)))
-    return len(container) == len(before) and all(map(operator.is_, container, before))
+        now, before = itertools.chain.from_iterable(now), itertools.chain.from_iterable(before)
+        return all(one is other for one, other in itertools.zip_longest(now, before, fillvalue=_NEVER_SET))
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+def _refill(container: Any, before: Any) -> None:
+    if isinstance(container, OrderedDict):
+        OrderedDict.clear(container)
+        OrderedDict.update(container, before)
+    elif isinstance(container, set):
+        set.clear(container)
+        set.update(container, before)
+    else:
+        base: Any = list if isinstance(container, list) else deque
+        base.clear(container)
+        base.extend(container, before)

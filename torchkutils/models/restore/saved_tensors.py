@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
-from torchkutils._torch_versions import set_version_counters
+from torchkutils._torch_versions import set_version_counters, untransformed
 from torchkutils.models.tree.module_tree import ModuleTree
-from torchkutils.models.tree.nested_values import tensors_of
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
@@ -26,9 +25,10 @@ class TensorStates:
 
     Args:
         tree: The model's modules; lazy tensors among theirs are left out.
+        others: Tensors that attributes and arguments reach. Copied at the first write that is seen, as parameters are.
     """
 
-    def __init__(self, tree: ModuleTree) -> None:
+    def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         tensors = [t for t in tree.tensors if not is_lazy(t)] if tree.unusual else tree.tensors
         # One list for each fact: an object for each tensor would keep the garbage collector busy.
         self.tensors = tensors
@@ -42,18 +42,21 @@ class TensorStates:
         self.memories: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         # Whether something was seen that may have moved a tensor, or whether that cannot be told.
         self._moved = bool(tree.unusual)
+        self._keep_buffers(tree)
+        # A sparse or nested tensor has no one address to compare: it takes its memory back in any case.
+        self.addressed = [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
+        self.addresses = _addresses(self.addressed)
+        self._tree, self._others = tree, others
+        self._by_storage: dict[int, list[torch.Tensor]] | None = None
+
+    def _keep_buffers(self, tree: ModuleTree) -> None:
         for tensor in tree.buffers:
             if not is_lazy(tensor):
                 self._hold(tensor)
                 self.keep(tensor)
-        # A sparse or nested tensor has no one address to compare: it takes its memory back in any case.
-        self.addressed = [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
-        for tensor in tensors if tree.unusual else ():
+        for tensor in self.tensors if tree.unusual else ():
             if id(tensor) in tree.unusual:
                 self._hold(tensor)
-        self.addresses = _addresses(self.addressed)
-        self._tree = tree
-        self._by_storage: dict[int, list[torch.Tensor]] | None = None
 
     def take_gradients(self) -> None:
         """Away with them for the moment, so that a backward inside forward does not add to them."""
@@ -63,10 +66,12 @@ class TensorStates:
 
     def written(self, tensor: torch.Tensor) -> None:
         """A function is about to write to this tensor, which may be a parameter, a plain attribute or a view of one."""
+        tensor = untransformed(tensor)
         if self._by_storage is None:
             # Most models write to nothing: look up what they hold at the first write only.
             self._by_storage = {}
-            for held in [*self.tensors, *tensors_of(*self._tree.values, *self._tree.loose)]:
+            plain = [value for value in self._tree.values if isinstance(value, torch.Tensor)]
+            for held in [*self.tensors, *plain, *self._others]:
                 if _has_storage(held):
                     self._by_storage.setdefault(_storage(held), []).append(held)
         for held in self._by_storage.get(_storage(tensor), ()) if _has_storage(tensor) else ():
@@ -97,7 +102,7 @@ class TensorStates:
             return
         if not tensor.is_inference():
             self.versions[id(tensor)] = (tensor, tensor._version)
-        if tensor.is_meta:
+        if tensor.is_meta or _is_freed(tensor):
             return
         target = tensor
         if _has_storage(tensor) and not tensor.is_contiguous():
@@ -108,16 +113,21 @@ class TensorStates:
     def restore(self) -> None:
         """Memory first, then what lies in it, then the flags."""
         if self._moved or _addresses(self.addressed) != self.addresses:
-            self._give_memories_back()
+            self._restore_memories()
         if self.contents:
             # Always: batch normalisation writes its running statistics without counting a version. What was made in
             # inference mode can be written to in no other.
             with torch.inference_mode():
                 for target, content in self.contents.values():
-                    target.copy_(content)
+                    if not _is_freed(target):
+                        target.copy_(content)
         if self.versions:
             held, versions = zip(*self.versions.values(), strict=True)
             set_version_counters(held, versions)
+        self._restore_hooks()
+        self._restore_flags()
+
+    def _restore_hooks(self) -> None:
         for tensor, before in self.hooks.values():
             for name, (hooks, items) in zip(_HOOKS, before, strict=True):
                 # In place: torch and the handles of these hooks hold this very dict.
@@ -127,6 +137,8 @@ class TensorStates:
                     now.update(items)
                 if now is not hooks:
                     setattr(tensor, name, hooks)
+
+    def _restore_flags(self) -> None:
         if list(map(_requires_grad, self.tensors)) != self.requires_grad:
             for tensor, requires_grad in zip(self.tensors, self.requires_grad, strict=True):
                 if tensor.is_leaf and tensor.requires_grad != requires_grad:
@@ -135,10 +147,10 @@ class TensorStates:
             if now is not gradient:
                 tensor.grad = gradient
 
-    def _give_memories_back(self) -> None:
+    def _restore_memories(self) -> None:
         addressed = set(map(id, self.addressed))
         for tensor, memory in self.memories.values():
-            if id(tensor) not in addressed or _place(tensor) != _place(memory):
+            if id(tensor) not in addressed or _layout(tensor) != _layout(memory):
                 tensor.data = memory
         if _addresses(self.addressed) != self.addresses:
             warnings.warn(
@@ -155,13 +167,18 @@ def lazy_like(tensor: torch.Tensor, device: str | None = None) -> torch.Tensor:
     return made
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _addresses(tensors: list[torch.Tensor]) -> list[int]:
     kind: Any = torch.Tensor
     return list(map(kind.data_ptr, tensors))
+
+
+def _is_freed(tensor: torch.Tensor) -> bool:
+    """Whether someone has taken its memory away, as fully_shard does with whole parameters; torch does not check."""
+    return _has_storage(tensor) and bool(tensor.numel()) and not tensor.untyped_storage().size()
 
 
 def _has_storage(tensor: torch.Tensor) -> bool:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 import operator
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from torchkutils import _nested
+
 _OWN_CONTAINERS = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict | set))
-CONTAINERS = (dict, list, set, collections.deque)
-HOLDING = (tuple, *CONTAINERS)
 # What can neither hold a module nor change: looked at first, since most attributes are such.
 _ATOMS = frozenset([bool, int, float, str, type(None), torch.dtype, torch.device])
+# Tensors are looked at by `restore`; functions and classes are not the model's to change.
+_WITHOUT_CONTENTS = (
+    *(torch.Tensor, torch.nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
+)
 ORDINARY = frozenset([torch.Tensor, torch.nn.Parameter, torch.nn.Buffer])
-_DEEPEST_CONTAINER = 4
 # Most modules are leaves, and a list for each would keep the garbage collector busy. No one adds to it.
-_NO_PLACES: list[int] = []
+_NO_CHILDREN: list[int] = []
+# As it is when this is imported: a forward that someone has replaced is not known.
+_SEQUENTIAL_FORWARD = torch.nn.Sequential.forward
 
 
 class Layout:
@@ -37,31 +42,32 @@ def _nothing(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class ModuleTree:
-    """The places of a model's modules in order of definition: a parent before its children, the model at 0.
+    """The modules of a model in order of definition: a parent before its children, the model at index 0.
 
-    Modules in plain lists, tuples and dicts are there too. The lists run in parallel, one entry a place.
+    A module that several paths lead to has an entry for each path. Modules in plain lists, tuples and dicts are there
+    too. The lists from `modules` to `children` run in parallel, one item an entry.
 
     Attributes:
-        modules: The module at each place.
+        modules: The module of each entry.
         paths: "" for the model, else "encoder.layers.0".
         names: The last part of the path; the class's name for the model.
         depths: 0 for the model.
-        parents: Place of the holder; None for the model.
-        same_as: The first place of a module that has several; None at the first.
-        children: Places of what a module holds; empty where `same_as` says more.
-        index_of: The first place of each module by identity.
+        parents: Index of the holder; None for the model.
+        same_as: Index of the first entry of the same module; None at the first.
+        children: Indexes of what a module holds; empty where `same_as` is given.
+        index_of: Index of the first entry of each module, by identity.
         tensors: Each parameter and buffer once.
         buffers: Those of them that are no parameters.
         unusual: Identities of those that are no strided tensors of torch's own classes.
-        holders: The place of its first holder, by identity.
-        keys: Its name there.
+        holders: Index of the first holder of each tensor, by identity.
+        keys: The tensor's name there.
         layouts: Names of the attributes of each distinct module, in the order of `index_of`.
-        values: Their values, one module's behind the other's.
-        filled: The dicts and sets that torch made among them, those that hold something.
-        empty: The others of them.
-        loose: Other lists, tuples, dicts and sets among them.
-        mixed: Places with a tensor that stands elsewhere first, or is unusual.
-        unregistered: Places that `model.modules()` does not reach.
+        values: Their values, one module's after the other's.
+        filled: The dicts and sets among them that torch itself made and that hold something.
+        empty: Those that torch made and that hold nothing.
+        loose: The other values that may hold something or change, each with the index of its module and its name.
+        mixed: Indexes of modules with a tensor that another one holds first, or that is unusual.
+        unregistered: Indexes of modules that `model.modules()` does not reach.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -83,49 +89,61 @@ class ModuleTree:
         self.values: list[Any] = []
         self.filled: list[Any] = []
         self.empty: list[Any] = []
-        self.loose: list[Any] = []
+        self.loose: list[tuple[Any, int, str]] = []
         self.unregistered: frozenset[int] = frozenset()
         self._known_layouts: dict[tuple[type[torch.nn.Module], tuple[str, ...]], Layout] = {}
         self._any_hidden = False
         self._walk(model)
 
     def distinct(self) -> list[torch.nn.Module]:
-        """Each module once, in the order of its first place."""
-        return [self.modules[place] for place in self.index_of.values()]
+        """Each module once, in the order of its first entry."""
+        return [self.modules[index] for index in self.index_of.values()]
 
     def tensor_name(self, tensor: torch.Tensor) -> str | None:
         """The name of a parameter or buffer at its first holder, as `state_dict()` has it; None for other tensors."""
-        place = self.holders.get(id(tensor))
-        if place is None:
+        index = self.holders.get(id(tensor))
+        if index is None:
             return None
-        path, key = self.paths[place], self.keys[id(tensor)]
+        path, key = self.paths[index], self.keys[id(tensor)]
         return f"{path}.{key}" if path else key
 
     def _walk(self, model: torch.nn.Module) -> None:
         stack: list[tuple[torch.nn.Module, str, str, int, int | None]] = [(model, "", type(model).__name__, 0, None)]
         while stack:
             module, path, name, depth, parent = stack.pop()
-            place = len(self.modules)
-            first = self.index_of.setdefault(id(module), place)
+            index = len(self.modules)
+            first = self.index_of.setdefault(id(module), index)
             self.modules.append(module)
             self.paths.append(path)
             self.names.append(name)
             self.depths.append(depth)
             self.parents.append(parent)
-            self.same_as.append(None if first == place else first)
-            below = self._look_into(module, place) if first == place else None
-            self.children.append([] if below else _NO_PLACES)
+            self.same_as.append(None if first == index else first)
+            below = self._look_into(module, index) if first == index else None
+            self.children.append([] if below else _NO_CHILDREN)
             if parent is not None:
-                self.children[parent].append(place)
+                self.children[parent].append(index)
             for key, child in reversed(below or ()):
-                stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, place))
+                stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, index))
         if self._any_hidden:
             registered = {id(module) for module in model.modules()}
             self.unregistered = frozenset(
-                place for place, module in enumerate(self.modules) if id(module) not in registered
+                index for index, module in enumerate(self.modules) if id(module) not in registered
             )
+            self._prefer_registered_holders()
 
-    def _look_into(self, module: torch.nn.Module, place: int) -> list[tuple[str, torch.nn.Module]]:
+    def _prefer_registered_holders(self) -> None:
+        """A tensor of a module that `model.modules()` does not reach may be one that it does reach: it counts there."""
+        for index in self.index_of.values():
+            if index in self.unregistered:
+                continue
+            module = self.modules[index]
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None and self.holders[id(tensor)] in self.unregistered:
+                    self.mixed.update((index, self.holders[id(tensor)]))
+                    self.holders[id(tensor)], self.keys[id(tensor)] = index, key
+
+    def _look_into(self, module: torch.nn.Module, index: int) -> list[tuple[str, torch.nn.Module]]:
         """Note a module's attributes and tensors; gives the modules that it holds, with their keys."""
         attributes = module.__dict__
         key = type(module), tuple(attributes)
@@ -136,9 +154,9 @@ class ModuleTree:
         self.layouts.append(layout)
         self.values += values
         if module._parameters:
-            self._note_tensors(module._parameters, place)
+            self._note_tensors(module._parameters, index)
         if module._buffers:
-            self.buffers += self._note_tensors(module._buffers, place)
+            self.buffers += self._note_tensors(module._buffers, index)
         children: Any = module._modules
         below = [(key, child) for key, child in children.items() if child is not None] if children else []
         if not layout.scripted:
@@ -147,41 +165,39 @@ class ModuleTree:
             self.empty += itertools.filterfalse(None, own)
             for position, name in layout.others:
                 value = values[position]
-                if type(value) not in _ATOMS and isinstance(value, HOLDING):
-                    self.loose.append(value)
-                    hidden = _modules_inside(name, value) if value else []
+                if type(value) not in _ATOMS and not isinstance(value, _WITHOUT_CONTENTS):
+                    self.loose.append((value, index, name))
+                    hidden = _modules_inside(name, value)
                     self._any_hidden = self._any_hidden or bool(hidden)
                     below += hidden
         return below
 
-    def _note_tensors(self, held: Mapping[str, torch.Tensor | None], place: int) -> list[torch.Tensor]:
+    def _note_tensors(self, held: Mapping[str, torch.Tensor | None], index: int) -> list[torch.Tensor]:
         """Note what a module holds; gives what no module before it held."""
         new = []
         for key, tensor in held.items():
             if tensor is None:
                 continue
             if id(tensor) in self.holders:
-                self.mixed.add(place)
+                self.mixed.add(index)
                 continue
-            self.holders[id(tensor)], self.keys[id(tensor)] = place, key
+            self.holders[id(tensor)], self.keys[id(tensor)] = index, key
             new.append(tensor)
             if type(tensor) not in ORDINARY or tensor.layout is not torch.strided or tensor.is_nested:
                 self.unusual.add(id(tensor))
-                self.mixed.add(place)
+                self.mixed.add(index)
         self.tensors += new
         return new
 
 
+def only_calls_children(module: torch.nn.Module) -> bool:
+    """Whether its forward is nothing but calls of its children, one after the other."""
+    kind = type(module)
+    return kind is torch.nn.Sequential and kind.forward is _SEQUENTIAL_FORWARD and "forward" not in module.__dict__
+
+
 def _modules_inside(name: str, container: Any) -> list[tuple[str, torch.nn.Module]]:
-    """Modules that lie where torch does not look: in lists, tuples and dicts."""
-    found: list[tuple[str, torch.nn.Module]] = []
-    stack: list[tuple[str, Any, int]] = [(name, container, 0)]
-    while stack:
-        where, top, level = stack.pop()
-        if isinstance(top, torch.nn.Module):
-            found.append((where, top))
-        elif isinstance(top, list | tuple | dict) and level < _DEEPEST_CONTAINER:
-            items = top.items() if isinstance(top, dict) else enumerate(top)
-            below = [(f"{where}[{key!r}]", item, level + 1) for key, item in items if type(item) not in _ATOMS]
-            stack.extend(reversed(below))
-    return found
+    """Modules that lie where torch does not look for them: in lists, tuples, dicts and dataclasses."""
+    if not _nested.of_kind(torch.nn.Module, container):
+        return []
+    return [(path, m) for path, m in _nested.leaves_with_paths(container, name) if isinstance(m, torch.nn.Module)]

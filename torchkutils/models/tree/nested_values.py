@@ -1,32 +1,47 @@
-"""Nested values: the tensors inside them, and what they look like as plain records."""
+"""Nested values: the tensors inside them, and the plain records that describe them."""
 
 from __future__ import annotations
 
-import dataclasses
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from torchkutils import _nested
+from torchkutils._torch_versions import inside_function_transform, untransformed, vmap_sizes
 from torchkutils.models.records import Collection, OtherValue, TensorValue, Value
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _SCALARS = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
-_DEEPEST = 20
+# Objects of any class may lead to others without end: so many of them are looked into.
+_MOST_OBJECTS = 1_000
 
 
 class Descriptions:
-    """Values as plain records; equal tensors share one record, so that a long trace stays small."""
+    """Values as plain records; equal tensors share one record, so that a long trace stays small.
+
+    Attributes:
+        transformed: Whether tensors may be those of `torch.vmap`, which show the shape of one example.
+    """
 
     def __init__(self) -> None:
+        self.transformed = False
         self._tensors: dict[tuple[torch.Size, torch.dtype], TensorValue] = {}
         self._single: dict[int, Collection] = {}
         self._scalars: dict[type[Any], OtherValue] = {}
 
-    def of(self, value: Any, depth: int = 0) -> Value:
-        """A value as a plain record; what lies too deep, as in a list that holds itself, by the name of its class."""
+    def of(self, value: Any, objects: bool = False, above: tuple[int, ...] = ()) -> Value:
+        """A value as a plain record; a container that holds itself is named by its class.
+
+        Args:
+            value: Anything.
+            objects: Describe an object that is no container by the tensors that it reaches, not by its class alone.
+            above: Identities of the containers around it.
+        """
         kind = type(value)
+        if self.transformed and isinstance(value, torch.Tensor) and (batches := vmap_sizes(value)):
+            return _batched(value, batches)
         if kind in _PLAIN and not value.is_nested:
             key = (value.shape, value.dtype)
             found = self._tensors.get(key)
@@ -37,10 +52,20 @@ class Descriptions:
             return self._scalars.get(kind) or self._scalars.setdefault(kind, OtherValue(kind.__name__))
         if isinstance(value, torch.Tensor):
             return _unusual(value)
-        pairs = None if depth > _DEEPEST else _pairs(value)
-        if pairs is None:
-            return OtherValue(type(value).__name__)
-        return Collection(type(value).__name__, tuple([(key, self.of(item, depth + 1)) for key, item in pairs]))
+        return self._of_container(value, objects, above)
+
+    def _of_container(self, value: Any, objects: bool, above: tuple[int, ...]) -> Value:
+        name = type(value).__name__
+        known = id(value) in above or len(above) >= _nested.DEEPEST
+        held = None if known else _nested.children(value)
+        if held is None:
+            inside = tensors_in_objects(value) if objects and not known else []
+            tensors: list[tuple[int | str, Value]] = [(index, self.of(tensor)) for index, tensor in enumerate(inside)]
+            return Collection(name, tuple(tensors)) if tensors else OtherValue(name)
+        keys = held.keys if held.form != "key" else [str(key) for key in held.keys]
+        around = (*above, id(value))
+        pairs = [(key, self.of(item, objects, around)) for key, item in zip(keys, held.values, strict=True)]
+        return Collection(name, tuple(pairs))
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
         """The arguments of a call: positional ones by position, keyword ones by name."""
@@ -58,6 +83,12 @@ class Descriptions:
         return Collection("arguments", tuple(positional + named))
 
 
+def _batched(tensor: torch.Tensor, batches: dict[int, int]) -> TensorValue:
+    """All examples that `torch.vmap` runs at once, the outermost batch first."""
+    sizes = [batches[level] for level in sorted(batches)]
+    return TensorValue((*sizes, *tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
 def _unusual(tensor: torch.Tensor) -> TensorValue:
     kind = "nested" if tensor.is_nested else type(tensor).__name__
     plain = kind in ("Tensor", "Parameter")
@@ -73,76 +104,91 @@ def sizes_of(tensor: torch.Tensor) -> tuple[int | None, ...]:
 
 
 def tensors_of(*values: Any) -> list[torch.Tensor]:
-    """The tensors inside tuples, lists, mappings and dataclasses, from left to right; iterators stay untouched."""
+    """The tensors inside containers, from left to right; iterators are not used up, objects not looked into."""
+    return _nested.of_kind(torch.Tensor, *values)
+
+
+def all_tensors_of(*values: Any) -> list[torch.Tensor]:
+    """The tensors inside containers, and where those hold an object of another class, inside that object.
+
+    The order is that of `Descriptions.of` with `objects`.
+    """
     found: list[torch.Tensor] = []
     for value in values:
-        _collect(value, found, 0)
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif type(value) not in _SCALARS:
+            for leaf in _nested.leaves(value):
+                found += [leaf] if isinstance(leaf, torch.Tensor) else tensors_in_objects(leaf)
     return found
 
 
-def _pairs(value: Any) -> Iterable[tuple[int | str, Any]] | None:
-    """What a tuple, list, mapping or dataclass holds, by position, key or field; None for anything else."""
-    if isinstance(value, Mapping):
-        return [(str(key), item) for key, item in value.items()]
-    if isinstance(value, tuple | list):
-        return zip(getattr(value, "_fields", range(len(value))), value, strict=True)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
-    return None
+def tensors_in_objects(value: Any) -> list[torch.Tensor]:
+    """The tensors that an object, which is no container, reaches through attributes; each of its objects once."""
+    found: list[torch.Tensor] = []
+    if type(value) in _SCALARS:
+        return found
+    seen: dict[int, Any] = {}
+    stack = [value]
+    while stack and len(seen) < _MOST_OBJECTS:
+        top = stack.pop()
+        if isinstance(top, torch.Tensor):
+            found.append(top)
+        elif type(top) not in _SCALARS and id(top) not in seen:
+            held = _nested.children(top, objects=True)
+            if held is not None:
+                seen[id(top)] = top
+                stack.extend(reversed(held.values))
+    return found
 
 
-def _collect(value: Any, found: list[torch.Tensor], depth: int) -> None:
-    if isinstance(value, torch.Tensor):
-        found.append(value)
-    elif type(value) not in _SCALARS and depth <= _DEEPEST:
-        if isinstance(value, tuple | list):
-            for item in value:
-                _collect(item, found, depth + 1)
-        else:
-            for _, item in _pairs(value) or ():
-                _collect(item, found, depth + 1)
-
-
-def named_tensors(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors with the way to each: output, output[0], output.logits."""
+    yield from _named(value, name, ())
+
+
+def _named(value: Any, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
-    elif depth <= _DEEPEST:
-        positions = isinstance(value, tuple | list)
-        for position, (key, item) in enumerate(_pairs(value) or ()):
-            yield from named_tensors(item, f"{name}[{position}]" if positions else f"{name}.{key}", depth + 1)
+    elif id(value) not in above and len(above) < _nested.DEEPEST:
+        held = _nested.children(value)
+        if held is None:
+            inside = tensors_in_objects(value)
+            yield from ((name if len(inside) == 1 else f"{name}[{i}]", tensor) for i, tensor in enumerate(inside))
+            return
+        pattern = "{}[{}]" if held.form == "position" else "{}.{}"
+        for key, item in zip(held.keys, held.values, strict=True):
+            yield from _named(item, pattern.format(name, key), (*above, id(value)))
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same value with tensors replaced; the same object when nothing changed or it is no plain collection."""
-    return map_leaves(value, torch.Tensor, change, 0)
-
-
-def map_leaves(value: Any, kind: type[Any], change: Callable[[Any], Any], depth: int = 0) -> Any:
-    """The same value with what is of a kind replaced; the same object where nothing is."""
-    if isinstance(value, kind):
-        return change(value)
-    if depth > _DEEPEST:
-        return value
-    named = isinstance(value, tuple) and hasattr(value, "_make")
-    if named or type(value) in (tuple, list):
-        items = [map_leaves(item, kind, change, depth + 1) for item in value]
-        make: Any = type(value)._make if named else type(value)
-        return value if all(map(operator.is_, items, value)) else make(items)
-    if type(value) is dict:
-        changed = {key: map_leaves(item, kind, change, depth + 1) for key, item in value.items()}
-        return value if all(map(operator.is_, changed.values(), value.values())) else changed
-    return value
+    """The same value with its tensors exchanged; the same object where nothing changed or none can be exchanged."""
+    return _nested.map_leaves(value, change, kind=torch.Tensor, rigid=True)
 
 
 def aliased(output: Any, given: Sequence[torch.Tensor]) -> Any:
-    """What a leaf gives, with a view in the place of each tensor that it was given."""
+    """What a leaf gives, with a view instead of each tensor that it was given: so the two differ by identity."""
     known = {id(tensor) for tensor in given}
 
     def apart(tensor: torch.Tensor) -> torch.Tensor:
         return _view(tensor) if id(tensor) in known and not isinstance(tensor, torch.nn.Parameter) else tensor
 
+    if isinstance(output, torch.Tensor):
+        return apart(output)
+    for leaf in _nested.leaves(output) if known else ():
+        if not isinstance(leaf, torch.Tensor) and type(leaf) not in _SCALARS:
+            _alias_attributes(leaf, apart)
     return map_tensors(output, apart)
+
+
+def _alias_attributes(value: Any, apart: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Exchange the tensors that an object holds as attributes: in the object itself, since others may hold it too."""
+    held = _nested.children(value, objects=True)
+    for name, tensor in zip(held.keys, held.values, strict=True) if held else ():
+        if isinstance(tensor, torch.Tensor) and (view := apart(tensor)) is not tensor:
+            with contextlib.suppress(AttributeError, TypeError):
+                # Some classes allow it to nobody.
+                object.__setattr__(value, name, view)
 
 
 def _view(tensor: torch.Tensor) -> torch.Tensor:
@@ -155,6 +201,8 @@ def _view(tensor: torch.Tensor) -> torch.Tensor:
 
 def storage_of(tensor: torch.Tensor) -> int:
     """A number for the memory behind a tensor; its own identity where there is no such thing."""
+    if inside_function_transform():
+        tensor = untransformed(tensor)
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError, ValueError):

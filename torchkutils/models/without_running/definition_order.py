@@ -5,38 +5,37 @@ from __future__ import annotations
 import torch
 
 from torchkutils.models.forward.raised_errors import message_of
-from torchkutils.models.records import Call, Edge, Engine, Module, Node, Trace
-from torchkutils.models.restore.restored import Mode, in_mode, undisturbed
+from torchkutils.models.records import Call, Edge, Engine, ModuleRecord, Node, Run, Trace
+from torchkutils.models.restore.restored import in_mode, restored
 from torchkutils.models.tree.module_records import module_records
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.without_running.symbolic import sequential_flow, symbolic_flow
 
 
-def structure_trace(tree: ModuleTree, mode: Mode, why: str, module_arguments: bool) -> Trace:
-    """No forward: torch.fx follows it with symbols; where it cannot, the order of definition stands in.
+def structure_trace(tree: ModuleTree, run: Run, why: str) -> Trace:
+    """No forward: torch.fx follows it with symbols; where it cannot, the order of definition takes its place.
 
     Args:
         tree: The model, walked.
-        mode: The training flag that torch.fx sees.
+        run: Its mode is the training flag that torch.fx sees.
         why: Nothing runs: "no input was given".
-        module_arguments: Fill `Module.extra_repr` too.
     """
-    model, records = tree.modules[0], module_records(tree, arguments=module_arguments)
+    model, records = tree.modules[0], module_records(tree, arguments=run.module_arguments)
     flow = sequential_flow(records, tree.modules)
     if flow is None:
         try:
-            with undisturbed(tree), in_mode(tree, mode):
+            with restored(tree), in_mode(tree, run.mode):
                 if "forward" in model.__dict__:
                     raise TypeError("the model's own forward is no method of its class")
                 flow = symbolic_flow(model, records)
         except Exception as error:
             told = (message_of(error).strip().splitlines() or [""])[0]
             reason = f"{why}, and torch.fx cannot follow it ({type(error).__name__}: {told[:120]})"
-            return _in_order(model, mode, records, reason)
-    return Trace(type(model).__name__, records, *flow, Engine("structure", "symbolic", why), mode)
+            return _in_order(model, run, records, reason)
+    return Trace(type(model).__name__, records, *flow, Engine("structure", "symbolic", why), run.mode)
 
 
-def _in_order(model: torch.nn.Module, mode: Mode, records: tuple[Module, ...], reason: str) -> Trace:
+def _in_order(model: torch.nn.Module, run: Run, records: tuple[ModuleRecord, ...], reason: str) -> Trace:
     """Each module has one call, leaves are joined in order of definition."""
     first = [record for record in records if record.same_as is None]
     call_of = {record.index: number for number, record in enumerate(first)}
@@ -61,4 +60,4 @@ def _in_order(model: torch.nn.Module, mode: Mode, records: tuple[Module, ...], r
     nodes.append(Node(len(nodes), "output", "output", None, None))
     edges = tuple(Edge(target - 1, target, guessed=True) for target in range(1, len(nodes)))
     engine = Engine("structure", "definition", reason)
-    return Trace(type(model).__name__, records, calls, tuple(nodes), edges, engine, mode)
+    return Trace(type(model).__name__, records, calls, tuple(nodes), edges, engine, run.mode)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from torchkutils.models.forward.known_layers import only_calls_children
-from torchkutils.models.records import Call, Edge, Module, Node
+from torchkutils.models.records import Call, Edge, ModuleRecord, Node
+from torchkutils.models.tree.module_tree import only_calls_children
 
 # torch.fx patches nn.Module for as long as it follows a forward: one model at a time.
 _ONE_AT_A_TIME = threading.Lock()
@@ -17,7 +17,7 @@ _ONE_AT_A_TIME = threading.Lock()
 Flow = tuple[tuple[Call, ...], tuple[Node, ...], tuple[Edge, ...]]
 
 
-def sequential_flow(modules: tuple[Module, ...], held: list[torch.nn.Module]) -> Flow | None:
+def sequential_flow(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Module]) -> Flow | None:
     """What `symbolic_flow` would give, where it can be read off: the model is `nn.Sequential` down to its leaves.
 
     Args:
@@ -35,9 +35,9 @@ def sequential_flow(modules: tuple[Module, ...], held: list[torch.nn.Module]) ->
     numbers: dict[int, int] = {}
     stack: list[tuple[int, int | None]] = [(0, None)]
     while stack:
-        place, parent = stack.pop()
-        record = modules[place]
-        first = place if record.same_as is None else record.same_as
+        entry, parent = stack.pop()
+        record = modules[entry]
+        first = entry if record.same_as is None else record.same_as
         children = modules[first].children
         number = numbers.get(first, 0)
         numbers[first] = number + 1
@@ -50,7 +50,7 @@ def sequential_flow(modules: tuple[Module, ...], held: list[torch.nn.Module]) ->
     return tuple(calls), tuple(nodes), tuple([Edge(source, source + 1) for source in range(len(nodes) - 1)])
 
 
-def _is_within(record: Module, modules: tuple[Module, ...]) -> bool:
+def _is_within(record: ModuleRecord, modules: tuple[ModuleRecord, ...]) -> bool:
     """Whether a module lies within itself: such a forward never ends."""
     above = record.parent
     while above is not None and above != record.same_as:
@@ -58,7 +58,7 @@ def _is_within(record: Module, modules: tuple[Module, ...]) -> bool:
     return above is not None
 
 
-def symbolic_flow(model: torch.nn.Module, modules: tuple[Module, ...]) -> Flow:
+def symbolic_flow(model: torch.nn.Module, modules: tuple[ModuleRecord, ...]) -> Flow:
     """Calls, nodes and edges of one symbolic forward; every value is unknown.
 
     Raises:
@@ -79,7 +79,7 @@ def symbolic_flow(model: torch.nn.Module, modules: tuple[Module, ...]) -> Flow:
 class _Flow:
     """Turns the nodes of torch.fx into records."""
 
-    def __init__(self, model: torch.nn.Module, modules: tuple[Module, ...]) -> None:
+    def __init__(self, model: torch.nn.Module, modules: tuple[ModuleRecord, ...]) -> None:
         self.module_at = {module.path: module.index if module.same_as is None else module.same_as for module in modules}
         self.buffers = {name for name, _ in model.named_buffers()}
         self.calls: list[Call] = []

@@ -1,0 +1,164 @@
+"""What the model is called with: inputs made from sizes, keyword arguments beside them, hints where they do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchkutils import summarize
+
+
+class Recommender(nn.Module):
+    """Two tables of different length."""
+
+    def __init__(self, users: int, items: int) -> None:
+        super().__init__()
+        self.user, self.item, self.layer = nn.Embedding(users, 4), nn.Embedding(items, 4), nn.Linear(8, 1)
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> Any:
+        return self.layer(torch.cat([self.user(user), self.item(item)], -1))
+
+
+class Raw(nn.Module):
+    """A table that is a plain parameter, shorter than the Embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.kinds = nn.Embedding(50_000, 4), nn.Parameter(torch.ones(2, 4))
+
+    def forward(self, words: torch.Tensor, kinds: torch.Tensor) -> Any:
+        return self.words(words) + self.kinds[kinds]
+
+
+@pytest.mark.parametrize("sizes", [[(400,), (400,)], {"user": (400,), "item": (400,)}, [(None,), (None,)]], ids=str)
+@pytest.mark.parametrize("tables", [(10_000, 5), (5, 10_000), (10_000, 1)])
+def test_indices_lie_inside_every_table(tables: tuple[int, int], sizes: Any) -> None:
+    summary = summarize(Recommender(*tables), input_size=sizes)
+    assert summary.rows[-1].output_shapes.endswith(", 1)")
+
+
+@pytest.mark.parametrize("sizes", [[(400,), (400,)], [(None,), (None,)]], ids=str)
+def test_a_table_that_is_no_embedding_is_found_by_the_failing_lookup(sizes: Any) -> None:
+    assert summarize(Raw(), input_size=sizes, dtypes="int64").rows[0].output_shapes.endswith("4)")
+
+
+def test_an_index_error_of_the_models_own_is_raised() -> None:
+    class Beyond(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(5, 4)
+
+        def forward(self, words: torch.Tensor) -> Any:
+            return self.words(words + 100)
+
+    with pytest.raises(IndexError, match="out of range"):
+        summarize(Beyond(), input_size=(3,))
+
+
+def test_bert_with_kinds_of_tokens_runs_from_sizes() -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bert = transformers.BertModel(transformers.BertConfig(vocab_size=100, **small))
+    summary = summarize(bert, input_size={"input_ids": (1, 8), "token_type_ids": (1, 8)})
+    assert summary.flops > 0
+
+
+def test_a_weight_of_8_bits_does_not_decide_the_inputs_dtype() -> None:
+    class Stored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stored = nn.Parameter(torch.ones(4, 4).to(torch.float8_e4m3fn), requires_grad=False)
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return x @ self.stored.to(x.dtype) * self.scale
+
+    assert summarize(Stored(), input_size=(2, 4)).rows[0].dtypes == "bfloat16"
+
+
+class Varied(nn.Module):
+    """Takes any number of tensors, and a flag, a number and a string beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, *xs: torch.Tensor, flag: bool = False, times: int = 1, reduce: str = "none") -> Any:
+        if not flag:
+            return xs[0]
+        y = self.layer(sum(xs)) * times
+        return y.mean(0) if reduce == "mean" else y
+
+
+X = torch.ones(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape"),
+    [
+        ({"input_data": (X, X), "input_kwargs": {"flag": True}}, "(3, 2)"),
+        ({"input_data": X, "input_kwargs": {"flag": True, "reduce": "mean", "times": 2}}, "(2,)"),
+        ({"input_data": (X.numpy(),), "input_kwargs": {"flag": np.bool_(True)}}, "(3, 2)"),
+        ({"input_size": (3, 4), "input_kwargs": {"flag": True}}, "(3, 2)"),
+        ({"input_size": (None, 4), "input_kwargs": {"flag": True}}, "(None, 2)"),
+        ({"input_size": [(3, 4), (3, 4)], "input_kwargs": {"flag": True}, "engine": "meta"}, "(3, 2)"),
+    ],
+)
+def test_keyword_arguments_stand_beside_positional_ones(inputs: dict[str, Any], shape: str) -> None:
+    assert summarize(Varied(), depth=0, **inputs).rows[0].output_shapes == shape
+
+
+def test_keyword_arguments_alone_are_inputs() -> None:
+    class Named(nn.Module):
+        def forward(self, *, a: np.ndarray) -> Any:
+            return a + 1
+
+    assert summarize(Named(), input_kwargs={"a": np.ones((2, 3), dtype="float32")}).rows[0].output_shapes == "(2, 3)"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "match"),
+    [
+        ({"input_data": {"x": X}, "input_kwargs": {"x": X}}, ValueError, "input_kwargs names 'x'.*give each"),
+        ({"input_size": {"x": (3, 4)}, "input_kwargs": {"x": X}}, ValueError, "input_kwargs names 'x'"),
+        ({"input_data": X, "input_kwargs": [X]}, TypeError, "input_kwargs must be a dict"),
+        ({"input_data": X, "input_kwargs": {1: X}}, TypeError, "input_kwargs must be a dict"),
+        ({"input_size": {"x": (3, 4), "flag": True}}, TypeError, "flags that forward takes go into input_kwargs"),
+        ({"input_size": (3, 4), "input_data": X}, ValueError, "both given"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(inputs: dict[str, Any], error: Any, match: str) -> None:
+    with pytest.raises(error, match=match):
+        summarize(Varied(), **inputs)
+
+
+class OneDict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> Any:
+        return self.layer(batch["x"])
+
+
+class OneList(OneDict):
+    def forward(self, images: list[torch.Tensor], targets: Any = None) -> Any:
+        return [self.layer(image) for image in images]
+
+
+@pytest.mark.parametrize(("model", "data"), [(OneDict(), {"x": X}), (OneList(), [X, X, X])], ids=["dict", "list"])
+def test_one_argument_that_is_a_collection_gets_a_hint(model: nn.Module, data: Any) -> None:
+    with pytest.raises(TypeError, match="argument") as caught:
+        summarize(model, input_data=data)
+    assert any("wrap it: input_data=(batch,)" in note for note in caught.value.__notes__)
+    assert summarize(model, input_data=(data,)).flops > 0
+
+
+def test_who_gave_a_tensor_gets_no_hint_about_wrapping() -> None:
+    with pytest.raises(RuntimeError, match="shapes") as caught:
+        summarize(nn.Linear(3, 2), input_data=X)
+    assert not any("wrap" in note for note in getattr(caught.value, "__notes__", []))

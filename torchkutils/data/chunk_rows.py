@@ -1,0 +1,253 @@
+"""Rows of chunked data, taken out of decoded chunks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from torchkutils.data.chunk_cache import ChunkCache
+from torchkutils.data.chunk_filters import ChunkDecoder, DecodeError
+from torchkutils.data.file_bytes import FileBytes
+from torchkutils.data.stored_rows import base_and_axes
+
+if TYPE_CHECKING:
+    import h5py
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+Tile: TypeAlias = tuple[int, ...]
+"""A chunk's place along the axes of a row; one row may be cut up into many chunks."""
+
+_LONG_ROW = 1024
+"""Rows of so many bytes are copied faster one by one."""
+
+_SMALL_CHUNK = 16 * 2**10
+"""Chunks of fewer bytes are read faster by HDF5, many at a time."""
+
+
+class ChunkedRows:
+    """Rows taken out of decoded chunks, of which the cache keeps those used last.
+
+    HDF5 decodes whole chunks anyway; keeping them makes rows that come one by one as cheap as slices. Chunks that are
+    needed next are decoded by the cache's threads meanwhile: within one read, and behind reads in order.
+
+    Args:
+        dataset: The data set.
+        cache: Keeps and decodes chunks.
+        number: The file's number in the cache.
+        decoder: Decodes chunks without HDF5; None leaves it to HDF5.
+        source: The file's bytes past HDF5; None reads stored chunks through it.
+    """
+
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        cache: ChunkCache,
+        number: int,
+        decoder: ChunkDecoder | None,
+        source: FileBytes | None,
+    ) -> None:
+        base, inner = base_and_axes(dataset.dtype)
+        self._dataset = dataset
+        self._cache = cache
+        self._number = number
+        self._decoder = decoder
+        self._source = source
+        self._dtype = base
+        self._length = len(dataset)
+        self._row_shape: tuple[int, ...] = (*dataset.shape[1:], *inner)
+        self._chunk_rows: int = dataset.chunks[0]
+        self._chunk_bytes = dataset.dtype.itemsize * math.prod(dataset.chunks)
+        sizes = list(zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
+        self._tiles: list[Tile] = list(itertools.product(*[range(-(-length // size)) for length, size in sizes]))
+        self._all_fit = dataset.size * dataset.dtype.itemsize < cache.limit
+        self._index: dict[Tile, tuple[int, int, int]] | None = None
+        self._next_row = -1
+
+    def stop(self) -> None:
+        """End what threads do for these rows, before the file is closed."""
+        self._cache.stop(lambda key: isinstance(key, tuple) and key[0] == self._number)
+
+    def span(self, first: int, stop: int) -> Array:
+        """Rows first … stop - 1."""
+        size = self._chunk_rows
+        if stop <= first:
+            return np.empty((0, *self._row_shape), self._dtype)
+        whole = first % size == 0 and (stop % size == 0 or stop == self._length)
+        bands = range(first // size, -(-stop // size))
+        by_hdf5 = self._decoder is None or self._chunk_bytes < _SMALL_CHUNK
+        if by_hdf5 and (whole or len(bands) > 2):
+            return np.asarray(self._dataset[first:stop])
+        in_order, self._next_row = first == self._next_row, stop
+        out = np.empty((stop - first, *self._row_shape), self._dtype)
+        for band in self._started(bands):
+            low, high = max(first, band * size), min(stop, (band + 1) * size)
+            inside = slice(low - band * size, high - band * size)
+            # Reading in order is done with a chunk when its last row was read, unless all chunks can be kept.
+            done = not self._all_fit and high == (band + 1) * size and (in_order or low == band * size)
+            self._copy(band, inside, out[low - first : high - first], keep=not done)
+        if in_order:
+            ahead = range(bands.stop, min(bands.stop + 2 * self._cache.threads, -(-self._length // size)))
+            for band in ahead:
+                self._start(band)
+        return out
+
+    def _long_rows(self, bands: list[int], edges: list[int], order: Array, inside: Array) -> Array:
+        """Rows that are copied one by one to their places: for long ones that is less than copying all twice."""
+        out = np.empty((len(order), *self._row_shape), self._dtype)
+        places, rows = order.tolist(), inside[order].tolist()
+        for band, start, stop in zip(self._started(bands), edges[:-1], edges[1:], strict=True):
+            chunk = self._chunk(band, self._tiles[0], keep=True)
+            for place, row in zip(places[start:stop], rows[start:stop], strict=True):
+                out[place] = chunk[row]
+        return out
+
+    def strided(self, rows: range) -> Array:
+        """Rows first, first + step, …."""
+        return self.take(np.arange(rows.start, rows.stop, rows.step))
+
+    def take(self, rows: Array) -> Array:
+        """Rows by number; each chunk is decoded at most once."""
+        if len(rows) == 0:
+            return self.span(0, 0)
+        bands, inside = np.divmod(rows, self._chunk_rows)
+        order = np.argsort(bands, kind="stable")
+        ordered = bands[order]
+        edges = [0, *(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist(), len(rows)]
+        needed = ordered[edges[:-1]].tolist()
+        self._fetch(needed)
+        if len(self._tiles) == 1 and self._chunk_bytes >= self._chunk_rows * _LONG_ROW:
+            return self._long_rows(needed, edges, order, inside)
+        by_band = np.empty((len(rows), *self._row_shape), self._dtype)
+        for band, start, stop in zip(self._started(needed), edges[:-1], edges[1:], strict=True):
+            self._copy(band, inside[order[start:stop]], by_band[start:stop], keep=True)
+        if len(needed) == 1:
+            return by_band
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return by_band.take(back, axis=0)
+
+    def start_reading(self, rows: Array) -> None:
+        """Let threads decode the chunks of these rows, as far as the cache has room."""
+        for band in np.unique(rows // self._chunk_rows).tolist():
+            if not self._start(band):
+                return
+
+    def _started(self, bands: Any) -> Iterator[int]:
+        """The same bands; threads are given those that follow."""
+        tile = self._tiles[0]
+        missing = [] if self._cache.threads <= 1 else [b for b in bands if (self._number, b, tile) not in self._cache]
+        if len(missing) < 2:
+            yield from bands
+            return
+        window = 2 * self._cache.threads
+        for place, band in enumerate(bands):
+            for later in bands[place : place + window]:
+                self._start(later)
+            yield band
+
+    def _start(self, band: int) -> bool:
+        """Let threads decode the chunks of a band; False where they have no room for more."""
+        if self._decoder is None or self._cache.threads <= 1:
+            return False
+        for tile in self._tiles:
+            key = (self._number, band, tile)
+            if key not in self._cache:
+                task = self._task(band, tile)
+                if task is not None and not self._cache.start(key, task, self._chunk_bytes):
+                    return False
+        return True
+
+    def _fetch(self, bands: list[int]) -> None:
+        """Fetch the stored bytes of many chunks in one round trip, where they lie behind a network."""
+        if self._source is None or self._decoder is None or not self._source.remote:
+            return
+        places = [(band, tile) for band in bands for tile in self._tiles]
+        wanted = [self._stored_at(*place) for place in places if (self._number, *place) not in self._cache]
+        self._source.fetch((found[0], found[1]) for found in wanted if found is not None)
+
+    def _copy(self, band: int, inside: Any, out: Array, *, keep: bool) -> None:
+        """Copy some rows of a band, by a slice or by numbers, from its chunks."""
+        if len(self._tiles) == 1:
+            chunk = self._chunk(band, self._tiles[0], keep=keep)
+            if isinstance(inside, slice):
+                out[...] = chunk[inside]
+            else:
+                # The rows are there, so clipping changes none: it spares NumPy a buffer of its own.
+                chunk.take(inside, axis=0, out=out, mode="clip")
+            return
+        for tile in self._tiles:
+            columns = self._region(band, tile)[1:]
+            chunk = self._chunk(band, tile, keep=keep)
+            valid = tuple([slice(0, part.stop - part.start) for part in columns])
+            out[(slice(None), *columns)] = chunk[inside][(slice(None), *valid)]
+
+    def _chunk(self, band: int, tile: Tile, *, keep: bool) -> Array:
+        key = (self._number, band, tile)
+        chunk = self._cache.get(key)
+        if chunk is None:
+            task = None if self._decoder is None else self._task(band, tile)
+            chunk = None if task is None else task()
+            if chunk is None:
+                # HDF5 knows fill values and all filters, and says what is wrong with a damaged chunk.
+                chunk = np.asarray(self._dataset[self._region(band, tile)])
+            if keep:
+                self._cache.put(key, chunk)
+        if not keep:
+            self._cache.drop(key)
+        return chunk
+
+    def _task(self, band: int, tile: Tile) -> Callable[[], Array | None] | None:
+        """What reads and decodes a chunk and gives None where HDF5 must do it; None for a chunk never written.
+
+        All that needs HDF5 happens here, in the thread that asks.
+        """
+        found = self._stored_at(band, tile)
+        decoder, source = self._decoder, self._source
+        if found is None or decoder is None:
+            return None
+        offset, size, mask = found
+        stored = b""
+        if source is None:
+            mask, stored = self._dataset.id.read_direct_chunk(self._corner(band, tile))
+
+        def decoded() -> Array | None:
+            raw = stored if source is None else source.read(offset, size)
+            try:
+                return decoder.decode(raw, mask)
+            except DecodeError:
+                return None
+
+        return decoded
+
+    def _stored_at(self, band: int, tile: Tile) -> tuple[int, int, int] | None:
+        """A chunk's offset and size in the file and its filter mask; None where it was never written."""
+        if self._source is not None and self._source.remote:
+            return self._whole_index().get(self._corner(band, tile))
+        info = self._dataset.id.get_chunk_info_by_coord(self._corner(band, tile))
+        return None if info.byte_offset is None else (info.byte_offset, info.size, info.filter_mask)
+
+    def _whole_index(self) -> dict[Tile, tuple[int, int, int]]:
+        """All chunks, looked up once: behind a network each look at the index may be a round trip."""
+        if self._index is None:
+            index: dict[Tile, tuple[int, int, int]] = {}
+
+            def note(info: Any) -> None:
+                index[info.chunk_offset] = (info.byte_offset, info.size, info.filter_mask)
+
+            self._dataset.id.chunk_iter(note)
+            self._index = index
+        return self._index
+
+    def _corner(self, band: int, tile: Tile) -> Tile:
+        return tuple([place * size for place, size in zip((band, *tile), self._dataset.chunks, strict=True)])
+
+    def _region(self, band: int, tile: Tile) -> tuple[slice, ...]:
+        """Where a chunk lies in the data set, cut at its edges; axes of the type are whole."""
+        corner = self._corner(band, tile)
+        bounds = zip(corner, self._dataset.chunks, self._dataset.shape, strict=True)
+        return tuple([slice(at, min(at + size, length)) for at, size, length in bounds])

@@ -1,0 +1,163 @@
+"""The bytes of a file past HDF5: many ranges in as few calls as possible."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from torchkutils.data.remote_bytes import ByteRange
+
+if TYPE_CHECKING:
+    import h5py
+
+_CALL_BYTES = 4096
+"""Reading so many bytes more takes about as long as another call to the system."""
+
+_PIECE_BYTES = 2**30
+"""Linux reads at most 2 GiB at once."""
+
+
+class FileBytes(Protocol):
+    """A file whose bytes can be read from anywhere, by several threads.
+
+    Attributes:
+        size: The file's length in bytes.
+        remote: Each read may cost a round trip, so that many ranges are better fetched together.
+    """
+
+    size: int
+    remote: bool
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Give one range."""
+        ...
+
+    def read_many(self, ranges: Iterable[ByteRange]) -> list[bytes]:
+        """Give many ranges in their order."""
+        ...
+
+    def fetch(self, ranges: Iterable[ByteRange]) -> None:
+        """Have the ranges at hand for reads to come, where that takes a network."""
+        ...
+
+
+class LocalBytes:
+    """A local file, read by pread: a file that is cut meanwhile is an error, where a memory map would crash.
+
+    Args:
+        descriptor: Of the open file; whoever opened it closes it.
+        keeps_open: What must live as long as the descriptor is used.
+    """
+
+    remote = False
+
+    def __init__(self, descriptor: int, keeps_open: Any = None) -> None:
+        self._descriptor = descriptor
+        self._keeps_open = keeps_open
+        self.size = os.fstat(descriptor).st_size
+
+    @classmethod
+    def shared_with(cls, dataset: h5py.Dataset) -> LocalBytes | None:
+        """Read through the descriptor that HDF5 has open; None where it has none of its own."""
+        file = dataset.file
+        # Older HDF5 counts offsets of chunks from behind a user block.
+        if file.driver != "sec2" or file.userblock_size or not hasattr(os, "pread"):
+            return None
+        return cls(file.id.get_vfd_handle(), file)
+
+    @classmethod
+    def own(cls, dataset: h5py.Dataset, stack: contextlib.ExitStack) -> LocalBytes | None:
+        """Open the data set's file once more, for reading without HDF5; `stack` closes it."""
+        if dataset.file.driver != "sec2" or not hasattr(os, "pread"):
+            return None
+        descriptor = os.open(dataset.file.filename, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        status, of_hdf5 = os.fstat(descriptor), os.fstat(dataset.file.id.get_vfd_handle())
+        if (status.st_dev, status.st_ino) != (of_hdf5.st_dev, of_hdf5.st_ino):
+            # Another file lies at this path by now.
+            os.close(descriptor)
+            return None
+        stack.callback(os.close, descriptor)
+        return cls(descriptor)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Give one range.
+
+        Raises:
+            OSError: The file ends before it.
+        """
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) == size:
+            return data
+        whole = bytearray(size)
+        self.read_into(memoryview(whole), offset)
+        return bytes(whole)
+
+    def read_many(self, ranges: Iterable[ByteRange]) -> list[bytes]:
+        """Give many ranges in their order."""
+        return [self.read(offset, size) for offset, size in ranges]
+
+    def fetch(self, ranges: Iterable[ByteRange]) -> None:
+        """Nothing: a local file is at hand."""
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill a buffer of bytes from an offset on.
+
+        Raises:
+            OSError: The file ends before the buffer is full.
+        """
+        at = 0
+        while at < len(view):
+            piece = view[at : at + _PIECE_BYTES]
+            if hasattr(os, "preadv"):
+                count = os.preadv(self._descriptor, (piece,), offset + at)
+            else:
+                data = os.pread(self._descriptor, len(piece), offset + at)
+                count = len(data)
+                piece[:count] = data
+            if count == 0:
+                raise OSError(f"the file ends at byte {offset + at}: it was cut short")
+            at += count
+
+
+def read_rows(source: FileBytes, offsets: np.ndarray[Any, Any], row_bytes: int, out: np.ndarray[Any, Any]) -> None:
+    """Read equally long rows into an array; rows that follow each other in the file are read together.
+
+    Args:
+        source: The file.
+        offsets: Where each row begins, int64.
+        row_bytes: The length of a row.
+        out: An array of as many rows, contiguous.
+    """
+    starts = np.flatnonzero(np.diff(offsets, prepend=offsets[0] - row_bytes - 1) != row_bytes)
+    if isinstance(source, LocalBytes) and len(starts) > 2:
+        low = int(offsets.min())
+        extent = int(offsets.max()) + row_bytes - low
+        if extent <= len(starts) * _CALL_BYTES and not ((offsets - low) % row_bytes).any():
+            near = np.frombuffer(source.read(low, extent), np.uint8).reshape(-1, row_bytes)
+            near.take((offsets - low) // row_bytes, axis=0, out=_as_bytes(out).reshape(len(out), row_bytes))
+            return
+    _read_runs(source, offsets[starts].tolist(), [*starts.tolist(), len(offsets)], row_bytes, out)
+
+
+def _read_runs(
+    source: FileBytes, offsets: list[int], places: list[int], row_bytes: int, out: np.ndarray[Any, Any]
+) -> None:
+    view = memoryview(_as_bytes(out))  # type: ignore[arg-type]
+    edges = [place * row_bytes for place in places]
+    if isinstance(source, LocalBytes):
+        read_into = source.read_into
+        for at, begin, end in zip(offsets, edges[:-1], edges[1:], strict=True):
+            read_into(view[begin:end], at)
+        return
+    ranges = [(at, end - begin) for at, begin, end in zip(offsets, edges[:-1], edges[1:], strict=True)]
+    parts = [source.read(*ranges[0])] if len(ranges) == 1 else source.read_many(ranges)
+    for begin, end, part in zip(edges[:-1], edges[1:], parts, strict=True):
+        view[begin:end] = part
+
+
+def _as_bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.reshape(-1).view(np.uint8)

@@ -1,0 +1,404 @@
+"""Images, texts and sounds of a folder in batches, under Keras's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from torchkutils import _lazy
+from torchkutils._typing import PathLike
+from torchkutils.data.directory_index import (
+    Labelling,
+    LabelMode,
+    Listing,
+    Subset,
+    check_split,
+    divided,
+    list_files,
+)
+from torchkutils.data.images import MODES, checked_size, load_img
+from torchkutils.data.sequence import Sequence
+
+__all__ = ["audio_dataset_from_directory", "image_dataset_from_directory", "text_dataset_from_directory"]
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
+_MODES = {
+    "bilinear": {"mode": "bilinear", "align_corners": False},
+    "nearest": {"mode": "nearest-exact"},
+    "bicubic": {"mode": "bicubic", "align_corners": False},
+    "area": {"mode": "area"},
+}
+
+
+class FileBatches(Sequence):
+    """Batches of files, read when they are asked for; made by the functions of this module.
+
+    Attributes:
+        file_paths: In the order of the files before they are shuffled.
+        class_names: In the order of the class numbers; None without labels.
+        labels: Class numbers, one a file; None without labels.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        read: Callable[[list[str]], Any],
+        label_mode: LabelMode | None,
+        batch_size: int | None,
+        seed: int | None,
+    ) -> None:
+        self.file_paths, self.labels, self.class_names = listing.paths, listing.labels, listing.class_names
+        self._read, self._label_mode, self._batch_size = read, label_mode, batch_size
+        # None: in the order of the files.
+        self._seed, self._epoch = seed, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.file_paths) // (self._batch_size or 1))
+
+    def on_epoch_end(self) -> None:
+        """The next epoch has another order, where files are shuffled."""
+        self._epoch += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of the epoch, which the order depends on."""
+        return {"epoch": self._epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with that epoch's order."""
+        self._epoch = state["epoch"]
+
+    def __getitem__(self, index: int) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"batch {index} is out of range: there are {len(self)}")
+        size = self._batch_size or 1
+        start = index % len(self) * size
+        places = self._order()[start : start + size]
+        inputs = self._read([self.file_paths[place] for place in places])
+        labels = self._encoded(places)
+        if self._batch_size is None:
+            inputs, labels = inputs[0], None if labels is None else labels[0]
+        return inputs if labels is None else (inputs, labels)
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        if self._seed is None:
+            return np.arange(len(self.file_paths))
+        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self.file_paths))
+
+    def _encoded(self, places: npt.NDArray[np.int64]) -> torch.Tensor | None:
+        if self.labels is None:
+            return None
+        labels = torch.from_numpy(self.labels[places])
+        if self._label_mode == "binary":
+            return labels.float().unsqueeze(1)
+        if self._label_mode == "categorical":
+            return functional.one_hot(labels, len(self.class_names or [])).float()
+        return labels
+
+
+def _batches(
+    directory: PathLike,
+    labelling: Labelling,
+    endings: tuple[str, ...],
+    read: Callable[[list[str]], Any],
+    options: dict[str, Any],
+) -> Any:
+    """One Sequence, or two for subset='both'."""
+    split, subset, shuffle, seed = (options[name] for name in ("validation_split", "subset", "shuffle", "seed"))
+    size = options["batch_size"]
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f"batch_size must be 1 or more, or None for single files, got {size!r}")
+    check_split(split, subset, shuffle, seed)
+    listing = list_files(directory, labelling, endings, options["follow_links"])
+    if options["verbose"]:
+        classes = "" if listing.class_names is None else f" belonging to {len(listing.class_names)} classes"
+        print(f"Found {len(listing.paths)} files{classes}.")
+    drawn = np.random.randint(10**6) if seed is None else seed
+    parts = [listing]
+    if split is not None:
+        # The same generator as in Keras, so that a seed divides the files as it does there.
+        order = np.arange(len(listing.paths))
+        if shuffle:
+            np.random.RandomState(drawn).shuffle(order)
+        training, validation = divided(listing, split, order)
+        parts = {"training": [training], "validation": [validation], "both": [training, validation]}[subset]
+    made = [FileBatches(part, read, labelling.mode, size, drawn if shuffle else None) for part in parts]
+    return tuple(made) if subset == "both" else made[0]
+
+
+class ImageReader:
+    """Reads image files as one tensor."""
+
+    def __init__(self, color_mode: str, size: tuple[int, int], interpolation: str, crop: bool, pad: bool) -> None:
+        self.color_mode, self.size, self.interpolation = color_mode, size, interpolation
+        self.crop, self.pad = crop, pad
+
+    def __call__(self, paths: list[str]) -> torch.Tensor:
+        return torch.stack([self._image(path) for path in paths])
+
+    def _image(self, path: str) -> torch.Tensor:
+        pixels = torch.from_numpy(np.array(load_img(path, self.color_mode), dtype=np.float32))
+        image = (pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)).unsqueeze(0)
+        if self.crop:
+            image = self._cropped(image)
+        if self.pad:
+            image = self._padded(image)
+        if tuple(image.shape[2:]) != self.size:
+            image = functional.interpolate(image, self.size, **_MODES[self.interpolation])  # type: ignore[arg-type]
+        return image[0].contiguous()
+
+    def _cropped(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[2:]
+        high, wide = (
+            min(height, width * self.size[0] // self.size[1]),
+            min(width, height * self.size[1] // self.size[0]),
+        )
+        top, left = (height - high) // 2, (width - wide) // 2
+        return image[:, :, top : top + high, left : left + wide]
+
+    def _padded(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[2:]
+        high, wide = (
+            max(height, width * self.size[0] // self.size[1]),
+            max(width, height * self.size[1] // self.size[0]),
+        )
+        top, left = (high - height) // 2, (wide - width) // 2
+        return functional.pad(image, (left, wide - width - left, top, high - height - top))
+
+
+def image_dataset_from_directory(
+    directory: PathLike,
+    labels: Any = "inferred",
+    label_mode: LabelMode | None = "int",
+    class_names: Any = None,
+    color_mode: Literal["grayscale", "rgb", "rgba"] = "rgb",
+    batch_size: int | None = 32,
+    image_size: tuple[int, int] | int = (256, 256),
+    shuffle: bool = True,
+    seed: int | None = None,
+    validation_split: float | None = None,
+    subset: Subset | None = None,
+    interpolation: str = "bilinear",
+    follow_links: bool = False,
+    crop_to_aspect_ratio: bool = False,
+    pad_to_aspect_ratio: bool = False,
+    verbose: bool = True,
+) -> Any:
+    """Give batches of the images below a folder; each is read when its batch is asked for.
+
+    Args:
+        directory: With one folder a class, where labels are inferred.
+        labels: 'inferred' (from the folders), None, or an integer for each file in the order of their paths.
+        label_mode: 'int' (int64, shape (N,)), 'categorical' (float32, (N, classes)), 'binary' (float32, (N, 1)), or
+            None.
+        class_names: The folders to use, in the order of their class numbers. None: all, sorted.
+        color_mode: 'grayscale', 'rgb' or 'rgba': 1, 3 or 4 channels C.
+        batch_size: Images N in a batch; the last may have fewer. None gives single images without that axis.
+        image_size: (height H, width W) that images are resized to; one number stands for both.
+        shuffle: Draw the order of the images, anew for each epoch of a loader.
+        seed: Of the order and of the division. None draws one from NumPy's generator.
+        validation_split: The fraction kept apart for validation.
+        subset: 'training', 'validation', or 'both' (a pair of Sequences); with `validation_split`.
+        interpolation: 'bilinear', 'nearest', 'bicubic' or 'area'.
+        follow_links: Go into folders that links lead to.
+        crop_to_aspect_ratio: Cut the middle out in the ratio of `image_size` instead of distorting.
+        pad_to_aspect_ratio: Add zeros around the image to that ratio instead of distorting.
+        verbose: Print how many files were found.
+
+    Returns:
+        A `Sequence` of (images, labels), or of images without labels: float32 of shape (N, C, H, W), values 0–255. Its
+        `class_names` and `file_paths` say what is in it. `.loader(num_workers=2)` reads in workers.
+
+    Raises:
+        ImportError: Pillow is missing (`pip install 'torchkutils[images]'`).
+        FileNotFoundError: The folder does not exist.
+        ValueError: An argument is out of range, no image is there, or (when its batch is read) a file is no image; the
+            file is named.
+
+    Differs from Keras 3: tensors have torch's order of axes, labels are int64 (torch's losses take these), and the
+    filters that torch lacks (`lanczos3`, `lanczos5`, `gaussian`, `mitchellcubic`) are refused. `bicubic` is torch's
+    (a = -0.75).
+    """
+    _lazy.optional("PIL.Image", "images")
+    labelling = Labelling.checked(labels, label_mode, class_names)
+    if color_mode not in MODES:
+        raise ValueError(f"color_mode must be 'grayscale', 'rgb' or 'rgba', got {color_mode!r}")
+    if interpolation not in _MODES:
+        raise ValueError(f"interpolation must be one of {', '.join(map(repr, _MODES))}, got {interpolation!r}")
+    if crop_to_aspect_ratio and pad_to_aspect_ratio:
+        raise ValueError("crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other; give one")
+    size = checked_size(image_size, "image_size")
+    read = ImageReader(color_mode, size, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "seed": seed,
+        "validation_split": validation_split,
+    }
+    options |= {"subset": subset, "follow_links": follow_links, "verbose": verbose}
+    return _batches(directory, labelling, IMAGES, read, options)
+
+
+class TextReader:
+    """Reads text files as a list of strings."""
+
+    def __init__(self, max_length: int | None) -> None:
+        self.max_length = max_length
+
+    def __call__(self, paths: list[str]) -> list[str]:
+        return [self._text(path) for path in paths]
+
+    def _text(self, path: str) -> str:
+        with open(path, "rb") as file:
+            content = file.read()
+        try:
+            return content.decode("utf-8")[: self.max_length]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def text_dataset_from_directory(
+    directory: PathLike,
+    labels: Any = "inferred",
+    label_mode: LabelMode | None = "int",
+    class_names: Any = None,
+    batch_size: int | None = 32,
+    max_length: int | None = None,
+    shuffle: bool = True,
+    seed: int | None = None,
+    validation_split: float | None = None,
+    subset: Subset | None = None,
+    follow_links: bool = False,
+    verbose: bool = True,
+) -> Any:
+    """Give batches of the texts (`.txt`, UTF-8) below a folder; each is read when its batch is asked for.
+
+    Args:
+        directory: With one folder a class, where labels are inferred.
+        labels: As in `image_dataset_from_directory`.
+        label_mode: As there.
+        class_names: As there.
+        batch_size: Texts in a batch; None gives single texts.
+        max_length: Characters after which a text is cut; None cuts nothing.
+        shuffle: As there.
+        seed: As there.
+        validation_split: As there.
+        subset: As there.
+        follow_links: As there.
+        verbose: As there.
+
+    Returns:
+        A `Sequence` of (texts, labels), or of texts without labels; texts are a list of strings.
+
+    Raises:
+        FileNotFoundError: The folder does not exist.
+        ValueError: An argument is out of range, no text is there, or (when its batch is read) a file is no UTF-8; the
+            file is named.
+
+    Differs from Keras 3: texts are strings, since torch has no tensors of text, and `max_length` counts characters.
+    """
+    if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
+        raise ValueError(f"max_length must be 1 or more, or None, got {max_length!r}")
+    labelling = Labelling.checked(labels, label_mode, class_names)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "seed": seed,
+        "validation_split": validation_split,
+    }
+    options |= {"subset": subset, "follow_links": follow_links, "verbose": verbose}
+    return _batches(directory, labelling, (".txt",), TextReader(max_length), options)
+
+
+class SoundReader:
+    """Reads sound files as one tensor."""
+
+    def __init__(self, rate: int | None, length: int | None) -> None:
+        self.rate, self.length = rate, length
+
+    def __call__(self, paths: list[str]) -> torch.Tensor:
+        sounds = [self._sound(path) for path in paths]
+        channels = {sound.shape[0] for sound in sounds}
+        if len(channels) > 1:
+            raise ValueError(f"the files of a batch must have equally many channels, got {channels} in {paths}")
+        length = self.length or max(sound.shape[1] for sound in sounds)
+        return torch.stack(
+            [functional.pad(sound[:, :length], (0, max(0, length - sound.shape[1]))) for sound in sounds]
+        )
+
+    def _sound(self, path: str) -> torch.Tensor:
+        soundfile = _lazy.optional("soundfile", "audio")
+        try:
+            samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"{path} is no sound that can be read: {error}") from error
+        if self.rate is not None and rate != self.rate:
+            samples = _lazy.optional("soxr", "audio").resample(samples, rate, self.rate)
+        return torch.from_numpy(np.ascontiguousarray(samples.T))
+
+
+def audio_dataset_from_directory(
+    directory: PathLike,
+    labels: Any = "inferred",
+    label_mode: LabelMode | None = "int",
+    class_names: Any = None,
+    batch_size: int | None = 32,
+    sampling_rate: int | None = None,
+    output_sequence_length: int | None = None,
+    ragged: bool = False,
+    shuffle: bool = True,
+    seed: int | None = None,
+    validation_split: float | None = None,
+    subset: Subset | None = None,
+    follow_links: bool = False,
+    verbose: bool = True,
+) -> Any:
+    """Give batches of the sounds (wav, flac, ogg, mp3) below a folder; each is read when its batch is asked for.
+
+    Args:
+        directory: With one folder a class, where labels are inferred.
+        labels: As in `image_dataset_from_directory`.
+        label_mode: As there.
+        class_names: As there.
+        batch_size: Sounds N in a batch; None gives single sounds.
+        sampling_rate: In Hz, that sounds are converted to; None keeps each file's.
+        output_sequence_length: Samples T that sounds are cut or filled with zeros to; None: the longest of the batch.
+        ragged: Refused: torch has no ragged tensors of this kind.
+        shuffle: As there.
+        seed: As there.
+        validation_split: As there.
+        subset: As there.
+        follow_links: As there.
+        verbose: As there.
+
+    Returns:
+        A `Sequence` of (sounds, labels), or of sounds without labels: float32 of shape (N, channels, T) in [-1, 1].
+
+    Raises:
+        ImportError: soundfile or, for another sampling rate, soxr is missing (`pip install 'torchkutils[audio]'`).
+        FileNotFoundError: The folder does not exist.
+        ValueError: An argument is out of range, no sound is there, or (when its batch is read) a file cannot be read;
+            the file is named.
+
+    Differs from Keras 3: tensors have torch's order of axes, and more formats than wav are read.
+    """
+    _lazy.optional("soundfile", "audio")
+    if ragged:
+        raise ValueError("ragged=True is not supported; give output_sequence_length, or batch_size=None")
+    for argument, number in (("sampling_rate", sampling_rate), ("output_sequence_length", output_sequence_length)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"{argument} must be 1 or more, or None, got {number!r}")
+    labelling = Labelling.checked(labels, label_mode, class_names)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "seed": seed,
+        "validation_split": validation_split,
+    }
+    options |= {"subset": subset, "follow_links": follow_links, "verbose": verbose}
+    return _batches(directory, labelling, SOUNDS, SoundReader(sampling_rate, output_sequence_length), options)

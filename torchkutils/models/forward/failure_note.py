@@ -1,0 +1,48 @@
+"""The one note that an exception of forward gets: which module failed, what it was given, what to try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from torchkutils.models.records import Run, Trace, shape_text
+
+# What torch says where a tensor has another dtype than a module wants, or an index lies beyond a table.
+_ABOUT_DTYPES = re.compile(r"dtype|scalar type|type as|Long|Int\b|Half|BFloat16|index out of range|indices")
+
+
+def failure_note(trace: Trace, run: Run, given: Sequence[torch.Tensor], wrapping: str | None) -> str:
+    """The module that failed, by path, class and the shapes that it was given; then one hint, where there is one.
+
+    Args:
+        trace: What ran, with its failure.
+        run: How it was asked for.
+        given: The tensors that forward was given.
+        wrapping: How `input_data` may have been meant otherwise; None where it is clear.
+    """
+    hint = f"{wrapping}." if wrapping else _hint(trace, run, given)
+    return f"{_where(trace)} {hint}".rstrip()
+
+
+def _where(trace: Trace) -> str:
+    failure = trace.failure
+    if failure is None:
+        return f"forward of {trace.model_name} was not entered."
+    module = trace.modules[trace.calls[failure.call].module]
+    path = f"{module.path} ({module.class_name})" if module.path else f"{module.class_name} (the model itself)"
+    return f"forward failed in {path}, which was given {shape_text(failure.inputs)}."
+
+
+def _hint(trace: Trace, run: Run, given: Sequence[torch.Tensor]) -> str:
+    if trace.engine.ran == "meta":
+        return "The trace ran on the meta device, where no value is known; engine='real' runs it."
+    if run.input_size is None:
+        return ""
+    dtypes = ", ".join(f"{tensor.dtype}".removeprefix("torch.") for tensor in given)
+    error = "" if trace.failure is None else trace.failure.error
+    if _ABOUT_DTYPES.search(error):
+        return f"Inputs were made from input_size as {dtypes}; dtypes= chooses others."
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
+    return f"Inputs were made from input_size: {shapes} ({dtypes}), the batch axis first."

@@ -1,0 +1,196 @@
+"""The state of values that keep it in no attribute: arrays, random generators, iterators, buffers, open files."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import copy
+import io
+import itertools
+import random
+import types
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchkutils.models.restore.reachable import Held
+
+# A larger array is not copied; a change of it is noticed by a checksum, and told.
+_LARGEST_COPY = 256 * 2**20
+
+_SIMPLE_ITERATORS = frozenset(
+    [
+        *map(type, (iter([]), iter(()), iter(""), iter(b""), iter(range(0)), iter(set()), iter({}))),
+        *map(type, (iter({}.values()), iter({}.items()), reversed([]))),
+        *(itertools.count, itertools.repeat),
+    ]
+)
+
+
+class ValueStates:
+    """The state of such values; what changed is put back, or named in `lost` where that is not possible.
+
+    Args:
+        stateful: The values.
+    """
+
+    def __init__(self, stateful: list[Held]) -> None:
+        self.lost: list[str] = []
+        self._states = [(held, _state_of(held.value)) for held in stateful]
+
+    def restore(self) -> None:
+        """Put back each value that changed."""
+        for held, state in self._states:
+            if state is not None and state.changed() and not state.restore(held):
+                self.lost.append(f"{held.name} ({type(held.value).__name__})")
+
+
+class _State:
+    """What a value was before.
+
+    Args:
+        read: Gives the state, comparable by `==`.
+        write: Sets the state; None where nobody can.
+    """
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], Any] | None) -> None:
+        self._read, self._write, self._before = read, write, read()
+
+    def changed(self) -> bool:
+        """Whether it is another one now."""
+        return bool(self._read() != self._before)
+
+    def restore(self, held: Held) -> bool:
+        """Set it back; False where that is not possible."""
+        if self._write is None:
+            return False
+        self._write(self._before)
+        return True
+
+
+class _IteratorState(_State):
+    """Of a built-in iterator: a copy of it takes its place where it is held."""
+
+    def __init__(self, iterator: Any) -> None:
+        super().__init__(lambda: _position(iterator), None)
+        self._copy = _copied(iterator)
+
+    def restore(self, held: Held) -> bool:
+        """Hand the copy to whatever holds the iterator."""
+        if held.holder is None or self._copy is None:
+            return False
+        held.holder[held.key] = self._copy
+        return True
+
+
+def _state_of(value: Any) -> _State | None:
+    """How the state of a value is read and written; None for one that has none, or hides it."""
+    if isinstance(value, np.ndarray):
+        return _array_state(value) if value.flags.writeable else None
+    if isinstance(value, torch.Generator):
+        return _State(lambda: value.get_state().tolist(), lambda state: value.set_state(_bytes_tensor(state)))
+    if isinstance(value, random.Random):
+        return _State(value.getstate, value.setstate)
+    if isinstance(value, np.random.Generator):
+        return _State(lambda: repr(value.bit_generator.state), _numpy_writer(value.bit_generator))
+    if isinstance(value, np.random.RandomState):
+        return _State(lambda: repr(value.get_state(legacy=False)), _legacy_writer(value))
+    if isinstance(value, bytearray | array.array):
+        return _State(lambda: value[:], lambda before: value.__setitem__(slice(None), before))
+    if isinstance(value, io.IOBase):
+        return _file_state(value)
+    if isinstance(value, types.GeneratorType):
+        return _State(lambda: _generator_position(value), None)
+    return _IteratorState(value) if _is_builtin_iterator(value) else None
+
+
+def _bytes_tensor(state: list[int]) -> torch.Tensor:
+    return torch.tensor(state, dtype=torch.uint8)
+
+
+def _numpy_writer(generator: Any) -> Callable[[Any], None]:
+    before = copy.deepcopy(generator.state)
+
+    def write(_: Any) -> None:
+        generator.state = before
+
+    return write
+
+
+def _legacy_writer(generator: np.random.RandomState) -> Callable[[Any], None]:
+    before = copy.deepcopy(generator.get_state(legacy=False))
+    return lambda _: generator.set_state(before)
+
+
+def _array_state(values: np.ndarray[Any, Any]) -> _State:
+    if values.nbytes > _LARGEST_COPY:
+        return _State(lambda: (values.shape, zlib.adler32(np.ascontiguousarray(values).view(np.uint8).data)), None)
+    before = values.copy()
+
+    def read() -> Any:
+        if values.dtype.hasobject:
+            return list(map(id, values.ravel()))
+        return values.shape, values.tobytes()
+
+    def write(_: Any) -> None:
+        if values.shape != before.shape:
+            values.shape = before.shape
+        np.copyto(values, before)
+
+    return _State(read, write)
+
+
+def _file_state(file: io.IOBase) -> _State | None:
+    with contextlib.suppress(OSError, ValueError):
+        if not file.closed and file.seekable():
+            return _State(file.tell, file.seek)
+    return None
+
+
+def _generator_position(generator: types.GeneratorType[Any, Any, Any]) -> Any:
+    """Where a Python generator stands: the instruction, and what its variables are."""
+    frame = generator.gi_frame
+    if frame is None:
+        return None
+    variables = [(name, _position(value)) for name, value in frame.f_locals.items()]
+    return frame.f_lasti, variables
+
+
+def _position(value: Any) -> Any:
+    """Where a built-in iterator stands, by what pickle would keep of it; of anything else its identity."""
+    if isinstance(value, types.GeneratorType):
+        return _generator_position(value)
+    if isinstance(value, int | float | range):
+        # What pickle keeps of an iterator over a range is a new range each time.
+        return value
+    if not _is_builtin_iterator(value):
+        return id(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            _, arguments, *rest = value.__reduce__()
+        except Exception:
+            return repr(value)
+    # What is left of a dict or a set is a new list each time: its length is the position.
+    parts = [len(part) if isinstance(part, list | tuple | str) else _position(part) for part in arguments]
+    return parts, [repr(part) for part in rest]
+
+
+def _is_builtin_iterator(value: Any) -> bool:
+    return hasattr(value, "__next__") and type(value).__module__ in ("builtins", "itertools")
+
+
+def _copied(iterator: Any) -> Any:
+    """Another iterator at the same position; None for one that takes from other iterators, which copies would share."""
+    if type(iterator) not in _SIMPLE_ITERATORS:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return copy.copy(iterator)
+        except Exception:
+            return None

@@ -1,0 +1,167 @@
+"""Sequences of different lengths as one array."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from torchkutils._dtypes import torch_dtype
+from torchkutils._typing import DTypeLike
+
+__all__ = ["pad_sequences"]
+
+Side = Literal["pre", "post"]
+
+
+def pad_sequences(
+    sequences: Sequence[Any],
+    maxlen: int | None = None,
+    dtype: DTypeLike = "int32",
+    padding: Side = "pre",
+    truncating: Side = "pre",
+    value: Any = 0.0,
+) -> Any:
+    """Make sequences equally long, and one array of them.
+
+    Args:
+        sequences: n sequences: lists of numbers, arrays or tensors of shape (length, …) with equal inner shapes. Of
+            text with `dtype=object` or a text dtype.
+        maxlen: Length T of all of them. None means the longest.
+        dtype: Of the result: a string, a `numpy.dtype` or a `torch.dtype`. Numbers are converted to it as NumPy does.
+        padding: Where `value` is added to short ones: 'pre' (in front) or 'post' (behind).
+        truncating: Where long ones are cut: 'pre' or 'post'.
+        value: What is added.
+
+    Returns:
+        Shape (n, T, …). A tensor on their device where all sequences are tensors, else a NumPy array.
+
+    Raises:
+        ValueError: `sequences` holds something without a length, inner shapes differ (the row is named), `maxlen` is
+            negative, `padding` or `truncating` is neither word, or `value` is text and `dtype` holds none.
+        TypeError: `maxlen` is no integer, or an element cannot be converted to `dtype`.
+
+    Differs from Keras: `maxlen=0` gives rows of length 0 instead of uncut ones, no sequences give shape (0, T), and
+    tensors stay tensors.
+
+    >>> pad_sequences([[1], [2, 3], [4, 5, 6]], maxlen=2)
+    array([[0, 1],
+           [2, 3],
+           [5, 6]], dtype=int32)
+    """
+    for argument, side in (("padding", padding), ("truncating", truncating)):
+        if side not in ("pre", "post"):
+            raise ValueError(f"{argument} must be 'pre' or 'post', got {side!r}")
+    lengths = _lengths(sequences)
+    steps = int(lengths.max(initial=0)) if maxlen is None else _checked_length(maxlen)
+    kept = sequences
+    if lengths.max(initial=0) > steps:
+        kept = [_cut(sequence, steps, truncating) for sequence in sequences]
+        lengths = np.minimum(lengths, steps)
+    places = np.arange(steps)
+    filled = places < lengths[:, None] if padding == "post" else places >= steps - lengths[:, None]
+    if len(sequences) and all(isinstance(sequence, torch.Tensor) for sequence in sequences):
+        return _padded_tensors(kept, filled, torch_dtype(dtype), value)
+    kind = np.dtype(str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype)
+    if isinstance(value, str) and kind.kind not in "OUS":
+        raise ValueError(f"value {value!r} is text, which dtype {kind} does not hold; dtype=object does")
+    return _padded_arrays(kept, lengths, filled, kind, value)
+
+
+def _lengths(sequences: Any) -> npt.NDArray[np.int64]:
+    if not hasattr(sequences, "__len__"):
+        raise ValueError(f"sequences must be a list of sequences, got {type(sequences).__name__}")
+    try:
+        return np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    except TypeError:
+        for row, sequence in enumerate(sequences):
+            if not hasattr(sequence, "__len__"):
+                raise ValueError(f"sequences must hold sequences, got {sequence!r} at row {row}") from None
+        raise
+
+
+def _checked_length(maxlen: Any) -> int:
+    try:
+        steps = operator.index(maxlen)
+    except TypeError:
+        raise TypeError(f"maxlen must be an integer or None, got {maxlen!r}") from None
+    if steps < 0:
+        raise ValueError(f"maxlen must not be negative, got {steps}")
+    return steps
+
+
+def _cut(sequence: Any, steps: int, truncating: Side) -> Any:
+    if len(sequence) <= steps:
+        return sequence
+    return sequence[:steps] if truncating == "post" else sequence[len(sequence) - steps :]
+
+
+def _inner_shape(sequences: Sequence[Any]) -> tuple[int, ...]:
+    """Of the first sequence that holds anything."""
+    first = next((sequence for sequence in sequences if len(sequence)), None)
+    return () if first is None else tuple(np.shape(first))[1:]
+
+
+def _padded_arrays(
+    sequences: Sequence[Any],
+    lengths: npt.NDArray[np.int64],
+    filled: npt.NDArray[np.bool_],
+    dtype: np.dtype[Any],
+    value: Any,
+) -> npt.NDArray[Any]:
+    try:
+        inner = _inner_shape(sequences)
+        rows = np.full((*filled.shape, *inner), value, dtype=dtype)
+        if inner:
+            rows[filled] = np.concatenate([np.asarray(one, dtype=dtype) for one in sequences if len(one)])
+        elif lengths.any():
+            # One pass over all numbers: an array for each of many short lists costs ten times as much.
+            elements = itertools.chain.from_iterable(map(_plain, sequences))
+            rows[filled] = np.fromiter(elements, dtype=dtype, count=int(lengths.sum()))
+    except (ValueError, TypeError) as error:
+        _refuse_ragged(sequences, error)
+        raise
+    return rows
+
+
+def _plain(sequence: Any) -> Any:
+    """Something quick to iterate over."""
+    return sequence.tolist() if isinstance(sequence, np.ndarray | torch.Tensor) and sequence.ndim == 1 else sequence
+
+
+def _refuse_ragged(sequences: Sequence[Any], error: Exception) -> None:
+    """Name the first row whose inner shape is not that of the first sequence."""
+    shapes: list[Any] = []
+    for row, sequence in enumerate(sequences):
+        try:
+            shape: Any = tuple(np.shape(sequence))[1:]
+        except ValueError:
+            raise ValueError(f"the sequence at row {row} has elements of different shapes") from error
+        if len(sequence):
+            shapes.append(shape)
+            if shape != shapes[0]:
+                raise ValueError(
+                    f"the elements of row {row} have shape {shape}, those before it {shapes[0]}"
+                ) from error
+
+
+def _padded_tensors(
+    sequences: Sequence[torch.Tensor], filled: npt.NDArray[np.bool_], dtype: torch.dtype, value: Any
+) -> torch.Tensor:
+    inner = _inner_shape(sequences)
+    for row, sequence in enumerate(sequences):
+        if len(sequence) and tuple(sequence.shape[1:]) != inner:
+            raise ValueError(
+                f"the elements of row {row} have shape {tuple(sequence.shape[1:])}, those before it {inner}"
+            )
+    device = sequences[0].device
+    rows = torch.full((*filled.shape, *inner), value, dtype=dtype, device=device)
+    rows[torch.from_numpy(filled).to(device)] = torch.cat(
+        [one.to(dtype) for one in sequences if len(one)] or [rows.new_empty((0, *inner))]
+    )
+    return rows
