@@ -24,12 +24,12 @@ from functools import partial
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import torch
+from torchkutils.parallel.structure import Structure
 
 from benchmarks._harness import RESULTS, figure, store
 from benchmarks._two_ranks import BATCH, CONTROL, network
 from benchmarks.counted_copies import counted
 from torchkutils.parallel.fingerprints import fingerprint
-from torchkutils.parallel.structure import Structure
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "cost-model.md"
 MARKS = ("<!-- the program's tables begin -->", "<!-- the program's tables end -->")

@@ -29,6 +29,7 @@ REFERENCE = {
         "HDF5Matrix",
         "ChunkShuffleSampler",
         "Sequence",
+        "PyDataset",
         "SequenceLoader",
         "OrderedEnqueuer",
         "GeneratorEnqueuer",
@@ -75,14 +76,18 @@ REFERENCE = {
         "serialize_keras_object",
         "deserialize_keras_object",
     ],
-    "Several devices": ["multi_gpu_model"],
+    "Several devices": ["multi_gpu_model", "ParallelModel", "is_main_process", "gather_for_metrics"],
 }
 """The public names by subject, in the order of the navigation."""
 
 RETURNED = {
-    "ModelSummary": ["torchkutils.models.model_summary.SummaryRow"],
+    "ModelSummary": [
+        "torchkutils.models.table.rows.SummaryRow",
+        "torchkutils.models.table.memory.MemoryEstimate",
+        "torchkutils.models.table.comparison.SummaryComparison",
+        "torchkutils.models.table.comparison.Change",
+    ],
     "ModelPlot": ["torchkutils.models.page.ModelPage"],
-    "multi_gpu_model": ["torchkutils.parallel.parallel_model.ParallelModel"],
 }
 """What a public name hands out that has no public name of its own, described on the same page."""
 

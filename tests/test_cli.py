@@ -67,6 +67,7 @@ def test_summary_finds_a_factory_in_the_current_folder() -> None:
         (["summary", "factories:network", "--depth", "0"], "Total params: 23"),
         (["summary", "torch.nn:ReLU", "--input-size", "1,2", "--columns", "flops,params"], "FLOPs"),
         (["summary", "factories:Pair", "--input-size", "ids=2,3", "--input-size", "mask=2,3"], "(2, 3)"),
+        (["summary", "factories:network", "--style", "tree", "--weights"], "├─ weight (Parameter)"),
         (["summary", "factories.py:network"], "Total params: 23"),
         (["summary", "./factories.py:network"], "Total params: 23"),
         (["plot", "factories:network", "-o", "net.svg", "--show-shapes", "--input-size", "2,4"], "net.svg"),
@@ -111,7 +112,6 @@ def test_show_lists_what_a_model_file_holds(capsys: pytest.CaptureFixture[str]) 
         (["summary", "absent.py:network"], "there is no file"),
         (["summary", "factories:network", "--input-size", "2,5"], "which was given (2, 5)"),
         (["summary", "factories:late", "--input-size", "2,5"], "dtypes= chooses others"),
-        (["plot", "factories:network", "-o", "net.xyz"], "net.xyz|xyz"),
         (["get", "nowhere://x/y"], "nowhere"),
         (["show", "missing.h5"], "missing.h5"),
     ],
@@ -157,3 +157,72 @@ def test_help_is_status_0(command: list[str], capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])
     assert "usage: torchkutils" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = "import sys; sys.argv = ['torchkutils', '--help']\nfrom torchkutils.cli import main\n"
+    program += "try: main()\nexcept SystemExit: pass\n"
+    program += "print([name for name in ('torch', 'numpy', 'h5py', 'tqdm') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["summary", "factories:network", "--columns", "shape"], 2, "--columns knows input_shape, "),
+        (["plot", "factories:network", "-o", "model.doc"], 2, "pictures are written as"),
+        (["summary", "factories:sized", "2", "--set", "width"], 2, "--set takes NAME=VALUE, got 'width'"),
+        (["summary", "factories:made", "3"], 2, "is a model already, which takes no arguments"),
+        (["summary", "factories:broken"], 1, "RuntimeError: no weights in this folder"),
+        (["get", "http://127.0.0.1:9/x", "--hash", "md5:xyz"], 2, "xyz"),
+    ],
+)
+def test_the_exit_status_tells_wrong_usage_from_failure(
+    words: list[str], status: int, said: str, folder_with_factories: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (folder_with_factories / "factories.py").open("a") as file:
+        file.write(
+            "\n\ndef sized(width, bias=True):\n    return torch.nn.Linear(width, 2, bias=bias)\n\n\nmade = network()\n"
+        )
+    try:
+        found = main(words)
+    except SystemExit as end:
+        found = end.code
+    told = capsys.readouterr()
+    assert (found, told.out) == (status, "")
+    assert said in told.err
+
+
+def test_a_factory_takes_arguments(folder_with_factories: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder_with_factories / "factories.py").write_text(
+        "import torch\n\n\ndef sized(width, kind, *, bias=True):\n"
+        "    return getattr(torch.nn, kind)(width, 2, bias=bias)\n"
+    )
+    assert main(["summary", "factories.py:sized", "7", "Linear", "--set", "bias=false", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total_params"] == 14
+
+
+def test_a_picture_goes_to_standard_output() -> None:
+    done = run("plot", "factories:network", "-o", "-", "--format", "dot")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("digraph")
+    assert list(pathlib.Path.cwd().glob("*.dot")) == []
+
+
+def test_a_traceback_is_shown_when_asked() -> None:
+    done = run("--traceback", "summary", "factories:broken")
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "in broken" in done.stderr
+
+
+def test_a_model_file_is_shown_as_json(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(torch.nn.Linear(2, 3), tmp_path / "m.h5", metadata={"epoch": 4})
+    assert main(["show", str(tmp_path / "m.h5"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(one["name"], one["shape"], one["bytes"]) for one in shown["tensors"]] == [
+        ("weight", [3, 2], 24),
+        ("bias", [3], 12),
+    ]
+    assert shown["metadata"] == {"epoch": 4}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import pathlib
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -144,3 +147,188 @@ def test_a_notebook_shows_a_bar(tmp_path: pathlib.Path) -> None:
     shown = [str(output) for output in notebook.cells[0].outputs]
     assert any("3/3" in text and "loss: 0.5000" in text for text in shown)
     assert not any("3/3 - " in text for text in shown), "plain lines are for logs"
+
+
+VALUES = [
+    torch.tensor([2.0]), torch.tensor([2.0], requires_grad=True), torch.tensor([1.0, 3.0], requires_grad=True) * 1,
+    torch.tensor([[1, 3], [0, 4]]), torch.tensor([True, True]) * 2, torch.tensor(2.0, dtype=torch.bfloat16),
+    np.array([1, 3]), np.ones((2, 2), np.float16) * 2, [1.0, 3.0], (torch.tensor(1.0), torch.tensor([3.0])), 2,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=str)
+def test_a_metric_of_any_shape_is_its_mean(value) -> None:
+    log = io.StringIO()
+    bar = Progbar(2, file=log)
+    bar.update(1, [("loss", value)])
+    bar.update(2, [("loss", value)])
+    assert last_line(bar, log).endswith("loss: 2.0000")
+
+
+def test_no_graph_is_kept() -> None:
+    import gc
+    import weakref
+
+    class Leaf(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    bar = Progbar(2, file=io.StringIO())
+    loss = Leaf.apply(torch.ones(3, requires_grad=True))
+    node = weakref.ref(loss.grad_fn)
+    bar.update(1, [("loss", loss)])
+    del loss
+    gc.collect()
+    assert node() is None
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "None"), ({"a": 1}, "{'a': 1}"), (float("nan"), "nan"), (1 + 2j, "(1+2j)"), (torch.empty(0), "nan"),
+     (torch.tensor(1.0, device="meta"), "Tensor()"), ("a\x1bb", "a?b"), ([], "nan"), (["x"], "['x']")],
+)  # fmt: skip
+def test_what_has_no_mean_is_shown_as_text(value, shown) -> None:
+    log = io.StringIO()
+    bar = Progbar(1, file=log)
+    bar.update(1, [("x", value)])
+    assert last_line(bar, log).endswith(f"- x: {shown}")
+
+
+def test_numbers_and_texts_of_one_name_may_follow_each_other() -> None:
+    log = io.StringIO()
+    bar = Progbar(3, file=log)
+    for step, value in enumerate([1.0, "n/a", 2.0], 1):
+        bar.update(step, [("x", value)])
+    assert last_line(bar, log).endswith("x: 2.0000")
+
+
+def test_what_comes_after_the_target_is_shown() -> None:
+    log = io.StringIO()
+    bar = Progbar(2, file=log)
+    bar.update(2, [("loss", 1.0)])
+    bar.update(2)
+    bar.update(2, [("val_loss", 0.5)])
+    bar.close()
+    first, second = log.getvalue().splitlines()
+    assert first.endswith("loss: 1.0000")
+    assert second.endswith("loss: 1.0000 - val_loss: 0.5000")
+
+
+def test_finalize_decides_when_it_ends() -> None:
+    log = io.StringIO()
+    bar = Progbar(2, file=log)
+    bar.update(2, [("loss", 1.0)], finalize=False)
+    assert log.getvalue() == ""
+    bar.update(2, [("val_loss", 0.5)], finalize=True)
+    assert log.getvalue().count("\n") == 1
+    log = io.StringIO()
+    Progbar(None, file=log, unit_name="sample").update(3, finalize=True)
+    assert re.fullmatch(r"3/\? - 0s \d+us/sample\n|3/\? - 0s \d+ms/sample\n", log.getvalue())
+
+
+def test_a_smaller_step_begins_a_new_run() -> None:
+    log = io.StringIO()
+    bar = Progbar(2, file=log)
+    for _ in range(2):
+        for step, loss in ((1, 4.0), (2, 2.0)):
+            bar.update(step, [("loss", loss)])
+    assert [line.split(" - ")[-1] for line in log.getvalue().splitlines()] == ["loss: 3.0000"] * 2
+
+
+def test_the_end_says_the_whole_time_and_the_time_of_a_step(monkeypatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for seconds, shown in ((0.5, "0s 250us/step"), (20, "20s 10ms/step"), (4000, "1:06:40 2s/step")):
+        log = io.StringIO()
+        bar = Progbar(2000, file=log)
+        now[0] += seconds
+        bar.update(2000)
+        assert log.getvalue() == f"2000/2000 - {shown}\n"
+
+
+@contextlib.contextmanager
+def terminal_of(columns: int, encoding: str = "utf-8"):
+    """The file of a real terminal of so many columns, and a function that gives what was written to it."""
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0))
+    os.set_blocking(master, False)
+    shown = bytearray()
+
+    def written() -> str:
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(master, 65536):
+                shown.extend(piece)
+        return shown.decode()
+
+    with open(slave, "w", encoding=encoding) as file:
+        yield file, written
+    os.close(master)
+
+
+@pytest.mark.parametrize("columns", [80, 40, 0])
+@pytest.mark.parametrize("target", [3, None])
+def test_no_metric_is_cut_in_a_narrow_terminal(columns, target) -> None:
+    metrics = [(f"metric_{k}", k + 0.5) for k in range(8)]
+    with terminal_of(columns) as (file, written):
+        bar = Progbar(target, interval=0, description="epoch", file=file)
+        for step in (1, 2, 3):
+            bar.update(step, metrics)
+            if target is None or step < target:
+                assert all(f"{name}: {value:.4f}" in written() for name, value in metrics)
+        before = len(written())
+        bar.close()
+        shown = written()
+    last = shown[before:] if target is None else shown[shown.rindex("3/3") :]
+    assert all(f"{name}: {value:.4f}" in last for name, value in metrics)
+    printed = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown)
+    assert all(len(line.rstrip()) < (columns or 80) for line in re.split(r"[\r\n]+", printed))
+
+
+def test_a_terminal_gets_no_commands_and_no_letters_that_it_lacks() -> None:
+    with terminal_of(80, "ascii") as (file, written):
+        bar = Progbar(3, interval=0, description="donn\xe9es\x1b[2J", file=file)
+        bar.update(3, [("x\x1b[2J", "y\x07")])
+        shown = written()
+    assert "\x1b[2J" not in shown
+    assert "donn?es?[2J: 3/3 [" in shown
+    assert "x?[2J: y?" in shown
+
+
+class Broken(io.StringIO):
+    def __init__(self, error: Exception, terminal: bool) -> None:
+        super().__init__()
+        self.error, self.terminal = error, terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), BrokenPipeError(), ValueError("I/O operation on closed file")])
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_an_output_that_fails_ends_nothing(error, terminal, verbose) -> None:
+    bar = Progbar(2, verbose=verbose, interval=0, file=Broken(error, terminal))
+    bar.update(1)
+    bar.update(2, [("loss", 1.0)])
+    bar.close()
+
+
+def test_an_output_that_is_missing_closed_or_ascii_ends_nothing(monkeypatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    for file in (None, closed, ascii_only):
+        monkeypatch.setattr(progress.sys, "stdout", file)
+        bar = Progbar(1, description="ü")
+        bar.update(1)
+        bar.close()
+    assert ascii_only.buffer.getvalue().startswith(b"?: 1/1")

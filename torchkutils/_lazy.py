@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import graphviz as graphviz
     import h5py as h5py
     import IPython as IPython
+    import pandas as pandas
     import py7zr as py7zr
     import pygraphviz as pygraphviz
     import torchview as torchview
 else:
-    _NAMES = frozenset({"IPython", "fsspec", "graphviz", "h5py", "py7zr", "pygraphviz", "torchview"})
+    _NAMES = frozenset({"IPython", "fsspec", "graphviz", "h5py", "pandas", "py7zr", "pygraphviz", "torchview"})
 
     def __getattr__(name: str) -> Any:
         """Import the library of that name and keep it as an attribute of this module."""

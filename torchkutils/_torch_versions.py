@@ -120,13 +120,17 @@ def default_device() -> torch.device:
 # -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
 
 
-def fsdp_state(module: nn.Module) -> Any:
-    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+def is_fsdp_class(kind: type[nn.Module]) -> bool:
+    """Whether it is a class that `fully_shard` gave a module. torch 2.6 has no public name for it."""
+    return hasattr(kind, "_get_fsdp_state")
+
+
+def fsdp_state(module: Any) -> Any:
+    """What `fully_shard` keeps of such a module beside it, shared by modules that were sharded together.
 
     Public are only `reshard` and `unshard`.
     """
-    state = getattr(type(module), "_get_fsdp_state", None)
-    return None if state is None else state(module)
+    return module._get_fsdp_state()
 
 
 def is_sharded_tensor(tensor: Any) -> bool:
@@ -176,6 +180,56 @@ def check_sharding_on(device: torch.device) -> None:
         )
 
 
+def run_early(node: Any) -> None:
+    """Let backward run a node of the graph before all others that are ready, as it runs those that add up gradients.
+
+    It goes by sequence numbers: the higher, the earlier. No public way; where there is none, the node runs last.
+    """
+    set_number = getattr(node, "_set_sequence_nr", None)
+    if set_number is not None:
+        set_number(2**62)
+
+
+def after_backward(work: Callable[[], None]) -> None:
+    """Run `work` when the backward pass that runs in this thread has ended. No public way."""
+    torch.autograd.Variable._execution_engine.queue_callback(work)
+
+
+def inside_function_backward() -> bool:
+    """Whether the `backward` of an autograd function written in Python is running in this thread. No public way.
+
+    So it is in a backward pass that such a function starts itself (reentrant checkpointing).
+    """
+    code = torch.autograd.function.BackwardCFunction.apply.__code__
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def no_join() -> Any:
+    """The setting of a model that is in no block of `torch.distributed.algorithms.join.Join`. No public way."""
+    from torch.distributed.algorithms.join import _JoinConfig
+
+    return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
+
+
+def group_timeout() -> datetime.timedelta:
+    """How long operations of the default process group may take, torch's default where it is silent. No public way."""
+    from torch import distributed
+
+    group: Any = distributed.distributed_c10d._get_default_group()
+    on_gpu = "cuda" in distributed.get_backend_config() and torch.cuda.is_available()
+    found: Any
+    try:
+        found = group._get_backend(torch.device("cuda" if on_gpu else "cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = None
+    return found if isinstance(found, datetime.timedelta) else distributed.constants.default_pg_timeout
+
+
 # -- classes that came later -------------------------------------------------------------------------------------------
 
 
@@ -197,6 +251,14 @@ def operator_name(operator: Any) -> str:
 def inside_function_transform() -> bool:
     """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_memory_of_others(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory that torch did not allocate: an array's, a file's. No public way."""
+    try:
+        return not tensor.untyped_storage().resizable()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
 
 
 def untransformed(tensor: torch.Tensor) -> torch.Tensor:
@@ -268,13 +330,3 @@ def end_loader_workers(iterator: Any) -> None:
 def default_store() -> Any:
     """The key-value store of the default process group. No public way."""
     return torch.distributed.distributed_c10d._get_default_store()
-
-
-def group_timeout() -> datetime.timedelta:
-    """How long the default process group's operations may take. No public way."""
-    group: Any = torch.distributed.distributed_c10d._get_default_group()
-    try:
-        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
-    except (RuntimeError, AttributeError):
-        found = torch.distributed.constants.default_pg_timeout
-    return found

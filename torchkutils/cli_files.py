@@ -14,68 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torchkutils.cli_usage import SomeFailed, WrongUsage, complain
 from torchkutils.files.cache_contents import cached_files, remove_file, remove_leftovers
 from torchkutils.files.cache_folder import base_folder
 from torchkutils.files.doi import doi_in
 from torchkutils.files.get_file import get_file
+from torchkutils.files.hashing import parse_hash
 from torchkutils.files.registry import Registry
-
-
-class WrongUsage(Exception):  # noqa: N818 - ends the process with status 2, as argparse does
-    """The words of the command do not go together."""
-
-
-class SomeFailed(Exception):  # noqa: N818 - each failure was told in a line of its own
-    """Some of several files could not be fetched."""
-
-
-def add_get(commands: Any) -> None:
-    """Add the command `get`."""
-    get = commands.add_parser("get", help="download files into the cache and print their paths")
-    get.add_argument("urls", nargs="*", metavar="url", help="addresses; doi:10.… fetches all files of a record")
-    get.add_argument("-i", "--input", help="a file with one address a line; - is standard input")
-    get.add_argument("-o", "--output", help="where to put the file: a path, or a folder that is there")
-    get.add_argument("--name", help="the file's name in the cache (the URL's last part, or what the server says)")
-    get.add_argument("--hash", help="expected hash: sha256:…, hexadecimal digits, or @FILE with lines of sha256sum")
-    get.add_argument("--hash-algorithm", default="auto", help="what plain digits are of (by their number)")
-    get.add_argument(
-        "--header", action="append", default=[], help="'Name: value', or @FILE with such lines; repeatable"
-    )
-    get.add_argument("--netrc", action="store_true", help="read logins from ~/.netrc")
-    get.add_argument("--ca-bundle", help="certificates that https servers are checked against")
-    get.add_argument("--timeout", type=_timeout, default=(10, 30), help="seconds: connect,read or connect,read,total")
-    get.add_argument("--retries", type=int, default=3, help="attempts after the first (3)")
-    get.add_argument("--mirror", action="append", default=[], help="another address of the same file; repeatable")
-    get.add_argument("--jobs", type=int, default=4, help="how many files at a time (4)")
-    get.add_argument("--extract", action="store_true", help="extract the archive beside it")
-    get.add_argument("--untar", action="store_true", help="extract a tar, and print the path that Keras gives for it")
-    get.add_argument("--archive-format", default="auto", help="auto, tar, zip, gz, bz2, xz …, with commas between")
-    get.add_argument("--no-links", action="store_true", help="refuse archives that hold links")
-    get.add_argument("--cache-dir", help="base folder ($TORCHKUTILS_HOME, $KERAS_HOME, ~/.keras)")
-    get.add_argument("--cache-subdir", default="datasets", help="folder below the base (datasets)")
-    get.add_argument("--force", action="store_true", help="download even if it is there")
-    get.add_argument("--offline", action="store_true", help="never use the network (TORCHKUTILS_OFFLINE=1)")
-    get.add_argument("--quiet", action="store_true", help="no progress bar (TORCHKUTILS_QUIET=1)")
-    get.set_defaults(command=_get)
-
-
-def add_cache(commands: Any) -> None:
-    """Add the commands `cache list` and `cache clean`."""
-    cache = commands.add_parser("cache", help="list what lies in the cache, or clean it")
-    actions = cache.add_subparsers(title="actions", required=True, metavar="list | clean")
-
-    listed = actions.add_parser("list", help="print each file's size, date, path and address")
-    listed.add_argument("--cache-dir", help="base folder ($TORCHKUTILS_HOME, $KERAS_HOME, ~/.keras)")
-    listed.set_defaults(command=_list)
-
-    clean = actions.add_parser(
-        "clean", help="remove what ended calls left, and files by name or age; members of archives stay"
-    )
-    clean.add_argument("names", nargs="*", metavar="name", help="files to remove, as `cache list` prints them")
-    clean.add_argument("--older-than", type=float, metavar="DAYS", help="remove the files that are older")
-    clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    clean.add_argument("--cache-dir", help="base folder ($TORCHKUTILS_HOME, $KERAS_HOME, ~/.keras)")
-    clean.set_defaults(command=_clean)
 
 
 def print_path(path: str) -> None:
@@ -87,20 +32,8 @@ def print_path(path: str) -> None:
         sys.stdout.buffer.write(os.fsencode(path) + b"\n")
 
 
-def complain(error: BaseException) -> None:
-    """One line on standard error; one that is closed or cannot show a letter is no reason to end otherwise."""
-    notes = [f"({note})" for note in getattr(error, "__notes__", [])]
-    reason = " ".join(" ".join([str(error), *notes]).split())
-    words = f"torchkutils: {type(error).__name__}: {reason}\n"
-    try:
-        if sys.stderr is not None:
-            sys.stderr.write(words)
-            sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
-
-
-def _get(options: argparse.Namespace) -> None:
+def get(options: argparse.Namespace) -> None:
+    """Fetch files and print where they lie."""
     urls = [*options.urls, *_addresses_in(options.input)]
     if not urls:
         raise WrongUsage("give at least one url, or --input")
@@ -108,6 +41,7 @@ def _get(options: argparse.Namespace) -> None:
         raise WrongUsage("--name and --mirror go with one url only")
     if options.output and len(urls) > 1 and not pathlib.Path(options.output).is_dir():
         raise WrongUsage("with several urls, --output must be a folder that is there")
+    _check_hash(_text_or_file(options.hash), options.hash_algorithm)
     name, where = _place(options)
     common = {
         **where,
@@ -126,7 +60,12 @@ def _get(options: argparse.Namespace) -> None:
         "extract": options.extract,
         "untar": options.untar,
         "archive_format": options.archive_format.split(","),
-        "allow_links": not options.no_links,
+        "allow_links": "skip" if options.skip_links else not options.no_links,
+        "overwrite": options.overwrite,
+        "extract_dir": options.extract_dir,
+        "members": options.member or None,
+        "remove_archive": options.remove_archive,
+        "encoding": options.encoding,
         "mirrors": options.mirror,
         "force": options.force,
     }
@@ -138,6 +77,15 @@ def _get(options: argparse.Namespace) -> None:
         else:
             calls.append(functools.partial(_one_file, name, url, single))
     _run(calls, options.jobs)
+
+
+def _check_hash(text: str | None, algorithm: str) -> None:
+    if text is None or len(text.split("\n")) > 2:
+        return  # which line is meant depends on the file's name
+    try:
+        parse_hash(text, algorithm)
+    except ValueError as error:
+        raise WrongUsage(f"--hash: {error}") from error
 
 
 _REGISTRY_OPTIONS = frozenset(inspect.signature(Registry).parameters)
@@ -212,15 +160,8 @@ def _headers(given: list[str]) -> dict[str, str]:
     return headers
 
 
-def _timeout(text: str) -> tuple[float, ...]:
-    try:
-        limits = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time limit; write it like 10,30 or 10,30,600") from None
-    return limits * 2 if len(limits) == 1 else limits
-
-
-def _list(options: argparse.Namespace) -> None:
+def list_cache(options: argparse.Namespace) -> None:
+    """Print what lies in the cache."""
     base = base_folder(options.cache_dir)
     files = list(cached_files(base))
     for file in files:
@@ -233,7 +174,8 @@ def _list(options: argparse.Namespace) -> None:
         print(f"{count} leftovers of ended calls, {_bytes(size)}: torchkutils cache clean removes them")
 
 
-def _clean(options: argparse.Namespace) -> None:
+def clean_cache(options: argparse.Namespace) -> None:
+    """Remove files from the cache."""
     base = base_folder(options.cache_dir)
     named = [os.path.normpath(name) for name in options.names]
     known = {os.path.relpath(file.path, base): file for file in cached_files(base)}

@@ -113,7 +113,7 @@ def test_a_state_after_the_last_batch_goes_on_with_the_next_epoch_hook_first(num
     assert sorted(follows) == [10, 11, 12, 13]
 
 
-# -- Lightning ----------------------------------------------------------------------------------------------------------
+# -- Lightning ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -187,15 +187,17 @@ def test_lightning_resumes_in_the_middle_and_at_the_end_of_an_epoch(lightning, s
 
     whole, module = Counted(), module_of(lightning)
     trained(lightning, module, tmp_path, (whole.loader(shuffle=True),), [FinishEpochs()])
-    first = module_of(lightning)
-    trainer = trained(
-        lightning, first, tmp_path, (Counted().loader(shuffle=True),), [FinishEpochs()], max_steps=stop_after
+    keeping = lightning.pytorch.callbacks.ModelCheckpoint(
+        tmp_path, "{step}", every_n_train_steps=stop_after, save_top_k=-1, save_on_train_epoch_end=False
     )
-    trainer.save_checkpoint(tmp_path / "middle.ckpt")
+    first = module_of(lightning)
+    loaders = (Counted().loader(shuffle=True),)
+    trained(lightning, first, tmp_path, loaders, [FinishEpochs(), keeping], enable_checkpointing=True)
+    assert first.seen == module.seen
     sequence, second = Counted(), module_of(lightning)
-    checkpoint = tmp_path / "middle.ckpt"
+    checkpoint = tmp_path / f"step={stop_after}.ckpt"
     trained(lightning, second, tmp_path, (sequence.loader(shuffle=True),), [FinishEpochs()], checkpoint)
-    assert first.seen + second.seen == module.seen
+    assert second.seen == module.seen[stop_after:]
     assert sequence.hooks == 3
 
 
@@ -264,7 +266,7 @@ def test_fabric_places_and_shares_a_loader(lightning):
     assert (len(loader), loader.epoch, loader.dataset) == (4, 3, sequence)
 
 
-# -- Hugging Face -------------------------------------------------------------------------------------------------------
+# -- Hugging Face ------------------------------------------------------------------------------------------------------
 
 
 def trainer_of(transformers, loader, folder, callbacks=(), **options):

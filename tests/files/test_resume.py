@@ -104,8 +104,8 @@ def test_a_wrong_hash_after_a_resume_is_fetched_whole(failed) -> None:
 
 
 def test_another_address_starts_anew_and_a_mirror_that_fails_costs_nothing(failed) -> None:
-    versions, server, folder = failed
-    with pytest.raises(DownloadError, match="HTTP|refused|ended|reset"):
+    _, _, folder = failed
+    with pytest.raises(DownloadError, match="refused"):
         get_file("f.bin", "http://127.0.0.1:9/f.bin", cache_dir=folder, cache_subdir="", retries=0, progress=False)
     with raw_server(Versions(cuts=0, body=b"other")) as other:
         assert fetched(other, folder) == b"other"
@@ -216,7 +216,7 @@ get_file("f.bin", sys.argv[1], cache_dir=sys.argv[2], cache_subdir="", progress=
 """
 
 
-@pytest.mark.skipif(not resume.this_process(), reason="this system cannot tell processes apart for good")
+@pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/random/boot_id"), reason="starts cannot be told apart here")
 def test_a_killed_call_is_gone_on_with(tmp_path) -> None:
     versions = Versions(cuts=0)
 

@@ -73,6 +73,26 @@ def test_totals_are_those_of_the_models_parameters(kind: Any, inputs: dict[str, 
     assert summary.buffer_bytes == sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
 
 
+def test_modules_in_plain_lists_are_shown_and_marked() -> None:
+    summary = summarize(InAList(), input_size=(2, 3))
+    marked = [row.path for row in summary.rows if not row.registered]
+    assert marked == ["parts[0]", "parts[1]"]
+    assert str(summary).count("(not registered)") == 2
+    assert summary.flops == 2 * 2 * (9 + 9 + 3)
+
+
+def test_a_lazy_model_says_the_same_everywhere() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 1))
+    summary = summarize(model)
+    assert summary.total_params == 5
+    assert not summary.params_known
+    assert "Total params: ≥ 5" in str(summary)
+    assert "≥ 5" in repr(summary)
+    assert "Total params: ≥ 5" in summary._repr_markdown_()
+    assert totals_text(trace_model(model, Run())).startswith("≥ 5 parameters")
+    assert "params: ?" in model_to_dot(model, show_params=True).source
+
+
 def test_parts_that_are_no_parameters_of_the_model_count_nothing_in_a_picture_either() -> None:
     source = model_to_dot(InAList(), input_size=(2, 3), show_params=True).source
     assert source.count("params: 0") == 2
@@ -122,6 +142,7 @@ def test_sparse_tensors_count_their_indices() -> None:
 
 
 def test_weights_that_torchao_quantised_take_the_bytes_that_are_held() -> None:
+    # It is no part of the development tools: transformers would load it too, which takes long.
     quantization = pytest.importorskip("torchao.quantization")
     model = nn.Sequential(nn.Linear(64, 64, bias=False)).eval()
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())

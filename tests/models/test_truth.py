@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -304,3 +306,82 @@ def test_nothing_keeps_the_model_alive() -> None:
     assert reference() is None
     assert summary.total_params == 6
     assert graph.source
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * 2
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+    @torch.jit.script
+    def scripted(x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x) @ torch.ones(4, 4)
+
+
+def test_an_autograd_function_is_seen_by_what_it_runs() -> None:
+    model = Made(lambda self, x: self.b(Twice.apply(self.a(x))), **parts("a", "b"))
+    for grad in (False, True):
+        assert arrows(model, input_size=(2, 4), grad=grad) >= {("a", "mul"), ("mul", "b")}
+
+
+KEPT = torch.eye(4)
+KEPT_ARRAY = np.eye(4, dtype=np.float32)
+UNSEEN: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "NumPy": (lambda x: torch.from_numpy(x.numpy() + 1), "not traced through NumPy"),
+    "numpy.asarray": (lambda x: torch.from_numpy(np.asarray(x) + 1), "not traced through NumPy"),
+    "a script": (scripted, "not traced"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+@pytest.mark.parametrize("inside", ["between layers", "at the end", "in a leaf"])
+def test_where_provenance_ends_the_trace_says_so(name: str, inside: str) -> None:
+    function, said = UNSEEN[name]
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        if inside == "in a leaf":
+            return self.b(self.leaf(self.a(x)))
+        y = function(self.a(x))
+        return y if inside == "at the end" else self.b(y)
+
+    leaf = Made(lambda self, x: function(x) + 1)
+    trace = traced(Made(forward, leaf=leaf, **parts("a", "b")), input_size=(2, 4))
+    found = {(trace.nodes[e.source].name, trace.nodes[e.target].name, e.guessed) for e in trace.edges}
+    if inside == "in a leaf":
+        assert {("a", "leaf", False), ("leaf", "b", False)} <= found
+    else:
+        assert {("a", said, True), (said, "output" if inside == "at the end" else "b", False)} <= found
+        assert [node.name for node in trace.nodes if node.untraced] == [said]
+    assert not all(call.flops_known for call in trace.calls)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: x @ KEPT,
+        lambda self, x: x @ torch.from_numpy(KEPT_ARRAY),
+        lambda self, x: x @ self.table,
+        lambda self, x: x + torch.arange(4),
+        lambda self, x: x + torch.tensor([1.0]) * x.mean().item(),
+        lambda self, x: x @ torch.view_as_real(torch.view_as_complex(x.view(2, 2, 2))).view(2, 4).mT.real @ x,
+    ],
+    ids=["a global", "an array", "an attribute", "a range", "a number", "properties"],
+)
+def test_constants_are_no_gaps_of_provenance(function: Callable[..., Any]) -> None:
+    for leaf in (False, True):
+        made = Made(function)
+        made.table = torch.eye(4)
+        model = (
+            nn.Sequential(made) if leaf else Made(lambda self, x, made=made: self.a(function(made, x)), **parts("a"))
+        )
+        trace = traced(model, input_size=(2, 4))
+        assert [node.name for node in trace.nodes if node.untraced] == []
+        assert all(call.flops_known for call in trace.calls)

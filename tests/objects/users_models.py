@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from torchkutils import register_keras_serializable
 
@@ -101,7 +101,7 @@ class Activated(nn.Module):
     def __init__(self, act=F.relu, width=4):
         super().__init__()
         self.layer = nn.Linear(width, width)
-        self.act = act() if isinstance(act, type) or isinstance(act, partial) and isinstance(act.func, type) else act
+        self.act = act() if isinstance(act, type) or (isinstance(act, partial) and isinstance(act.func, type)) else act
 
     def forward(self, x):
         return self.act(self.layer(x))
@@ -314,7 +314,7 @@ class Lazy(nn.Module):
 
 @known
 class Parameters(nn.Module):
-    def __init__(self, shape=(4,), gamma=torch.ones(4)):  # noqa: B008
+    def __init__(self, shape=(4,), gamma=torch.ones(4)):
         super().__init__()
         self.scales = nn.ParameterList([nn.Parameter(torch.randn(shape)) for _ in range(2)])
         self.named = nn.ParameterDict({"shift": nn.Parameter(torch.zeros(shape))})

@@ -29,23 +29,31 @@ class Claimed(torch.Tensor):
 
 
 class SimulatedDevices(TorchDispatchMode):
-    """Counts copies between devices in `copies[(from, to)]`, and their bytes in `bytes`."""
+    """Counts copies between devices in `copies[(from, to)]`, and their bytes in `bytes`.
+
+    `events` holds the copies and the products of matrices ("mm") in the order in which they happened.
+    """
 
     def __init__(self):
         super().__init__()
         self.copies = Counter()
         self.bytes = Counter()
+        self.events = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.default:
+            self.events.append("mm")
         return _run(func, args, kwargs or {}, self)
 
     def count(self, source, target, tensor):
+        self.events.append((str(source), str(target)))
         self.copies[str(source), str(target)] += 1
         self.bytes[str(source), str(target)] += tensor.numel() * tensor.element_size()
 
     def forget(self):
         self.copies.clear()
         self.bytes.clear()
+        self.events.clear()
 
 
 def _run(func, args, kwargs, mode):
@@ -63,8 +71,9 @@ def _run(func, args, kwargs, mode):
     simulated = {device for device in devices if device.type == "meta"}
     asked = kwargs.get("device")
     if asked is not None and torch.device(asked).type == "meta":
-        simulated.add(torch.device(asked))
-        kwargs = {**kwargs, "device": torch.device("cpu")}
+        # What makes a tensor anew on a device (empty_like) may be told of one on another.
+        held = func(*tree_map(plain, args), **{**tree_map(plain, kwargs), "device": torch.device("cpu")})
+        return tree_map(lambda value: claim(value, torch.device(asked)), held)
     if not simulated:
         return func(*args, **kwargs)
     # As on a GPU, a CPU scalar may join.

@@ -37,8 +37,8 @@ def _bad_batches_raise_on_all_ranks(rank):
     parallel = multi_gpu_model(_model(), strategy="ddp")
     with pytest.raises(ValueError, match="same batch on every rank"):
         parallel(batch(4, seed=rank))
-    with pytest.raises(ValueError, match="a sample for each of the 2 ranks"):
-        parallel(batch(1))
+    # A rank without a sample computes one to keep pace, which does not count.
+    torch.testing.assert_close(parallel(batch(1)), _model()(batch(1)), rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="LOCAL_RANK decides"):
         multi_gpu_model(_model(), devices=["cpu", "cpu"], strategy="ddp")
     with pytest.raises(ValueError, match="LOCAL_RANK decides"):
@@ -228,7 +228,7 @@ class Odd(nn.Module):
 
 def _odd_outputs_are_merged_or_refused(rank, strategy):
     model = Odd()
-    parallel = multi_gpu_model(model, strategy=strategy)
+    parallel = multi_gpu_model(model, strategy=strategy, batch_axes={"number": "mean"})
     ours, theirs = parallel(batch(7)), Odd()(batch(7))
     assert ours["number"] == pytest.approx(theirs["number"], rel=1e-12)
     for name in ("rows", "mean", "kinds"):

@@ -6,11 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchkutils.parallel.fingerprints import fingerprint
-from torchkutils.parallel.structure import Structure
 
 
 def of(value):
-    return fingerprint([Structure(value, "batch")])
+    return fingerprint([("batch", value)])
 
 
 BATCH = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))

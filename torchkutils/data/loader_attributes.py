@@ -49,13 +49,19 @@ class InOrder(EpochSampler, SequentialSampler):
 class EpochBatches(EpochSampler):
     """The `batch_sampler` of a loader, from which others make DataLoaders (`accelerate.skip_first_batches`).
 
-    Iterating it to its end counts as an epoch: its hook is due when the loader's next epoch begins.
+    Iterating it to its last number counts as an epoch: its hook is due when the loader's next epoch begins.
     """
 
     batch_size = None
     drop_last = False
 
     def __iter__(self) -> Iterator[Any]:
-        for number in self._loader.numbers():
+        numbers = self._loader.numbers()
+        number = next(numbers, None)
+        while number is not None:
+            following = next(numbers, None)
+            if following is None:
+                # Trainers never ask past the last batch.
+                self._loader.handed_out_elsewhere()
             yield OneBatch([number])
-        self._loader.handed_out_elsewhere()
+            number = following

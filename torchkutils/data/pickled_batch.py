@@ -11,6 +11,8 @@ the loader would wait for it for ever.
 from __future__ import annotations
 
 import io
+import os
+import pathlib
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchkutils.data.sequence_state import NotSendableError, why_not_sendable
+from torchkutils.data.sequence_state import NotSendableError, holds_values_alone, why_not_sendable
 from torchkutils.data.shared_slots import LARGEST, Slots
 
 INLINE_BYTES = 2**15
 """Up to this size contents go along with the message."""
+
+INLINE_BYTES_WITHOUT_SLOT = 2**19
+"""The same where there is no slot: from about 1 MB on, torch's shared memory is cheaper."""
 
 _ALIGNED = 64
 
@@ -79,7 +84,7 @@ class Sender:
             # Whatever is more than plain values takes torch's way, and raises there what it would have raised.
             return self._by_torch(batch)
         total = packer.total
-        if total <= INLINE_BYTES:
+        if total <= (INLINE_BYTES if slot >= 0 else INLINE_BYTES_WITHOUT_SLOT):
             return Message(content, packer.sizes, packer.joined())
         if slot < 0 or total > LARGEST:
             return self._by_torch(batch)
@@ -101,7 +106,10 @@ class Sender:
                 raise TypeError(f"a batch cannot be sent from its worker: {part}") from error
             if not isinstance(shared, (OSError, RuntimeError)):
                 raise
-            # No room in /dev/shm.
+            # No room in /dev/shm, where torch leaves the file that it could not fill.
+            if torch.multiprocessing.get_sharing_strategy() == "file_descriptor":  # type: ignore[no-untyped-call]
+                for left in pathlib.Path("/dev/shm").glob(f"torch_{os.getpid()}_*"):
+                    left.unlink(missing_ok=True)
             self.fallbacks += 1
             return Message(content)
 
@@ -196,14 +204,7 @@ class _Packer(pickle.Pickler):
         self.total += -(-part.nbytes // _ALIGNED) * _ALIGNED
 
     def _reduced(self, tensor: torch.Tensor) -> Any:
-        plain = (
-            type(tensor) is torch.Tensor
-            and tensor.layout is torch.strided
-            and tensor.device.type == "cpu"
-            and not tensor.requires_grad
-            and not tensor.is_quantized
-            and not vars(tensor)
-        )
+        plain = type(tensor) is torch.Tensor and not tensor.requires_grad and holds_values_alone(tensor)
         if plain:
             # torch's own way loses the mark that says that a tensor's values are to be read as their conjugates.
             tensor = tensor.resolve_conj().resolve_neg()

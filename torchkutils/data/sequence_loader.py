@@ -298,8 +298,10 @@ class SequenceLoader:
         place = Place(state["epoch"], position, consumed)
         self._places = Places(place)
         finished = bool(position or consumed) and position >= len(self._order(place))
-        self._places.due = [place] * finished + [Place(0)] * (state.get("hooks_due", 0) - finished)
-        place.begun = finished
+        due = state.get("hooks_due", int(finished))
+        place.begun, place.ended = finished, finished and due == 0
+        # More hooks may be due than that of the epoch that counts: of a loader with several iterators.
+        self._places.due = [Place(0) for _ in range(due - finished)] + [place] * (finished and due > 0)
         self._at_rest()
 
     def numbers(self) -> Iterator[int]:

@@ -229,6 +229,8 @@ class Node:
         output: What it gives; for an output, what arrived there; None when unknown.
         joins: A function that takes two or more tensors which were computed or came from outside (add, cat, mul,
             matmul …), parameters not counted.
+        untraced: Forward made its tensors in a way that nobody saw (NumPy, a script, an `autograd.Function`). The
+            edges to it are guesses.
     """
 
     index: int
@@ -237,6 +239,7 @@ class Node:
     call: int | None
     output: Value | None
     joins: bool = False
+    untraced: bool = False
 
 
 @record
@@ -248,7 +251,7 @@ class Edge:
         target: Index of the node that took it.
         tensor: Which of the source's tensors, counted over its output from left to right.
         count: How often the target took it in one call: `x + x` has one edge of count 2.
-        guessed: It follows the order of definition; nothing was observed.
+        guessed: Nobody observed it: it follows the order of definition, or leads to a node that is `untraced`.
     """
 
     source: int
@@ -281,11 +284,13 @@ class Engine:
         ran: "real": the maths ran; "meta": shapes only; "structure": no forward.
         edges: "traced": by tensor provenance; "symbolic": by torch.fx; "definition": order of definition.
         reason: A sentence that says why another engine did not run; "" when there is nothing to say.
+        own_example: No input was given, and forward took an example that the model brings along.
     """
 
     ran: Literal["real", "meta", "structure"]
     edges: Literal["traced", "symbolic", "definition"]
     reason: str = ""
+    own_example: bool = False
 
     def __str__(self) -> str:
         """The text for captions: `structure (order of definition): no input was given`."""
@@ -307,6 +312,8 @@ class Trace:
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
         notes: What a reader must know beside: what forward changed and could not be put back.
+        counted_for: What FLOPs and bytes are those of where sizes are open: "one sample"; "" where none is.
+        call_bytes: Bytes of what each call took and returned where sizes are open; None where shapes tell them.
     """
 
     model_name: str
@@ -318,6 +325,8 @@ class Trace:
     mode: str
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
+    counted_for: str = ""
+    call_bytes: tuple[tuple[int, int], ...] | None = None
 
     def enclosing(self, node: Node) -> tuple[Call, ...]:
         """The calls that a node lies in, from the model's own down; a leaf call's node ends with that call."""

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
 from torchkutils.models.records import EngineName, Mode, Run, Trace
-from torchkutils.models.table.model_summary import (
-    COLUMNS,
-    ModelSummary,
-    SummaryRow,
-    check_layout,
-    print_model_summary,
-)
-from torchkutils.models.table.rows import summary_of
+from torchkutils.models.table.comparison import SummaryComparison
+from torchkutils.models.table.keras_table import check_layout
+from torchkutils.models.table.memory import MemoryEstimate
+from torchkutils.models.table.model_summary import ModelSummary, print_model_summary, summary_of
+from torchkutils.models.table.rows import SummaryRow
+from torchkutils.models.table.view import Style, checked_view
 from torchkutils.models.trace import trace_model
 
-__all__ = ["ModelSummary", "SummaryRow", "print_summary", "register_flop_formula", "summarize"]
+__all__ = [
+    "MemoryEstimate",
+    "ModelSummary",
+    "SummaryComparison",
+    "SummaryRow",
+    "print_summary",
+    "register_flop_formula",
+    "summarize",
+]
 
 
 def summarize(
@@ -30,39 +37,51 @@ def summarize(
     input_data: Any = None,
     input_kwargs: Any = None,
     dtypes: Any = None,
-    depth: int | None = None,
+    depth: int | Literal["auto"] | None = "auto",
     columns: Sequence[str] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
     grad: bool = False,
+    style: Style = "keras",
+    fold: bool = True,
+    weights: bool = False,
 ) -> ModelSummary:
     """Run a model once and list its modules with shapes, parameters and FLOPs; the model stays as it was.
 
     Args:
         model: Any `torch.nn.Module`.
         input_size: One shape with the batch axis, a list of shapes, or a dict of them by argument name; None in a
-            shape leaves a dimension open. Without it and `input_data` nothing runs and shapes are "?".
+            shape leaves a dimension open. Indices lie inside each of the model's tables. Without sizes and data the
+            model's own example is taken, for shapes alone (`example_input_array`, `dummy_inputs`, `default_cfg`);
+            where there is none, nothing runs and shapes are "?".
         input_data: A tensor, a tuple of positional arguments or a dict of keyword arguments, instead of sizes.
+        input_kwargs: Keyword arguments beside either: numbers, strings, flags, tensors.
         dtypes: Of the inputs made from sizes; None takes the model's own.
-        depth: How many levels of nesting to list; None lists all.
-        columns: Names out of input_shape, output_shape, dtype, params, trainable, flops, bytes, connected_to.
+        depth: How many levels of nesting to list; None lists all; "auto": all in Keras's layout, 3 in a tree.
+        columns: Names out of input_shape, output_shape, dtype, params, trainable, flops, bytes (of parameters),
+            connected_to, share (of all parameters, in percent), macs, output_bytes, arguments; None lets the layout
+            decide.
         mode: "eval", "train" or "same", for the forward alone.
         engine: "auto", "real", "meta" or "structure".
+        grad: Run forward with gradients; one that fails for want of them runs again with them by itself.
+        style: What `str()` gives: Keras's layout, or a "tree" with one line a module, which is also what `repr()` and
+            notebooks show.
+        fold: Equal siblings are one line of a tree ("12 × BertLayer") with their sum; `rows` has each of them.
+        weights: Each parameter has a row of its own, and counts there.
 
     Returns:
         A `ModelSummary`.
 
     Raises:
         TypeError: `model` is no module, or a size is no int.
-        ValueError: An argument out of its range, sizes and data both given.
+        ValueError: An argument out of its range, sizes and data both given; an unknown column or style, with the names
+            that exist.
         Exception: What forward raised, with the partial `ModelSummary` as its attribute `summary`.
 
     >>> print(summarize(torch.nn.ReLU(), input_size=(1, 3)).rows[0].output_shapes)
     (1, 3)
     """
-    shown = _checked_columns(columns)
-    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
-        raise ValueError(f"depth must be None or an int of 0 or more, got {depth!r}")
+    view = checked_view(depth, columns, style, fold, weights)
     run = Run(
         input_size=input_size,
         input_data=input_data,
@@ -71,15 +90,16 @@ def summarize(
         mode=mode,
         engine=engine,
         grad=grad,
+        module_arguments="arguments" in (view.columns or ()),
     )
     try:
         trace = trace_model(model, run)
     except BaseException as error:
         partial = getattr(error, "trace", None)
         if isinstance(partial, Trace):
-            attach(error, "summary", summary_of(partial, depth, shown))
+            attach(error, "summary", summary_of(partial, view))
         raise
-    return summary_of(trace, depth, shown)
+    return summary_of(trace, view)
 
 
 def print_summary(
@@ -92,21 +112,26 @@ def print_summary(
     input_data: Any = None,
     input_kwargs: Any = None,
     dtypes: Any = None,
-    depth: int | None = None,
+    depth: int | Literal["auto"] | None = "auto",
     columns: Sequence[str] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
     grad: bool = False,
+    style: Style = "keras",
+    fold: bool = True,
+    weights: bool = False,
 ) -> None:
     """Print a model's layers, output shapes and parameter counts as Keras does.
 
     Args:
         model: Any `torch.nn.Module`; it stays bit for bit as it was.
         line_length: Characters a line; given it (or `positions`), Keras's own rows are printed, which cut what is
-            too long. Without both, columns are as wide as their contents need.
+            too long. Without both, columns are as wide as their contents need. A tree is fitted to it; without it, to
+            the terminal.
         positions: Where each column ends, as parts of the line or absolute; ascending.
         print_fn: Called once a line; None prints to the standard output.
-        input_size, input_data, dtypes, depth, columns, mode, engine: As in `summarize`.
+        input_size, input_data, input_kwargs, dtypes, depth, columns, mode, engine, grad, style, fold, weights: As in
+            `summarize`.
 
     Raises:
         TypeError, ValueError: As `summarize`, and for lines or positions that cannot be.
@@ -129,9 +154,11 @@ def print_summary(
     Non-trainable params: 0
     _________________________________________________________________
     """
-    print_line = print if print_fn is None else print_fn
+    print_line = _print if print_fn is None else print_fn
     if not callable(print_line):
         raise TypeError(f"print_fn must be callable, got {type(print_fn).__name__}")
+    if style == "tree" and positions is not None:
+        raise ValueError("positions are those of Keras's columns; a tree is fitted to line_length alone")
     check_layout(line_length, positions, None if columns is None else len(columns) + 1)
     try:
         summary = summarize(
@@ -145,6 +172,9 @@ def print_summary(
             mode=mode,
             engine=engine,
             grad=grad,
+            style=style,
+            fold=fold,
+            weights=weights,
         )
     except BaseException as error:
         partial = getattr(error, "summary", None)
@@ -154,10 +184,15 @@ def print_summary(
     print_model_summary(summary, line_length, positions, print_line)
 
 
-def _checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
-    if columns is None:
-        return None
-    unknown = [name for name in columns if name not in COLUMNS]
-    if isinstance(columns, str) or unknown:
-        raise ValueError(f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}")
-    return tuple(columns)
+def _print(line: str) -> None:
+    """Print a line; where the output has no box-drawing characters, with others that are like them."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        line = line.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+    print(line)
+
+
+# The characters of a tree, and what stands for each where there is no other way.
+_PLAIN = str.maketrans("│├└─×–▸·…", "||`-x->,~", "") | {ord("≥"): ">="}

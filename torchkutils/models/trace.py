@@ -15,7 +15,7 @@ from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.failure_note import failure_note
 from torchkutils.models.forward.meta_copy import on_meta
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
-from torchkutils.models.forward.raised_errors import add_note, attach, message_of
+from torchkutils.models.forward.raised_errors import add_note, attach, message_of, traceback_of_model
 from torchkutils.models.forward.recorder import Recorder
 from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
 from torchkutils.models.restore.restored import in_mode, restored
@@ -25,6 +25,7 @@ from torchkutils.models.tree.example_inputs import (
     Arguments,
     has_open_dimensions,
     model_arguments,
+    open_axes,
     pairs_of_open_sizes,
     wrapping_hint,
 )
@@ -33,6 +34,7 @@ from torchkutils.models.tree.module_records import module_records
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import map_tensors, tensors_of
 from torchkutils.models.tree.offloaded import is_offloaded
+from torchkutils.models.tree.own_example import own_examples
 from torchkutils.models.without_running.definition_order import structure_trace
 
 __all__ = ["trace_model"]
@@ -60,22 +62,40 @@ def trace_model(model: Any, run: Run) -> Trace:
     model = unwrapped(given_model(model))
     tree = ModuleTree(model)
     if not run.has_inputs:
-        if run.engine in ("real", "meta"):
-            raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
-        return structure_trace(tree, run, "no input was given")
+        return _without_inputs(tree, run)
     forward = _Forward(tree, run, _reason_for_meta(tree, run))
     # Arguments that nothing can be made of are refused for every engine.
-    forward.arguments()
+    arguments = forward.arguments()
     if run.engine == "structure":
         return structure_trace(tree, run, "asked for")
     try:
-        return forward.trace()
+        return forward.trace(arguments)
     except IndexError:
-        if not forward.makes_indices():
+        if not forward.makes_indices(arguments):
             raise
     # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
     forward.largest_index = 0
-    return forward.trace()
+    return forward.trace(forward.arguments())
+
+
+def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
+    """The trace of the model's own example, which is run for its shapes only; else its structure."""
+    name, runs = own_examples(tree.modules[0], run) if run.engine in ("auto", "meta") else ("", [])
+    if not runs and run.engine in ("real", "meta"):
+        raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
+    failed: Exception | None = None
+    for its_run in runs:
+        forward = _Forward(tree, its_run, f"the model's own {name}, since no input was given")
+        forward.engine = dataclasses.replace(forward.engine, own_example=True)
+        try:
+            return forward.trace(forward.arguments())
+        except Exception as error:
+            # It may not fit this model, or forward may not run without values.
+            failed = failed or error
+    if failed is not None and run.engine == "meta":
+        raise failed
+    found = f", and forward failed with the model's own {name}" if runs else ""
+    return structure_trace(tree, run, f"no input was given{found}")
 
 
 def _reason_for_meta(tree: ModuleTree, run: Run) -> str:
@@ -108,27 +128,36 @@ class _Forward:
                 self.tree.modules[0], self.run, open_sizes=open_sizes, largest_index=self.largest_index
             )
 
-    def makes_indices(self) -> bool:
+    def makes_indices(self, arguments: Arguments) -> bool:
         """Whether integers are made from sizes, other than zeros."""
         if self.run.input_size is None or self.largest_index is not None:
             return False
-        return any(not tensor.is_floating_point() for tensor in tensors_of(*self.arguments()))
+        return any(not tensor.is_floating_point() for tensor in tensors_of(*arguments))
 
-    def trace(self) -> Trace:
+    def trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward, or of two at different sizes where dimensions are open."""
         if self.run.input_size is None or not has_open_dimensions(self.run.input_size):
-            return self._trace(self.arguments())
+            return self._trace(arguments)
         failed: Exception | None = None
         # Small sizes are tried where large ones fail.
         for pair in pairs_of_open_sizes(self.run.input_size):
             try:
-                one, other = [self._trace(self.arguments(open_sizes)) for open_sizes in pair]
+                one, other, more_samples = self._traces_at(*pair)
             except Exception as error:
                 failed = failed or error
             else:
-                return with_open_dimensions(one, other)
+                open_size = pair[0][1] if open_axes(self.run.input_size)[1] else None
+                return with_open_dimensions(one, other, more_samples, open_size)
         assert failed is not None
         raise failed
+
+    def _traces_at(self, small: tuple[int, int], large: tuple[int, int]) -> tuple[Trace, Trace, Trace | None]:
+        """At small and at large sizes, and at small ones with the larger batch: what one more sample takes."""
+        batch_is_open, others_are_open = open_axes(self.run.input_size)
+        one, other = self._trace(self.arguments(small)), self._trace(self.arguments(large))
+        if not (batch_is_open and others_are_open):
+            return one, other, other if batch_is_open else None
+        return one, other, self._trace(self.arguments((large[0], small[1])))
 
     def _trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far.
@@ -148,7 +177,7 @@ class _Forward:
         hint = wrapping_hint(self.tree.modules[0], self.run)
         add_note(error, failure_note(trace, self.run, tensors_of(*arguments), hint))
         attach(error, "trace", trace)
-        raise error
+        raise BaseException.with_traceback(error, traceback_of_model(error))
 
     def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
         """Run forward once and put everything back."""
@@ -174,14 +203,13 @@ class _Forward:
         with torch.set_grad_enabled(grad), in_mode(tree, run.mode), recorder:
             recorder.flow.add_inputs(args, kwargs, names)
             try:
-                output = model(*args, **kwargs)
-                recorder.flow.add_outputs(output)
+                recorder.flow.add_outputs(model(*args, **kwargs))
             except BaseException as raised:
                 error = raised
             failure = recorder.failure(error)
         self._met_compiled = recorder.met_compiled
-        nodes, edges = recorder.flow.finished()
-        calls = recorder.finished_calls()
+        del args, kwargs
+        calls, nodes, edges = recorder.finished()
         return Trace(type(model).__name__, records, calls, nodes, edges, self.engine, run.mode, failure), error
 
 

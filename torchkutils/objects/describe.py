@@ -9,7 +9,7 @@ from typing import Any
 from torchkutils._typing import PathLike
 from torchkutils.objects.stored_file import ModelFile, opened_model_file
 
-__all__ = ["describe_model_file"]
+__all__ = ["describe_model_file", "model_file_contents"]
 
 _SHOWN = 60
 
@@ -46,6 +46,32 @@ def describe_model_file(path: PathLike) -> str:
         if metadata is not None:
             lines.append(f"Metadata: {_printable(json.dumps(metadata), 2000)}")
     return "\n".join(lines)
+
+
+def model_file_contents(path: PathLike) -> dict[str, Any]:
+    """The same as plain values for JSON: architecture, tensors, metadata, and what else the file holds.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no model file, or a damaged one.
+        OSError: It cannot be read.
+    """
+    with opened_model_file(path) as file:
+        names = file.index.get("names", {})
+        tensors = []
+        for name, source in names.items() if isinstance(names, dict) else ():
+            stored = file.tensors.get(source) if isinstance(source, str) else None
+            if stored is None:
+                raise ValueError(f"its index names a tensor {_printable(source)!r} that it does not hold")
+            dtype = str(stored.dtype).removeprefix("torch.")
+            tied = None if source == name else source
+            shape = list(stored.shape)
+            tensors.append({"name": name, "shape": shape, "dtype": dtype, "bytes": stored.nbytes, "tied_to": tied})
+        return {
+            "architecture": file.document("architecture"),
+            "tensors": tensors,
+            "metadata": file.document("metadata"),
+        }
 
 
 def _module_rows(node: Any, name: str, depth: int) -> list[list[str]]:

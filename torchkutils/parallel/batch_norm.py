@@ -50,10 +50,10 @@ class StatisticsMerger:
         self._records = []
         found = [module for module in self._replicas.modules if isinstance(module, RunningNorm) and is_stock(module)]
         self._norms = {id(module): module for module in found if self._mode == "merged"}
-        for twins in self._replicas.twins:
+        for replica in self._replicas.replicas:
             mine: dict[int, list[Statistics]] = {}
             for key in self._norms:
-                twin: Any = twins[key]
+                twin: Any = replica.twins[key]
                 mine[key] = []
                 # With a momentum of 1 the replica's running statistics are the shard's own.
                 twin.momentum = 1.0
@@ -68,7 +68,7 @@ class StatisticsMerger:
             for key, module in self._norms.items():
                 for shards in zip(*[self._records[place][key] for place in used], strict=False):
                     update_statistics(module, shards)
-            for buffer in self._replicas.buffers[used[0]]:
+            for buffer in self._replicas.replicas[used[0]].buffers:
                 if not _merges(merged, buffer):
                     _put_back(buffer)
 
@@ -101,7 +101,8 @@ def recorder(calls: list[Statistics]) -> Any:
 def update_statistics(module: RunningNorm, shards: Sequence[Statistics]) -> None:
     """One step of the template's running statistics by what all shards saw."""
     mean, variance, tracked = module.running_mean, module.running_var, module.num_batches_tracked
-    if mean is None or variance is None:
+    shards = [shard for shard in shards if shard.count]
+    if mean is None or variance is None or not shards:
         return
     pool = _pool_samples if isinstance(module, InstanceNormBase) else _pool_elements
     pooled_mean, pooled_variance = pool(shards, mean.device)

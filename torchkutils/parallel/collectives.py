@@ -1,8 +1,7 @@
-"""What the ranks of a process group say to each other: batches compared, failures agreed on, outputs gathered."""
+"""Tensors of all ranks: rank 0's, everyone's, and outputs joined inside the graph."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,71 +18,69 @@ def from_everyone(own: Tensor) -> list[Tensor]:
     return [part.view(own.dtype).view(own.shape) for part in parts]
 
 
-def from_first(own: Tensor, device: torch.device) -> Tensor:
-    """Rank 0's tensor, on `device`."""
+def from_first(own: Tensor, device: torch.device, source: int = 0) -> Tensor:
+    """The tensor of rank 0, or of another one, on `device`."""
     first = own.detach().resolve_conj().resolve_neg().to(device, copy=True).contiguous()
-    distributed.broadcast(first.view(-1).view(torch.uint8), src=0)
+    distributed.broadcast(first.view(-1).view(torch.uint8), src=source)
     return first
 
 
-def agree(
-    problem: Exception | None, device: torch.device, what: str, *, content: bytes = b"", unequal: str = ""
-) -> None:
-    """Go on only if every rank does, and has the same content: none waits for what never comes.
+@torch.no_grad()
+def take_from_first(tensors: Sequence[Tensor], device: torch.device, source: int = 0) -> None:
+    """Give tensors the values of rank 0, or of another one, in place; those of one dtype in one message."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for alike in by_dtype.values():
+        own = torch.cat([tensor.detach().resolve_conj().resolve_neg().to(device).reshape(-1) for tensor in alike])
+        first = from_first(own, device, source)
+        # A graph may hold the tensors: they are written only where the ranks differ.
+        if torch.equal(first, own):
+            continue
+        lengths = [one.numel() for one in alike]
+        for tensor, mine, value in zip(alike, torch.split(own, lengths), torch.split(first, lengths), strict=True):
+            if not torch.equal(mine, value):
+                tensor.copy_(value.view(tensor.shape))
 
-    Raises:
-        Exception: This rank's `problem`.
-        RuntimeError: Another rank has one; `what` failed there.
-        ValueError: Contents differ: `unequal`, with the ranks that differ from rank 0 in place of `{ranks}`.
+
+def average_gradients(tensors: Sequence[Tensor]) -> None:
+    """Give every tensor the mean of all ranks' gradients; a rank without one counts as zeros.
+
+    The mean of gradients that are equal on all ranks is that gradient: what was exchanged before stays as it is.
     """
-    own = [*(hashlib.sha256(content).digest() if problem is None else bytes(32)), problem is not None]
-    everyone = from_everyone(torch.tensor(own, dtype=torch.uint8, device=device))
-    if problem is not None:
-        raise problem
-    _refuse_failures([rank for rank, other in enumerate(everyone) if bool(other[-1])], what)
-    others = [str(rank) for rank, other in enumerate(everyone) if not torch.equal(other, everyone[0])]
-    if others:
-        raise ValueError(unequal.format(ranks=", ".join(others)))
+    world = distributed.get_world_size()
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    with torch.no_grad():
+        for tensor in tensors:
+            gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            if gradient.is_sparse:
+                gradient = gradient.to_dense()
+            tensor.grad = gradient
+            by_dtype.setdefault(gradient.dtype, []).append(gradient)
+        for gradients in by_dtype.values():
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients]) / world
+            distributed.all_reduce(flat)
+            for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
+                gradient.copy_(part.view(gradient.shape))
 
 
-def lengths_of_everyone(length: int, problem: Exception | None, device: torch.device) -> list[int]:
-    """Every rank's number of samples; one message, for it is sent before each step.
-
-    Raises:
-        Exception: This rank's `problem`.
-        RuntimeError: Another rank has one.
-    """
-    own = torch.tensor(length if problem is None else -1, device=device)
-    lengths = [int(one) for one in from_everyone(own)]
-    if problem is not None:
-        raise problem
-    _refuse_failures([rank for rank, one in enumerate(lengths) if one < 0], "reading the arguments")
-    return lengths
-
-
-def _refuse_failures(ranks: list[int], what: str) -> None:
-    if ranks:
-        raise RuntimeError(f"{what} must succeed on every rank, got an exception on rank {', '.join(map(str, ranks))}")
-
-
-def merge_leaf(leaf: Any, weights: Sequence[float], lengths: Sequence[int], device: torch.device) -> Any:
-    """One leaf of the outputs of all ranks: rows joined, 0-d tensors and floats averaged, anything else this rank's."""
-    if type(leaf) is float:
-        return float(merge_scalar(torch.tensor(leaf, dtype=torch.float64, device=device), weights))
-    if not isinstance(leaf, Tensor):
-        return leaf
-    if leaf.ndim == 0:
-        return merge_scalar(leaf, weights)
-    rows: Tensor = _AllGather.apply(leaf, list(lengths))  # type: ignore[no-untyped-call]
+def join_ranks(tensor: Tensor, lengths: Sequence[int], axis: int) -> Tensor:
+    """The tensors of all ranks along an axis, on every rank; `lengths` are those along that axis."""
+    if axis:
+        return join_ranks(tensor.movedim(axis, 0), lengths, 0).movedim(0, axis)
+    rows: Tensor = _AllGather.apply(tensor, list(lengths))  # type: ignore[no-untyped-call]
     return rows
 
 
-def merge_scalar(scalar: Tensor, weights: Sequence[float]) -> Tensor:
-    """The weighted sum of all ranks' 0-d tensors, on every rank."""
-    plain = scalar if scalar.is_floating_point() or scalar.is_complex() else scalar.to(torch.get_default_dtype())
-    weighted = (plain * weights[distributed.get_rank()]).reshape(1)
-    joined: Tensor = _AllGather.apply(weighted, [1] * len(weights))  # type: ignore[no-untyped-call]
-    return joined.sum()
+def add_ranks(tensor: Tensor, weight: float) -> Tensor:
+    """The weighted sum of all ranks' tensors of one shape, on every rank."""
+    plain = tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.get_default_dtype())
+    if not weight:
+        # A mean over nothing is not a number, and would stay so times 0.
+        plain = plain.nan_to_num()
+    stacked: Tensor = _AllGather.apply((plain * weight)[None], [1] * distributed.get_world_size())  # type: ignore[no-untyped-call]
+    return stacked.sum(0)
 
 
 class _AllGather(torch.autograd.Function):

@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, distributed, nn
 
 from torchkutils.parallel.batch_norm import RunningNorm, Statistics, is_stock, recorder, update_statistics
-from torchkutils.parallel.collectives import from_first
+from torchkutils.parallel.collectives import take_from_first
+from torchkutils.parallel.control import Control
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_Calls = list[tuple[RunningNorm, list[Statistics]]]
 
 
 class RankBuffers:
     """Records what the normalisations of this rank's template see, and merges it over the ranks."""
 
-    def __init__(self, template: nn.Module, mode: str) -> None:
+    def __init__(self, template: nn.Module, mode: str, control: Control) -> None:
         self._template = template
         self._mode = mode
-        self._calls: list[tuple[RunningNorm, list[Statistics]]] = []
+        self._control = control
+        self._calls: _Calls = []
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
@@ -34,17 +37,35 @@ class RankBuffers:
             yield
 
     @torch.no_grad()
-    def settle(self, device: torch.device) -> None:
-        """Merge the statistics over the ranks and take all other buffers from rank 0; called by every rank."""
+    def settle(self, device: torch.device, *, counts: bool = True) -> None:
+        """Merge the statistics over the ranks and take all other buffers from rank 0; called by every rank.
+
+        Args:
+            device: This rank's.
+            counts: False where this rank had no sample, and computed another rank's to keep pace.
+        """
         with torch.inference_mode(False):
-            merged: set[int] = set()
-            for module, calls in self._calls:
-                merged |= {id(module._buffers[name]) for name in _STATISTICS}
-                for shards in zip(*_gather_calls(module, calls, device), strict=False):
-                    update_statistics(module, shards)
-            for buffer in self._template.buffers():
-                if id(buffer) not in merged:
-                    _take_from_first(buffer, device)
+            merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
+            if self._calls:
+                self._merge_statistics(device, counts)
+            others = [buffer for buffer in self._template.buffers() if id(buffer) not in merged]
+            take_from_first([buffer for buffer in others if not buffer.requires_grad], device)
+
+    def _merge_statistics(self, device: torch.device, counts: bool) -> None:
+        number_of_calls = [len(calls) for _, calls in self._calls]
+        if not counts:
+            for _, calls in self._calls:
+                for call in calls:
+                    call.count = 0
+        # Ranks that called a normalisation more often count by their first calls.
+        messages = self._control.agree("merging running statistics", number=hash(tuple(number_of_calls)))
+        if len({one.number for one in messages}) > 1:
+            number_of_calls = [min(column) for column in zip(*self._control.objects(number_of_calls), strict=True)]
+        calls_of = [calls[:number] for (_, calls), number in zip(self._calls, number_of_calls, strict=True)]
+        ranks = _gathered([call for calls in calls_of for call in calls], device)
+        for (module, _), number in zip(self._calls, number_of_calls, strict=True):
+            for _ in range(number):
+                update_statistics(module, [next(calls) for calls in ranks])
 
     def _merged_norms(self) -> list[RunningNorm]:
         if self._mode != "merged":
@@ -78,27 +99,21 @@ def _own_statistics(module: RunningNorm, calls: list[Statistics]) -> Iterator[No
         module._buffers.update(kept)
 
 
-def _gather_calls(module: RunningNorm, calls: list[Statistics], device: torch.device) -> list[list[Statistics]]:
-    """Every rank's calls of one normalisation; ranks that called it more often count by their first calls."""
-    world = distributed.get_world_size()
-    own = torch.tensor(len(calls), device=device)
-    distributed.all_reduce(own, op=distributed.ReduceOp.MIN)
-    ranks: list[list[Statistics]] = [[] for _ in range(world)]
-    for call in calls[: int(own)]:
-        count = torch.tensor([call.count], device=device, dtype=torch.float64)
-        row = torch.cat([count, call.mean.double(), call.variance.double()])
-        rows = [torch.empty_like(row) for _ in range(world)]
-        distributed.all_gather(rows, row)
-        for rank, values in zip(ranks, rows, strict=True):
-            mean, variance = values[1:].to(call.mean.dtype).chunk(2)
-            rank.append(Statistics(int(values[0]), mean, variance))
-    return ranks
+def _gathered(calls: list[Statistics], device: torch.device) -> list[Iterator[Statistics]]:
+    """Every rank's statistics of the same calls, in one message: for each rank, one call after another."""
+    if not calls:
+        return []
+    counts = torch.tensor([call.count for call in calls], dtype=torch.float64)
+    own = torch.cat([counts.to(device), *[part.double() for call in calls for part in (call.mean, call.variance)]])
+    rows = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(rows, own)
+    # The only wait for the device: all counts at once.
+    numbers = torch.stack([row[: len(calls)] for row in rows]).tolist()
+    return [_unpacked(row[len(calls) :], calls, count) for row, count in zip(rows, numbers, strict=True)]
 
 
-def _take_from_first(buffer: Tensor, device: torch.device) -> None:
-    if not buffer.numel():
-        return
-    first = from_first(buffer, device)
-    # A graph may hold the buffer: it is written only where the ranks differ.
-    if not torch.equal(first, buffer):
-        buffer.copy_(first)
+def _unpacked(row: Tensor, calls: list[Statistics], counts: list[float]) -> Iterator[Statistics]:
+    parts = iter(torch.split(row, [size for call in calls for size in (call.mean.numel(), call.variance.numel())]))
+    for call, count in zip(calls, counts, strict=True):
+        mean, variance = next(parts).to(call.mean.dtype), next(parts).to(call.variance.dtype)
+        yield Statistics(int(count), mean, variance)

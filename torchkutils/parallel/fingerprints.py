@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchkutils.parallel.structure import Structure
+from torchkutils.parallel.nested_batches import walk
 
 _WORDS = 2**13
 """8-byte words that are summed into one."""
@@ -19,24 +19,41 @@ _ROWS = {"cpu": 16}
 """How many such blocks at a time: what a processor's cache holds; an accelerator takes more."""
 
 
-def fingerprint(structures: Sequence[Structure]) -> bytes:
-    """A digest of arguments: paths, dtypes, shapes and values, alike in all processes.
+def fingerprint(values: Iterable[tuple[str, Any]]) -> bytes:
+    """A digest of arguments with their names: paths, dtypes, shapes and values, alike in all processes.
 
     It tells apart what differs by accident (other rows, another order, a flip, one bit), not what an enemy made.
     """
     digest = hashlib.sha256()
-    for structure in structures:
-        digest.update(repr(structure.paths).encode())
-        for leaf in structure.leaves:
-            digest.update(_of_tensor(leaf) if isinstance(leaf, Tensor) else _of_value(leaf))
+    # Sums are made where the tensors lie, and come to the CPU together: one wait for a device, not one a tensor.
+    sums: list[Tensor] = []
+    for path, leaf in (found for name, value in values for found in walk(value, name)):
+        digest.update(path.encode())
+        if isinstance(leaf, Tensor):
+            digest.update(repr((leaf.dtype, tuple(leaf.shape))).encode())
+            sums += _sums(leaf)
+        else:
+            digest.update(_of_value(leaf))
+    for part in _on_cpu(sums):
+        digest.update(part.numpy().tobytes())
     return digest.digest()
 
 
+def _on_cpu(sums: list[Tensor]) -> list[Tensor]:
+    devices = {part.device for part in sums}
+    if devices <= {torch.device("cpu")} or len(sums) < 2:
+        return [part.cpu() for part in sums]
+    by_device = [
+        [part.view(torch.uint8) for part in sums if part.device == device] for device in sorted(devices, key=str)
+    ]
+    return [torch.cat(parts).cpu() for parts in by_device]
+
+
 @torch.no_grad()
-def _of_tensor(tensor: Tensor) -> bytes:
-    head = repr((tensor.dtype, tuple(tensor.shape))).encode()
+def _sums(tensor: Tensor) -> list[Tensor]:
+    """Weighted sums of a tensor's words, and the bytes that are left over."""
     if not tensor.numel():
-        return head
+        return []
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1)
     if plain.storage_offset() * plain.element_size() % 8:
         plain = plain.clone()
@@ -50,7 +67,7 @@ def _of_tensor(tensor: Tensor) -> bytes:
         part = blocks[start : start + rows]
         torch.sum(torch.mul(part, weights, out=products[: len(part)]), 1, out=sums[start : start + rows])
     rest = data[whole * 8 * _WORDS :]
-    return head + b"".join(part.cpu().numpy().tobytes() for part in (sums, rest))
+    return [sums, rest]
 
 
 @functools.cache

@@ -113,8 +113,8 @@ def run_all(works: Sequence[Work], plan: Sequence[Shard], *, threads: bool) -> l
                 return works[place]()
             with on_device(plan[place], first):
                 return works[place]()
-        except BaseException as err:
-            err.add_note(f"in replica {plan[place].replica} on {plan[place].device} of multi_gpu_model")
+        except BaseException as error:
+            error.add_note(f"in replica {plan[place].replica} on {plan[place].device} of multi_gpu_model")
             raise
 
     with own_random_numbers(gpu_generators([shard.device for shard in plan])):
@@ -130,8 +130,8 @@ def _run_in_threads(one: Callable[[int], Any], count: int, surroundings: Surroun
     def guarded(place: int) -> None:
         try:
             results[place] = surroundings.run(lambda: one(place)) if place else one(place)
-        except BaseException as err:
-            errors[place] = err
+        except BaseException as error:
+            errors[place] = error
 
     others = [threading.Thread(target=guarded, args=(place,), daemon=True) for place in range(1, count)]
     for thread in others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,11 +16,13 @@ _CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss)
 _FUNCTIONS = (F.cross_entropy, F.nll_loss)
 
 
-def check_mergeable(fn: Any, targets: Any, reduction: str) -> None:
+def check_mergeable(fn: Any, targets: Any, reduction: str, weights: Any) -> None:
     """Refuse what shards cannot merge exactly, where it can be seen.
 
     Raises:
-        ValueError: An unknown reduction, one that contradicts `fn`'s own, or a mean in which samples weigh unequally.
+        TypeError: `weights` cannot be called.
+        ValueError: An unknown reduction, one that contradicts `fn`'s own, a mean in which samples weigh unequally
+            without `weights`, or a sum with them.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', what fn does over samples, got {reduction!r}")
@@ -28,20 +31,48 @@ def check_mergeable(fn: Any, targets: Any, reduction: str) -> None:
     known = function in _FUNCTIONS or (isinstance(function, nn.Module) and "reduction" in options)
     if known and own != reduction and (own, reduction) != ("batchmean", "mean"):
         raise ValueError(f"reduction must be what fn does, {own!r} here, got {reduction!r}; change one of them")
+    if weights is not None:
+        _check_weights(weights, reduction)
+        return
     weighted = function in _FUNCTIONS or isinstance(function, _CLASSES)
     if reduction == "sum" or not weighted:
         return
     if options.get("weight") is not None:
         raise ValueError(
-            "fn must weigh every sample alike to be merged from shards, got class weights with a mean; "
-            "use reduction='sum' in both and divide by the sum of the weights"
+            "fn must weigh every sample alike to be merged from shards, got class weights with a mean; give the "
+            "shard's weight by weights=lambda targets: class_weights[targets].sum()"
         )
     ignored = options.get("ignore_index", -100)
     if isinstance(targets, Tensor) and not targets.is_floating_point() and bool((targets == ignored).any()):
         raise ValueError(
             f"targets must not hold ignore_index ({ignored}) with a mean: shards would count different numbers of "
-            "samples; use reduction='sum' in both and divide by the number of targets that count"
+            f"samples; give the number that counts by weights=lambda targets: (targets != {ignored}).sum()"
         )
+
+
+def _check_weights(weights: Any, reduction: str) -> None:
+    if not callable(weights):
+        raise TypeError(f"weights must be a function of a shard's targets, got {type(weights).__name__}")
+    if reduction == "sum":
+        raise ValueError("weights must be None with reduction='sum', which adds up the shards as they are")
+
+
+def weight_of(weights: Callable[[Any], Any], targets: Any) -> float:
+    """The weight of one shard's loss.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is negative or not finite.
+    """
+    with torch.no_grad():
+        weight = weights(targets)
+    if isinstance(weight, Tensor) and weight.numel() == 1:
+        weight = weight.item()
+    if not isinstance(weight, int | float):
+        raise TypeError(f"weights must give a number for a shard's targets, got {type(weight).__name__}")
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weights must give a finite number ≥ 0 for a shard's targets, got {weight}")
+    return float(weight)
 
 
 def _options(fn: Any) -> tuple[Any, dict[str, Any]]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from torchkutils.parallel.broadcast import Broadcast, copy_to
 from torchkutils.parallel.snapshot import Snapshot
+from torchkutils.parallel.weight_traffic import WeightTraffic
 
 _steps = 0
 _step_hook: Any = None
@@ -50,6 +50,68 @@ class OwnBuffer:
         return tensor
 
 
+@dataclass
+class Replica:
+    """A copy of the template.
+
+    Attributes:
+        module: The copy.
+        twins: Its module for each module of the template, by the latter's id.
+        buffers: Its buffers.
+    """
+
+    module: nn.Module
+    twins: dict[int, nn.Module]
+    buffers: list[OwnBuffer]
+
+
+@dataclass
+class _Seen:
+    """What the template's tensors were like when the replicas were last made equal to them."""
+
+    steps: int
+    kinds: list[Any]
+    weights: list[Any]
+    buffers: list[int]
+    # Held, so that a freed address cannot come back as another weight's.
+    storages: list[Tensor]
+
+
+@dataclass
+class _Tensors:
+    """A template's tensors, by what becomes of them in a replica.
+
+    Attributes:
+        home: The device of the weights.
+        buffers: Every replica gets its own: by id, the owner, the name and the buffer.
+        moving: Weights on `home`: shared there, copied to each other device.
+        rest: Other tensors that the template reaches.
+    """
+
+    home: torch.device
+    buffers: dict[int, tuple[nn.Module, str, Tensor]]
+    moving: list[Tensor]
+    rest: list[Tensor]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, fallback: torch.device) -> _Tensors:
+        """Sort what a template holds."""
+        buffers = {
+            id(buffer): (module, name, buffer)
+            for module in snapshot.modules
+            for name, buffer in module._buffers.items()
+            # A buffer that is trained is a weight: it has one gradient, summed over the replicas.
+            if buffer is not None and not buffer.requires_grad
+        }
+        weights = [tensor for tensor in snapshot.tensors if id(tensor) not in buffers]
+        trained = (tensor for tensor in weights if isinstance(tensor, nn.Parameter) or tensor.requires_grad)
+        home = next((tensor.device for tensor in trained), fallback)
+        # A tensor attribute that lies elsewhere than the weights stays where its owner put it.
+        moving = [tensor for tensor in weights if tensor.is_leaf and tensor.device == home]
+        kept = {id(tensor) for tensor in moving}
+        return cls(home, buffers, moving, [tensor for tensor in weights if id(tensor) not in kept])
+
+
 class ReplicaSet:
     """One replica for each place in `devices`.
 
@@ -58,24 +120,20 @@ class ReplicaSet:
 
     Attributes:
         replicas: The replicas, in the order of the devices; empty before the first call.
-        twins: For each replica, its module for each module of the template, by the latter's id.
-        buffers: For each replica, its buffers.
-        copies_made: How many parameters were copied between devices so far.
+        generation: How often the replicas were built.
     """
 
     def __init__(self, template: nn.Module, devices: Sequence[torch.device]) -> None:
         self.template = template
         self.devices = list(devices)
-        self.replicas: list[nn.Module] = []
-        self.twins: list[dict[int, nn.Module]] = []
-        self.buffers: list[list[OwnBuffer]] = []
-        self.copies_made = 0
+        self.replicas: list[Replica] = []
         self.generation = 0
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._traffic = WeightTraffic([], [])
+        self._copies_before = 0
         self._stale = True
-        self._remote: list[tuple[Tensor, Tensor]] = []
-        self._seen: dict[str, Any] = {}
+        self._seen: _Seen | None = None
         _watch_optimizers()
 
     @property
@@ -83,11 +141,16 @@ class ReplicaSet:
         """Every module that the template reaches, as of the last call."""
         return self._snapshot.modules if self._snapshot is not None else []
 
+    @property
+    def copies_made(self) -> int:
+        """How many weights were copied between devices so far."""
+        return self._copies_before + self._traffic.copies_made
+
     def refresh(self) -> None:
         """Copy all weights and buffers anew at the next call."""
         self._stale = True
 
-    def ready(self) -> list[nn.Module]:
+    def ready(self) -> list[Replica]:
         """The replicas, equal to the template as it is now."""
         tracking = torch.is_grad_enabled()
         with self._lock, torch.inference_mode(False), torch.no_grad():
@@ -101,82 +164,70 @@ class ReplicaSet:
             return self.replicas
 
     def _must_build(self) -> bool:
-        snapshot = self._snapshot
-        if snapshot is None:
+        snapshot, seen = self._snapshot, self._seen
+        if snapshot is None or seen is None:
             return True
         if not snapshot.still_holds():
             for module in snapshot.changed_modes():
                 self._stale = True
-                for twins in self.twins:
-                    twins[id(module)].training = module.training
+                for replica in self.replicas:
+                    replica.twins[id(module)].training = module.training
             if not snapshot.still_holds():
                 return True
-        return bool(self._seen["kinds"] != self._kinds())
+        return seen.kinds != self._kinds()
 
     def _kinds(self) -> list[Any]:
-        return [(p.shape, p.dtype, p.device, p.requires_grad) for p, _ in self._remote]
+        return [(t.shape, t.dtype, t.device, t.requires_grad) for t in self._traffic.tensors]
 
     def _build(self) -> None:
         snapshot = Snapshot(self.template)
-        owners = {id(b): (m, name, b) for m in snapshot.modules for name, b in m._buffers.items() if b is not None}
-        weights = [tensor for tensor in snapshot.tensors if id(tensor) not in owners]
-        home = next((t.device for t in weights if isinstance(t, nn.Parameter)), self.devices[0])
-        # A tensor attribute that lies elsewhere than the weights stays where its owner put it.
-        moving = [tensor for tensor in weights if tensor.is_leaf and tensor.device == home]
-        foreign = list(dict.fromkeys(device for device in self.devices if device != home))
-        remote = _broadcast(foreign, moving)
-        self.replicas, self.twins, self.buffers = [], [], []
-        for device in self.devices:
-            memo: dict[int, Any] = {id(t): t if t.is_leaf else t.detach().to(device) for t in weights}
-            if device != home:
-                memo.update({id(old): new for old, new in zip(moving, remote[device], strict=True)})
-            memo.update({key: b.detach().to(device, copy=True) for key, (_, _, b) in owners.items()})
-            self.replicas.append(copy_module(self.template, memo, snapshot.modules))
-            twins = {id(m): memo[id(m)] for m in snapshot.modules if isinstance(memo.get(id(m)), nn.Module)}
-            self.twins.append(twins)
-            places = [(m, twins[id(m)], name) for m, name, _ in owners.values() if id(m) in twins]
-            self.buffers.append([OwnBuffer(m, twin, name, memo[id(m._buffers[name])]) for m, twin, name in places])
-        self._remote = [pair for copies in remote.values() for pair in zip(moving, copies, strict=True)]
-        self.copies_made += len(self._remote)
+        tensors = _Tensors.of(snapshot, self.devices[0])
+        foreign = list(dict.fromkeys(device for device in self.devices if device != tensors.home))
+        self._copies_before += self._traffic.copies_made
+        self._traffic = WeightTraffic(tensors.moving if foreign else [], foreign)
+        self.replicas = [self._replica_on(device, snapshot, tensors) for device in self.devices]
         self.generation += 1
         self._snapshot = snapshot
         self._remember()
 
+    def _replica_on(self, device: torch.device, snapshot: Snapshot, tensors: _Tensors) -> Replica:
+        memo: dict[int, Any] = {id(t): t if t.is_leaf else t.detach().to(device) for t in tensors.rest}
+        copies = tensors.moving if device == tensors.home else self._traffic.copies[device]
+        memo.update({id(old): new for old, new in zip(tensors.moving, copies, strict=True)})
+        own = {key: b.detach().to(device, copy=True) for key, (_, _, b) in tensors.buffers.items()}
+        memo.update(own)
+        module = copy_module(self.template, memo, snapshot.modules)
+        twins = {id(m): memo[id(m)] for m in snapshot.modules if isinstance(memo.get(id(m)), nn.Module)}
+        # A buffer of a module that was not copied (it is only reached through a function, say) stays the template's.
+        held = [(key, *entry) for key, entry in tensors.buffers.items() if id(entry[0]) in twins]
+        return Replica(module, twins, [OwnBuffer(m, twins[id(m)], name, own[key]) for key, m, name, _ in held])
+
     def _follow_values(self) -> None:
-        stale = self._stale or self._seen["steps"] != _steps
-        versions = _versions([old for old, _ in self._remote])
-        buffers = self.buffers[0]
-        if not stale and versions == self._seen["weights"] and _buffer_versions(buffers) == self._seen["buffers"]:
+        seen = self._seen
+        assert seen is not None
+        weights = _versions(self._traffic.tensors)
+        moved = self._stale or seen.steps != _steps or weights != seen.weights
+        if not moved and _buffer_versions(self.replicas[0].buffers) == seen.buffers:
             return
-        if stale or versions != self._seen["weights"]:
-            self._copy_weights(versions)
-        for mine in self.buffers:
-            for buffer in mine:
-                buffer.twin._buffers[buffer.name] = buffer.own
-                buffer.own.data.copy_(buffer.original.detach())
+        if moved and self._traffic.devices:
+            self._traffic.refresh([now != before for now, before in zip(weights, seen.weights, strict=True)])
+        self._follow_buffers()
         self._remember()
 
-    def _copy_weights(self, versions: list[Any]) -> None:
-        for (old, new), version, seen in zip(self._remote, versions, self._seen["weights"], strict=True):
-            # Through .data: two forwards before one backward stay valid, as on one device, unless weights changed.
-            new.data.copy_(old.detach())
-            if version != seen:
-                torch.autograd.graph.increment_version(new)
-        self.copies_made += len(self._remote)
+    def _follow_buffers(self) -> None:
+        for replica in self.replicas:
+            for buffer in replica.buffers:
+                buffer.twin._buffers[buffer.name] = buffer.own
+                buffer.own.data.copy_(buffer.original.detach())
 
     def _remember(self) -> None:
-        weights = [old for old, _ in self._remote]
-        for mine in self.buffers:
-            for buffer in mine:
+        weights = self._traffic.tensors
+        for replica in self.replicas:
+            for buffer in replica.buffers:
                 buffer.version = buffer.own._version
-        self._seen = {
-            "steps": _steps,
-            "kinds": self._kinds(),
-            "weights": _versions(weights),
-            "buffers": _buffer_versions(self.buffers[0]),
-            # Held, so that a freed address cannot come back as another weight's.
-            "storages": [weight.detach() for weight in weights],
-        }
+        buffers = _buffer_versions(self.replicas[0].buffers)
+        held = [weight.detach() for weight in weights]
+        self._seen = _Seen(_steps, self._kinds(), _versions(weights), buffers, held)
 
 
 def _versions(tensors: Sequence[Tensor]) -> list[Any]:
@@ -187,21 +238,17 @@ def _buffer_versions(buffers: Sequence[OwnBuffer]) -> list[int]:
     return [buffer.original._version for buffer in buffers]
 
 
-def _broadcast(devices: list[torch.device], tensors: list[Tensor]) -> dict[torch.device, list[Tensor]]:
-    """Copies on each device, those of trained tensors inside the graph."""
-    if not devices:
-        return {}
-    trained = [tensor for tensor in tensors if tensor.requires_grad]
-    frozen = [tensor for tensor in tensors if not tensor.requires_grad]
-    with torch.enable_grad():
-        flat = Broadcast.apply(devices, *trained) if trained else ()  # type: ignore[no-untyped-call]
-    fixed = copy_to(devices, frozen)
-    result: dict[torch.device, list[Tensor]] = {}
-    for place, device in enumerate(devices):
-        graph = iter(flat[place * len(trained) : (place + 1) * len(trained)])
-        plain = iter(fixed[place])
-        result[device] = [next(graph if tensor.requires_grad else plain) for tensor in tensors]
-    return result
+def throw_away_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module for one trial: it shares the weights, has its own buffers, and runs no forward hooks."""
+    snapshot = Snapshot(module)
+    buffers = {id(buffer) for one in snapshot.modules for buffer in one._buffers.values() if buffer is not None}
+    memo: dict[int, Any] = {id(t): t.detach().clone() if id(t) in buffers else t for t in snapshot.tensors}
+    copied = copy_module(module, memo, snapshot.modules)
+    for one in copied.modules():
+        one._forward_hooks.clear()
+        one._forward_hooks_with_kwargs.clear()
+        one._forward_hooks_always_called.clear()
+    return copied
 
 
 def copy_module(template: nn.Module, memo: dict[int, Any], modules: Sequence[nn.Module]) -> nn.Module:
@@ -214,7 +261,7 @@ def copy_module(template: nn.Module, memo: dict[int, Any], modules: Sequence[nn.
         memo.update(tensors)
     for module in modules:
         for value in module.__dict__.values():
-            if isinstance(value, (Tensor, nn.Module, list, tuple, dict, set)) or callable(value):
+            if isinstance(value, Tensor | nn.Module | list | tuple | dict | set) or callable(value):
                 continue
             try:
                 copy.deepcopy(value)

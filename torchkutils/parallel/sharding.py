@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import distributed, nn
 
 from torchkutils._torch_versions import check_sharding_on
-from torchkutils.parallel.collectives import from_first
+from torchkutils.parallel.collectives import take_from_first
 
 GROUP_ELEMENTS = 2**20
 """A block with at least so many parameters is gathered by itself; smaller ones wait for the one around them."""
@@ -20,14 +21,15 @@ def is_sharded(template: nn.Module) -> bool:
     return any(hasattr(parameter, "full_tensor") for parameter in template.parameters())
 
 
-def shard(template: nn.Module, device: torch.device) -> None:
+def shard(template: nn.Module, device: torch.device, options: Mapping[str, Any]) -> None:
     """Put a template under `fully_shard`, in place; every rank ends with its part of rank 0's values.
 
     Its blocks (what `nn.Sequential` and `nn.ModuleList` hold) of at least `GROUP_ELEMENTS` parameters are gathered one
-    by one, the rest together. Where `fully_shard` was applied to a submodule before, only the rest is added.
+    by one, the rest together. Where `fully_shard` was applied to a submodule before, only the rest is added. `options`
+    are arguments of `fully_shard`.
 
     Raises:
-        ValueError: Parameters that `fully_shard` cannot take; the template is as it was.
+        ValueError: Parameters or buffers that `fully_shard` cannot take; the template is as it was.
         RuntimeError: This torch cannot shard on CPUs.
     """
     from torch.distributed.device_mesh import init_device_mesh
@@ -38,20 +40,36 @@ def shard(template: nn.Module, device: torch.device) -> None:
     blocks = [] if begun else _blocks(template)
     _check_shardable(template, [*blocks, template])
     take_values_of_first(template, device)
-    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    mesh = options.get("mesh") or init_device_mesh(device.type, (distributed.get_world_size(),))
+    arguments = {**options, "mesh": mesh}
     for block in blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, **arguments)
     if not isinstance(template, FSDPModule):
         # Freed after forward too: what an optimizer or a file takes between two calls is always the sharded parameter.
-        fully_shard(template, mesh=mesh, reshard_after_forward=True)
+        fully_shard(template, **{"reshard_after_forward": True, **arguments})
 
 
-@torch.no_grad()
 def take_values_of_first(template: nn.Module, device: torch.device) -> None:
     """Give every rank rank 0's parameters and buffers, where they are not spread already."""
-    for tensor in [*template.parameters(), *template.buffers()]:
-        if tensor.numel() and not hasattr(tensor, "full_tensor"):
-            tensor.copy_(from_first(tensor, device))
+    held = [*template.parameters(), *template.buffers()]
+    for tensor in held:
+        # One by one: all at once would hold a large model twice.
+        if not hasattr(tensor, "full_tensor"):
+            take_from_first([tensor], device)
+
+
+def check_still_sharded(template: nn.Module) -> None:
+    """Refuse what was put into the template after it was sharded: its gradients would stay this rank's.
+
+    Raises:
+        ValueError: A parameter that is not sharded.
+    """
+    for name, parameter in template.named_parameters():
+        if not hasattr(parameter, "full_tensor"):
+            raise ValueError(
+                f"every parameter must be sharded under 'fsdp', got {name}, which was put in or replaced afterwards; "
+                "call multi_gpu_model again with the template, and make the optimizer after it"
+            )
 
 
 def _blocks(template: nn.Module) -> list[nn.Module]:
@@ -69,7 +87,7 @@ def _blocks(template: nn.Module) -> list[nn.Module]:
         if isinstance(block, (nn.ModuleList, nn.ModuleDict)) and type(block).forward is nn.Module.forward:
             continue
         inside = Counter(id(parameter) for _, parameter in block.named_parameters(remove_duplicate=False))
-        # A parameter that is tied to one outside has to be gathered with it.
+        # A parameter that is tied to one outside must be gathered with it.
         closed = all(uses[key] == count for key, count in inside.items())
         own = [parameter for parameter in block.parameters() if id(parameter) not in taken]
         if closed and sum(parameter.numel() for parameter in own) >= GROUP_ELEMENTS:
@@ -84,6 +102,9 @@ def _check_shardable(template: nn.Module, groups: Iterable[nn.Module]) -> None:
             raise ValueError(f"model must have values to be sharded, got {name} on the meta device")
         if parameter.ndim == 0:
             raise ValueError(f"parameters must have an axis to be sharded, got 0-d {name}; give it shape (1,)")
+    for name, buffer in template.named_buffers():
+        if buffer.requires_grad:
+            raise ValueError(f"buffers must not require grad to be sharded, got {name}; make it a parameter")
     taken: set[int] = set()
     for group in groups:
         own = {name: p for name, p in group.named_parameters() if id(p) not in taken and not hasattr(p, "full_tensor")}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
+
 import torch
 
 from torchkutils.models.records import Call, Collection, Value
@@ -24,12 +27,13 @@ class RunningCall:
         sources: Where the tensors that it was given come from; empty where `node` has those edges already.
         tensors: The tensors that it was given; empty when the call has ended.
         functions: Nodes of the functions that it ran itself.
+        made: In a call that is one box, what its functions gave: weak references by identity.
         mode_was_on: Whether the function mode was on torch's stack when the call began.
     """
 
     __slots__ = (
-        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "mode_was_on", "module", "node", "number"),
-        *("output", "parent", "sources", "tensors"),
+        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "made", "mode_was_on", "module", "node"),
+        *("number", "output", "parent", "sources", "tensors"),
     )
 
     def __init__(self, index: int, module: int, number: int, parent: int | None, inputs: Collection) -> None:
@@ -40,6 +44,17 @@ class RunningCall:
         self.sources: list[tuple[int, int]] = []
         self.tensors: list[torch.Tensor] = []
         self.functions: list[int] = []
+        self.made: dict[int, weakref.ref[torch.Tensor]] = {}
+
+    def note_made(self, tensors: list[torch.Tensor]) -> None:
+        """A function inside this call, which is one box, gave these tensors."""
+        for tensor in tensors:
+            self.made[id(tensor)] = weakref.ref(tensor)
+
+    def has_made(self, tensor: torch.Tensor) -> bool:
+        """Whether a function inside this call gave this tensor."""
+        reference = self.made.get(id(tensor))
+        return reference is not None and reference() is tensor
 
     def finished(self) -> Call:
         """What is known of it, as a plain record."""
@@ -84,6 +99,10 @@ class CallStack:
         self.running[-1].leaf = False
         return self.running[-1]
 
+    def enter(self, module: int) -> tuple[RunningCall | None, int, int]:
+        """Of a call that begins and ends at once: the call around it, its index, its number."""
+        return self.parent(), len(self._all), self.next_number(module)
+
     def begin(self, module: int, inputs: Collection) -> RunningCall:
         """A call begins inside the innermost running one."""
         parent = self.parent()
@@ -99,7 +118,7 @@ class CallStack:
         if any(call is running for running in self.running):
             while self.running.pop() is not call:
                 pass
-        call.tensors = []
+        call.tensors, call.made = [], {}
 
     def record(self, call: RunningCall) -> None:
         """Keep the plain record of a call in its place: no more is going to be known."""
@@ -109,6 +128,9 @@ class CallStack:
         """A call that has begun and ended at once."""
         self._all.append(call)
 
-    def finished(self) -> tuple[Call, ...]:
-        """All calls as plain records, in the order in which they began."""
-        return tuple([call.finished() if isinstance(call, RunningCall) else call for call in self._all])
+    def finished(self, inexact: set[int]) -> tuple[Call, ...]:
+        """All calls as plain records, in the order in which they began; the FLOPs of some are lower bounds."""
+        calls = [call.finished() if isinstance(call, RunningCall) else call for call in self._all]
+        for index in inexact:
+            calls[index] = dataclasses.replace(calls[index], flops_known=False)
+        return tuple(calls)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from torchkutils._torch_versions import untransformed
+from torchkutils._torch_versions import is_memory_of_others, untransformed
 from torchkutils.models.records import Edge, Node, NodeKind, Value
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, all_tensors_of, named_tensors, storage_of
@@ -18,6 +18,8 @@ Source: TypeAlias = tuple[int, int]
 
 _HELD = ("parameter", "buffer", "constant")
 _SWEPT_EVERY = 256
+# How far back the nodes are looked through for one that an unknown tensor may come from.
+_LOOKED_BACK = 100
 
 
 class DataFlow:
@@ -38,6 +40,13 @@ class DataFlow:
         self._written: dict[int, tuple[int, int, int]] = {}
         # Functions that are shown as part of a leaf call, with the node of that call.
         self._folded_into: dict[int, int] = {}
+        # Nodes that something took.
+        self._used: set[int] = set()
+        # Tensors of unknown origin, by weak reference; the call and the node of each, and where it may come from.
+        self._unknown: list[tuple[weakref.ref[torch.Tensor], int | None, int | None, list[Source], str]] = []
+        # What was handed to NumPy or Python, and by which function.
+        self._left: list[Source] = []
+        self._guessed: set[tuple[int, int, int]] = set()
         self._clock = 0
         self._some_may_be_unused = False
         self._sweep_at = _SWEPT_EVERY
@@ -69,7 +78,7 @@ class DataFlow:
     def add_outputs(self, output: Any) -> None:
         """Add a node for each tensor that the model returned."""
         for name, tensor in list(named_tensors(output, "output")):
-            source = self.source(tensor)
+            source = self.source(tensor, call=0)
             self.add_edges(self.add("output", name, None, self._describe.of(tensor)), [source])
 
     def fold(self, functions: Iterable[int], node: int) -> None:
@@ -115,13 +124,27 @@ class DataFlow:
             self._some_may_be_unused = True
             self.set_source(tensor, *self.source(base))
 
-    def source(self, tensor: torch.Tensor, otherwise: int | None = None) -> Source:
+    def leaves(self, tensor: torch.Tensor) -> None:
+        """A tensor is about to be handed to NumPy or Python: what comes back cannot be known again."""
+        self._left.append(self.source(tensor))
+
+    def source(self, tensor: torch.Tensor, otherwise: int | None = None, call: int | None = None) -> Source:
         """Where a tensor comes from: the node that made it, or that wrote to its storage since.
 
         Args:
             tensor: Any tensor.
             otherwise: The node that is taken to have made an unknown tensor; None adds a node for it.
+            call: The call that takes it.
         """
+        known = self._known_source(tensor)
+        if known is not None:
+            return known
+        name = self._tree.tensor_name(tensor)
+        if name is None and otherwise is not None:
+            return otherwise, 0
+        return self._add_held(tensor, name, call), 0
+
+    def _known_source(self, tensor: torch.Tensor) -> Source | None:
         entry = self._made.get(id(tensor))
         if entry is None and self._describe.transformed:
             tensor = untransformed(tensor)
@@ -131,19 +154,37 @@ class DataFlow:
         wrote = self._written.get(storage_of(tensor)) if self._written else None
         if entry is not None and (wrote is None or wrote[2] <= entry[3]):
             return entry[1], entry[2]
-        if wrote is not None:
-            return wrote[0], wrote[1]
-        name = self._tree.tensor_name(tensor)
-        if name is None and otherwise is not None:
-            return otherwise, 0
-        return self._add_held(tensor, name), 0
+        return None if wrote is None else (wrote[0], wrote[1])
 
-    def _add_held(self, tensor: torch.Tensor, name: str | None) -> int:
+    def look_inside(self, tensor: torch.Tensor, call: int) -> None:
+        """A function inside a call that is one box took a tensor: work that nobody saw may have made it."""
+        if self._known_source(tensor) is None and self._tree.tensor_name(tensor) is None:
+            self._note_unknown(tensor, None, call)
+
+    def _note_unknown(self, tensor: torch.Tensor, node: int | None, call: int | None) -> None:
+        """It may be a constant that the model keeps somewhere; whether it lives on afterwards will tell."""
+        if isinstance(tensor, torch.nn.Parameter):
+            return
+        if self._left:
+            self._unknown.append((weakref.ref(tensor), node, call, self._left, "not traced through NumPy"))
+            self._left = []
+        elif not is_memory_of_others(tensor):
+            self._unknown.append((weakref.ref(tensor), node, call, self._unused(), "not traced"))
+
+    def _unused(self) -> list[Source]:
+        """The newest nodes that nothing took so far; the newest of all where there are none."""
+        computed = [node for node in self._nodes[-_LOOKED_BACK:] if node.kind not in _HELD]
+        unused = [node for node in computed if node.index not in self._used and node.kind != "output"]
+        return [(node.index, 0) for node in unused or computed[-1:]]
+
+    def _add_held(self, tensor: torch.Tensor, name: str | None, call: int | None) -> int:
         """Add a node for a parameter, a buffer, or a tensor that came from nowhere."""
         kind: NodeKind = "constant"
         if name is not None:
             kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
         node = self.add(kind, name or "constant", None, self._describe.of(tensor))
+        if name is None:
+            self._note_unknown(tensor, node, call)
         self.set_source(tensor, node, 0)
         return node
 
@@ -158,19 +199,54 @@ class DataFlow:
         for source, position in sources:
             key = (target, source, position)
             self._counts[key] = self._counts.get(key, 0) + 1
+            self._used.add(source)
+
+    def untraced_calls(self) -> set[int]:
+        """The calls in which forward made tensors that nobody saw being made. Called when its tensors are gone.
+
+        What lives on is a constant that the model or its program keeps. What is gone was made by forward: its node
+        becomes that of a function, with guessed edges to where its data may come from.
+        """
+        calls = set()
+        for reference, node, call, sources, name in self._unknown:
+            if reference() is not None:
+                continue
+            calls.add(call or 0)
+            if node is not None:
+                old = self._nodes[node]
+                self._nodes[node] = Node(node, "function", name, call, old.output, untraced=True)
+                guessed = {(node, source, position) for source, position in sources if source < node}
+                self._counts.update(dict.fromkeys(guessed - self._counts.keys(), 1))
+                self._guessed |= guessed
+        self._unknown = []
+        return calls
 
     def finished(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
         """All nodes and edges; functions that ran inside a leaf call are part of that call's node."""
-        counts = self._counts_after_folding() if self._folded_into else self._counts
-        nodes = self._nodes
+        if self._folded_into:
+            self._counts = self._counts_after_folding()
         if self._folded_into or self._some_may_be_unused:
-            used = {source for _, source, _ in counts}
-            kept = [n for n in nodes if n.index not in self._folded_into and (n.kind not in _HELD or n.index in used)]
-            new = {node.index: position for position, node in enumerate(kept)}
-            nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins) for n in kept]
-            counts = {(new[t], new[s], p): count for (t, s, p), count in counts.items() if s in new and t in new}
-        edges = [Edge(key[1], key[0], key[2], counts[key]) for key in sorted(counts)]
-        return tuple(nodes), tuple(edges)
+            self._drop_unneeded()
+        edges = [Edge(key[1], key[0], key[2], self._counts[key], key in self._guessed) for key in sorted(self._counts)]
+        return tuple(self._nodes), tuple(edges)
+
+    def _drop_unneeded(self) -> None:
+        """Leave out functions that are part of a leaf call and held tensors that nothing took; renumber the rest."""
+        used = {source for _, source, _ in self._counts}
+        kept = [node for node in self._nodes if self._is_needed(node, used)]
+        new = {node.index: position for position, node in enumerate(kept)}
+        self._nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins, n.untraced) for n in kept]
+        counts, guessed = self._counts, self._guessed
+        self._counts, self._guessed = {}, set()
+        for (target, source, position), count in counts.items():
+            if source in new and target in new:
+                key = (new[target], new[source], position)
+                self._counts[key] = count
+                if (target, source, position) in guessed:
+                    self._guessed.add(key)
+
+    def _is_needed(self, node: Node, used: set[int]) -> bool:
+        return node.index not in self._folded_into and (node.kind not in _HELD or node.index in used)
 
     def _counts_after_folding(self) -> dict[tuple[int, int, int], int]:
         """The edges once each function inside a leaf call is that call."""

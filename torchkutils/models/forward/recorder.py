@@ -17,11 +17,13 @@ from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoint
 from torchkutils.models.forward.flops import Count, examples_at_once, function_flops, module_flops
 from torchkutils.models.forward.function_mode import FunctionMode, without_function_modes
 from torchkutils.models.forward.raised_errors import message_of
-from torchkutils.models.forward.torch_functions import HOOKING, QUIET, shown_name, written_tensors
-from torchkutils.models.records import Call, Collection, Failure, Value
+from torchkutils.models.forward.torch_functions import HOOKING, LEAVING, QUIET, shown_name, written_tensors
+from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, aliased, all_tensors_of, tensors_of
+
+_NO_OPERATIONS = Count(0, True)
 
 
 class Recorder:
@@ -50,6 +52,8 @@ class Recorder:
         self._states = states
         self._entries: list[EntryPoints] = []
         self._failed: tuple[int, Collection, BaseException] | None = None
+        # Calls whose operations a formula for the module has counted, whatever ran inside.
+        self._counted_as_wholes: set[int] = set()
         self.met_compiled = False
         self._compiled, self._compiled_under_mode = compiled, False
         self._compiled_call: tuple[str, list[Source]] = ("", [])
@@ -92,7 +96,7 @@ class Recorder:
                 call = self._calls.running[-1]
                 call.flops_known = False
                 taken = tensors_of(*args, *kwargs.values()) if call.node is None else []
-                self._compiled_call = f"{name} (compiled)", self._sources(taken, None)
+                self._compiled_call = f"{name} (compiled)", self._sources(taken, call)
         self._release()
 
     def _after_compiled(self, result: Any) -> None:
@@ -159,8 +163,9 @@ class Recorder:
 
     def _sources(self, tensors: Sequence[torch.Tensor], outer: RunningCall | None) -> list[Source]:
         """Where arguments come from; what a call that is one box made by itself comes from that box."""
-        otherwise = None if outer is None else outer.node
-        return [self.flow.source(tensor, otherwise) for tensor in tensors]
+        if outer is None:
+            return [self.flow.source(tensor) for tensor in tensors]
+        return [self.flow.source(tensor, outer.node, outer.index) for tensor in tensors]
 
     def _name(self, index: int) -> str:
         return self.tree.paths[index] or self.tree.names[index]
@@ -176,6 +181,10 @@ class Recorder:
         call.output = self.describe.of(output, objects=call.leaf)
         if call.leaf:
             output = self._finish_leaf(entry, call, call.output, output)
+        own = module_flops(entry.module, call.inputs, call.output, leaf=call.leaf)
+        if own is not None:
+            call.flops, call.flops_known = own
+            self._counted_as_wholes.add(call.index)
         self._calls.end(call)
         self._calls.record(call)
         return output
@@ -188,9 +197,6 @@ class Recorder:
             call.node = flow.add("call", self._name(call.module), call.index, None)
             flow.add_edges(call.node, call.sources)
             flow.fold(call.functions, call.node)
-        own = module_flops(entry.module, call.inputs, value)
-        if own is not None:
-            call.flops, call.flops_known = own
         flow.set_output(call.node, value)
         flow.set_sources(output, call.node)
         flow.move_writes(call.tensors, call.index, call.node)
@@ -214,8 +220,8 @@ class Recorder:
     def _run_stock_call(self, entry: StockEntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         flow, calls, module = self.flow, self._calls, entry.index
         self.describe.transformed = inside_function_transform()
-        outer = calls.parent()
-        index, number, parent = len(calls), calls.next_number(module), None if outer is None else outer.index
+        outer, index, number = calls.enter(module)
+        parent = None if outer is None else outer.index
         inputs = self.describe.arguments(args, kwargs)
         # Nearly all of them take one tensor and give one: no list is made of what is known to be one.
         single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
@@ -246,9 +252,10 @@ class Recorder:
         """The operations of a stock layer."""
         if entry.rule is None:
             # Of the layers without a rule only attention takes several tensors.
-            return (module_flops(entry.module, inputs, value) if len(given) > 1 else None) or Count(0, True)
+            return (module_flops(entry.module, inputs, value, leaf=True) if len(given) > 1 else None) or _NO_OPERATIONS
         try:
-            return Count(entry.rule(entry.module, given[0], output) * examples_at_once(given), True)
+            count = entry.rule(entry.module, given[0], output)
+            return Count(count * examples_at_once(given) if self.describe.transformed else count, True)
         except (TypeError, IndexError, AttributeError, RuntimeError):
             return Count(0, False)
 
@@ -267,18 +274,31 @@ class Recorder:
         if not self._calls.running:
             return function(*args, **kwargs)
         call = self._calls.running[-1]
-        # In a call that is one box, functions have no nodes.
-        taken = tensors_of(*args, *kwargs.values()) if call.node is None else []
-        sources = self._sources(taken, None)
+        taken = tensors_of(*args, *kwargs.values())
+        sources = self._taken_by_function(call, name, taken)
         result = function(*args, **kwargs)
         flops = function_flops(function, args, kwargs, result)
         call.flops_known &= flops is not None
         call.flops += flops or 0
+        if call.node is not None:
+            call.note_made(tensors_of(result))
         node = self._function_node(call, name, sources, targets, result) if call.node is None else call.node
         if node is not None:
             for target in targets:
                 self.flow.set_writer(target, node)
         return result
+
+    def _taken_by_function(self, call: RunningCall, name: str, taken: list[torch.Tensor]) -> list[Source]:
+        """Where the arguments of a function come from; nothing for one in a call that is one box."""
+        if call.node is None:
+            if name in LEAVING:
+                for tensor in taken:
+                    self.flow.leaves(tensor)
+            return self._sources(taken, call)
+        for tensor in taken:
+            if not call.has_made(tensor):
+                self.flow.look_inside(tensor, call.index)
+        return []
 
     def _function_node(
         self, call: RunningCall, name: str, sources: list[Source], targets: list[torch.Tensor], result: Any
@@ -304,7 +324,11 @@ class Recorder:
                 self._states.hooked(args[0])
         result = function(*args, **kwargs)
         if name == "__get__" and self._calls.running and isinstance(result, torch.Tensor):
-            self.flow.add_view(result, args[0])
+            call = self._calls.running[-1]
+            if call.node is None:
+                self.flow.add_view(result, args[0])
+            else:
+                call.note_made([result])
         return result
 
     # -- the result ------------------------------------------------------------------------------------------------
@@ -316,6 +340,7 @@ class Recorder:
             return None
         return Failure(failed[0], failed[1], f"{type(error).__name__}: {message_of(error)}")
 
-    def finished_calls(self) -> tuple[Call, ...]:
-        """The calls as plain records."""
-        return self._calls.finished()
+    def finished(self) -> tuple[tuple[Call, ...], tuple[Node, ...], tuple[Edge, ...]]:
+        """Calls, nodes and edges as plain records. Called when the tensors of forward are gone."""
+        inexact = self.flow.untraced_calls() - self._counted_as_wholes
+        return self._calls.finished(inexact), *self.flow.finished()

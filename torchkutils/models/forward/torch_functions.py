@@ -11,6 +11,8 @@ import torch
 from torchkutils._torch_versions import OPERATORS, OperatorOverload
 
 HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
+# Functions that hand the values of a tensor to NumPy, to Python or to another library.
+LEAVING = frozenset(["numpy", "__array__", "tolist", "__dlpack__"])
 # Functions that look at a tensor without computing from it.
 QUIET = frozenset(
     [

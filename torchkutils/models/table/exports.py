@@ -1,0 +1,114 @@
+"""A summary's rows for other programs: CSV, Markdown, LaTeX, pandas, rich."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from torchkutils import _lazy
+from torchkutils.models.table.rows import SummaryRow
+from torchkutils.models.table.view import COLUMNS
+
+_MARKDOWN_MARKS = "\\|<>`*_[]~$&"
+_LATEX_MARKS = {
+    "\\": r"\textbackslash{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "≥": r"$\geq$",
+    "×": r"$\times$",
+    "–": "--",
+    "▸": r"$\triangleright$",
+}
+
+
+def rows_as_dicts(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+    """The rows as dicts of what JSON can hold."""
+    found = []
+    for row in rows:
+        fields = dataclasses.asdict(row)
+        for name in ("inbound", "parameter_kinds"):
+            fields[name] = list(fields[name])
+        for name in ("input_sizes", "output_sizes"):
+            fields[name] = [list(shape) for shape in fields[name]]
+        found.append(fields)
+    return found
+
+
+def csv_text(rows: Sequence[SummaryRow]) -> str:
+    """A line of headers and a line a row; what a field holds several of is divided by spaces."""
+    buffer = io.StringIO()
+    names = [field.name for field in dataclasses.fields(SummaryRow)]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_csv_field(getattr(row, name)) for name in names])
+    return buffer.getvalue()
+
+
+def _csv_field(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return " ".join(str(part).replace(" ", "") for part in value)
+    return "" if value is None else value
+
+
+def data_frame(rows: Sequence[SummaryRow]) -> Any:
+    """A pandas DataFrame with a row a module and the fields of `SummaryRow` as columns."""
+    names = [field.name for field in dataclasses.fields(SummaryRow)]
+    return _lazy.pandas.DataFrame([[getattr(row, name) for name in names] for row in rows], columns=names)
+
+
+def markdown_text(title: str, table: Sequence[Sequence[str]], columns: Sequence[str], totals: Sequence[str]) -> str:
+    """A Markdown table; the first of `table` is the header."""
+    lines = [_markdown(title), ""]
+    for number, fields in enumerate(table):
+        lines.append(f"| {' | '.join(_markdown(field) for field in fields)} |")
+        if number == 0:
+            rules = ["---:" if COLUMNS[column][1] else "---" for column in columns]
+            lines.append(f"| {' | '.join(['---', *rules])} |")
+    return "\n".join([*lines, "", *[f"{total}  " for total in totals]])
+
+
+def _markdown(text: str) -> str:
+    """Each character that Markdown or HTML would read as markup stands as its number."""
+    escaped = "".join(f"&#{ord(mark)};" if mark in _MARKDOWN_MARKS else mark for mark in text)
+    return escaped.replace("\n", " ").replace("  ", "&nbsp;&nbsp;")
+
+
+def latex_text(table: Sequence[Sequence[str]], columns: Sequence[str], totals: Sequence[str]) -> str:
+    """A LaTeX `tabular` that needs no package; the first of `table` is the header."""
+    alignment = "l" + "".join("r" if COLUMNS[column][1] else "l" for column in columns)
+    lines = [f"\\begin{{tabular}}{{{alignment}}}", r"\hline"]
+    for number, fields in enumerate(table):
+        lines.append(f"{' & '.join(_latex(field) for field in fields)} \\\\")
+        if number == 0:
+            lines.append(r"\hline")
+    lines.append(r"\hline")
+    lines += [f"\\multicolumn{{{len(alignment)}}}{{l}}{{{_latex(total)}}} \\\\" for total in totals]
+    return "\n".join([*lines, r"\end{tabular}"])
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(_LATEX_MARKS.get(mark, mark) for mark in text)
+    indented = len(escaped) - len(escaped.lstrip(" "))
+    return f"\\hspace*{{{indented // 2}em}}{escaped.lstrip(' ')}" if indented else escaped
+
+
+def rich_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[str], totals: Sequence[str]
+) -> Any:
+    """A `rich.table.Table`; no text of the model's is read as rich's markup."""
+    # Only rich itself asks for this, so it is there.
+    from rich.table import Table
+    from rich.text import Text as text  # noqa: N813 - each piece of text is one
+
+    table = Table(title=text(title), caption=text("\n".join(totals)), caption_justify="left", title_justify="left")
+    for number, name in enumerate(header):
+        right = number > 0 and COLUMNS[columns[number - 1]][1]
+        table.add_column(text(name), justify="right" if right else "left", no_wrap=number == 0, overflow="ellipsis")
+    for fields in rows:
+        table.add_row(*[text(field) for field in fields])
+    return table

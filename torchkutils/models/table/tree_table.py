@@ -1,0 +1,146 @@
+"""A summary as a tree: one line a module, fitted to a width."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from torchkutils.models.table.cells import field, marks_of, scaled, share
+from torchkutils.models.table.rows import SummaryRow
+from torchkutils.models.table.tree_lines import TreeLine
+from torchkutils.models.table.view import COLUMNS
+
+_GAP = "  "
+# Shorter than those of Keras's layout.
+_HEADERS = {"params": "Params", "share": "%"}
+# How far names and shapes are cut at first, and how far at most.
+_NARROW, _NARROWEST = 28, 14
+
+
+def tree_columns(columns: tuple[str, ...] | None, ran: bool) -> tuple[str, ...]:
+    """The columns that were asked for; else those that say something: without a forward no shape is known."""
+    if columns is not None:
+        return columns
+    return ("output_shape", "params", "share", "macs") if ran else ("params", "share")
+
+
+def tree_label(line: TreeLine) -> str:
+    """The name and class; of equal siblings how many there are and what each holds."""
+    row = line.rows[0]
+    closed = "▸ " if line.closed else ""
+    failed = f" FAILED at {row.input_shapes}" if row.failed else ""
+    if len(line.rows) > 1:
+        each = "" if not line.each else f", each {scaled(line.each)}"
+        names = f"{row.name}–{line.rows[-1].name}"
+        return f"{closed}{names}: {len(line.rows)} × {row.class_name}{each}{marks_of(row)}"
+    if line.level == 0:
+        return f"{closed}{row.class_name}{failed}{marks_of(row)}"
+    return f"{closed}{row.name} ({row.class_name}){failed}{marks_of(row)}"
+
+
+def tree_field(line: TreeLine, column: str, total_params: int) -> str:
+    """One field; numbers of equal siblings are their sum. What counts nothing beside the rows below it stays empty."""
+    row = line.rows[0]
+    if column in ("params", "share"):
+        if line.params == 0 and (line.opens or column == "share"):
+            return ""
+        if column == "share":
+            return share(line.params, total_params)
+        return "?" if line.params is None else f"{line.params:,}"
+    if column in ("macs", "flops"):
+        return _work(row, sum(each.flops for each in line.rows) // (2 if column == "macs" else 1))
+    if column in ("bytes", "trainable", "output_bytes"):
+        return _sum(line, column)
+    if column == "connected_to":
+        return ", ".join(line.inbound)
+    if column == "output_shape" and not row.calls and row.shared_with is None:
+        return _shape_without_calls(row)
+    return field(row, column, total_params)
+
+
+def _sum(line: TreeLine, column: str) -> str:
+    """Over equal siblings, with all that lies below them where that has no lines."""
+    if column == "output_bytes":
+        return scaled(sum(row.output_bytes for row in line.rows), "B") if line.rows[0].calls else ""
+    number = line.bytes if column == "bytes" else line.trainable
+    if line.opens and not number:
+        return ""
+    return scaled(number, "B") if column == "bytes" else f"{number:,}"
+
+
+def _shape_without_calls(row: SummaryRow) -> str:
+    """A list of modules is never called itself, but those in it are."""
+    if row.class_name == "Parameter":
+        return row.output_shapes
+    return "" if row.ran else "not called"
+
+
+def _work(row: SummaryRow, number: int) -> str:
+    if not row.calls and not (row.ran and row.hidden):
+        return ""
+    return f"{'' if row.flops_known else '≥ '}{scaled(number)}"
+
+
+def tree_text(
+    title: str,
+    lines: Sequence[TreeLine],
+    columns: Sequence[str],
+    footer: Sequence[str],
+    *,
+    total_params: int,
+    width: int,
+) -> list[str]:
+    """The lines of text: title, header, tree, footer, each at most `width` wide where numbers allow it."""
+    header = tree_header(columns)
+    cells = [
+        [line.prefix + tree_label(line), *[tree_field(line, column, total_params) for column in columns]]
+        for line in lines
+    ]
+    right = [False, *[COLUMNS[column][1] for column in columns]]
+    widths = _fitted([header, *cells], right, width)
+    rule = "─" * (sum(widths) + len(_GAP) * (len(widths) - 1))
+    text = [*_wrapped(title, width), rule, _row(header, widths, right), rule]
+    text += [_row(row, widths, right) for row in cells]
+    text.append(rule)
+    for part in footer:
+        text += _wrapped(part, width)
+    return text
+
+
+def tree_header(columns: Sequence[str]) -> list[str]:
+    """The headers: the name of a line, and those of the columns."""
+    return ["Layer (type)", *[_HEADERS.get(column, COLUMNS[column][0]) for column in columns]]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, _NARROWEST), subsequent_indent="  ") or [""]
+
+
+def _fitted(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[int]:
+    """The width of each column; shapes and then names give way where all would be too wide, numbers never."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(right))]
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
+    texts = [column for column, is_number in enumerate(right) if column and not is_number]
+    for columns, narrowest in ((texts, _NARROW), ([0], _NARROW), (texts, _NARROWEST), ([0], _NARROWEST)):
+        for column in sorted(columns, key=widths.__getitem__, reverse=True):
+            given = max(min(excess, widths[column] - narrowest), 0)
+            widths[column] -= given
+            excess -= given
+    return widths
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    fields = [
+        _cut(cell, width).rjust(width) if on_the_right else _cut(cell, width).ljust(width)
+        for cell, width, on_the_right in zip(cells, widths, right, strict=True)
+    ]
+    return _GAP.join(fields).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    """What is too long loses its middle: names differ at their ends."""
+    if len(text) <= width:
+        return text
+    kept = width - 1
+    tail = kept // 3
+    return f"{text[: kept - tail]}…{text[len(text) - tail :]}"
