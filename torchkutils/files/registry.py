@@ -47,7 +47,7 @@ class Registry:
         mirrors: Further folders that hold the same files.
         cache_dir: As in `get_file`.
         cache_subdir: As in `get_file`.
-        headers: As in `get_file`. They, and a login in `base_url`, are sent to the host of `base_url`, or of the record,
+        headers: As in `get_file`. They, and a login in `base_url`, are sent to the host of `base_url` or of the record
             and to no other.
         verify: As in `get_file`.
         netrc: As in `get_file`.
