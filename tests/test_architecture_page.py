@@ -27,9 +27,9 @@ def rooms_of(sources: dict[str, str]) -> set[tuple[str, str]]:
 
 
 def room_of(module: str) -> str:
-    """The folder or the top module; the command line is one, in two modules."""
+    """The folder or the top module; the command line is one, in several modules."""
     room = module.split(".")[0]
-    return "cli" if room == "cli_files" else room
+    return "cli" if room.startswith("cli") else room
 
 
 def arrows_in(dot: str) -> set[tuple[str, str]]:

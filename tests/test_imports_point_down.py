@@ -23,8 +23,10 @@ SHARED = {
     "_nested",
     "_torch_versions",
     "_wrapped_models",
+    "_random_state",
+    "_keras_names",
 }
-TOP = {"__init__", "__main__", "cli", "cli_files", "integrations"}
+TOP = {"__init__", "__main__", "cli", "cli_files", "cli_models", "cli_usage", "integrations"}
 
 # Inside models: a room imports its own modules and rooms further down; so do the doors, among themselves in this order.
 # `records` and `forward.raised_errors` are what everyone speaks: they import nothing of the house.

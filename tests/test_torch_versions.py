@@ -28,6 +28,8 @@ def private_names(source: str) -> list[str]:
         else:
             continue
         if names[0] in ("torch", "nn") or isinstance(node, ast.ImportFrom):
+            # What a call gives is not torch's: `torch.empty(0).set_(self._storage)`.
+            names = [name for name in names if name.isidentifier()] if "(" not in "".join(names) else []
             found += [name for name in names if name.startswith("_") and not name.startswith("__")]
     return found
 

@@ -11,6 +11,7 @@ from torchkutils.data.images import load_img as load_img
 from torchkutils.data.images import save_img as save_img
 from torchkutils.data.sample_weights import pack_x_y_sample_weight as pack_x_y_sample_weight
 from torchkutils.data.sample_weights import unpack_x_y_sample_weight as unpack_x_y_sample_weight
+from torchkutils.data.sequence import PyDataset as PyDataset
 from torchkutils.data.sequence import Sequence as Sequence
 from torchkutils.data.sequence_loader import SequenceLoader as SequenceLoader
 from torchkutils.data.split_dataset import split_dataset as split_dataset
@@ -52,6 +53,9 @@ from torchkutils.objects.serialization import serialize_keras_object as serializ
 from torchkutils.objects.weights_file import load_weights as load_weights
 from torchkutils.objects.weights_file import save_weights as save_weights
 from torchkutils.parallel.multi_gpu_model import multi_gpu_model as multi_gpu_model
+from torchkutils.parallel.parallel_model import ParallelModel as ParallelModel
+from torchkutils.parallel.ranks import gather_for_metrics as gather_for_metrics
+from torchkutils.parallel.ranks import is_main_process as is_main_process
 from torchkutils.progress import Progbar as Progbar
 
 __version__: str
@@ -65,7 +69,9 @@ __all__ = [
     "ModelPlot",
     "ModelSummary",
     "OrderedEnqueuer",
+    "ParallelModel",
     "Progbar",
+    "PyDataset",
     "Registry",
     "Sequence",
     "SequenceLoader",
@@ -75,6 +81,7 @@ __all__ = [
     "custom_object_scope",
     "deserialize_keras_object",
     "from_categorical",
+    "gather_for_metrics",
     "get_custom_objects",
     "get_file",
     "get_registered_name",
@@ -82,6 +89,7 @@ __all__ = [
     "hash_file",
     "image_dataset_from_directory",
     "img_to_array",
+    "is_main_process",
     "load_img",
     "load_model",
     "load_optimizer",

@@ -13,7 +13,6 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -121,13 +120,17 @@ def default_device() -> torch.device:
 # -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
 
 
-def fsdp_state(module: nn.Module) -> Any:
-    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+def is_fsdp_class(kind: type[nn.Module]) -> bool:
+    """Whether it is a class that `fully_shard` gave a module. torch 2.6 has no public name for it."""
+    return hasattr(kind, "_get_fsdp_state")
+
+
+def fsdp_state(module: Any) -> Any:
+    """What `fully_shard` keeps of such a module beside it, shared by modules that were sharded together.
 
     Public are only `reshard` and `unshard`.
     """
-    state = getattr(type(module), "_get_fsdp_state", None)
-    return None if state is None else state(module)
+    return module._get_fsdp_state()
 
 
 def is_sharded_tensor(tensor: Any) -> bool:
@@ -175,6 +178,8 @@ def check_sharding_on(device: torch.device) -> None:
             f"fully_shard (strategy='fsdp') on CPUs needs a newer torch, got {torch.__version__}; "
             "upgrade torch (2.9 can), or use strategy='ddp'"
         )
+
+
 def run_early(node: Any) -> None:
     """Let backward run a node of the graph before all others that are ready, as it runs those that add up gradients.
 
@@ -211,19 +216,18 @@ def no_join() -> Any:
     return _JoinConfig.construct_disabled_join_config()  # type: ignore[no-untyped-call]
 
 
-def group_timeout() -> datetime.timedelta | None:
-    """How long the default process group waits; None where it does not say. No public way."""
+def group_timeout() -> datetime.timedelta:
+    """How long operations of the default process group may take, torch's default where it is silent. No public way."""
     from torch import distributed
 
+    group: Any = distributed.distributed_c10d._get_default_group()
+    on_gpu = "cuda" in distributed.get_backend_config() and torch.cuda.is_available()
+    found: Any
     try:
-        world: Any = distributed.group.WORLD
-        device = torch.device(
-            "cuda" if "cuda" in distributed.get_backend_config() and torch.cuda.is_available() else "cpu"
-        )
-        timeout = world._get_backend(device).options._timeout
-    except Exception:
-        return None
-    return timeout if isinstance(timeout, datetime.timedelta) else None
+        found = group._get_backend(torch.device("cuda" if on_gpu else "cpu")).options._timeout
+    except (RuntimeError, AttributeError):
+        found = None
+    return found if isinstance(found, datetime.timedelta) else distributed.constants.default_pg_timeout
 
 
 # -- classes that came later -------------------------------------------------------------------------------------------
@@ -326,13 +330,3 @@ def end_loader_workers(iterator: Any) -> None:
 def default_store() -> Any:
     """The key-value store of the default process group. No public way."""
     return torch.distributed.distributed_c10d._get_default_store()
-
-
-def group_timeout() -> datetime.timedelta:
-    """How long the default process group's operations may take. No public way."""
-    group: Any = torch.distributed.distributed_c10d._get_default_group()
-    try:
-        found: datetime.timedelta = group._get_backend(torch.device("cpu")).options._timeout
-    except (RuntimeError, AttributeError):
-        found = torch.distributed.constants.default_pg_timeout
-    return found

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     summary = commands.add_parser("summary", help="print a model's layers, shapes, parameters and FLOPs")
     _add_model_arguments(summary)
     summary.add_argument("--columns", type=_words, help="names with commas between: output_shape,params,flops …")
-    summary.add_argument("--style", default="keras", choices=["keras", "tree"], help="Keras's layout, or a tree (keras)")
+    summary.add_argument("--style", default="keras", choices=["keras", "tree"], help="layout (keras)")
     summary.add_argument("--weights", action="store_true", help="a row for each parameter")
     summary.add_argument("--json", action="store_true", help="print the summary as JSON")
     summary.set_defaults(command="torchkutils.cli_models:summary")

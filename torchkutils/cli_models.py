@@ -21,7 +21,7 @@ from torchkutils.cli_usage import PLOT_FLAGS, WrongUsage
 from torchkutils.models.plot import plot_model
 from torchkutils.models.render import PICTURE_FORMATS
 from torchkutils.models.summary import print_summary, summarize
-from torchkutils.models.table.model_summary import COLUMNS
+from torchkutils.models.table.view import COLUMNS
 from torchkutils.objects.describe import describe_model_file, model_file_contents
 
 
