@@ -181,6 +181,10 @@ class Recorder:
         call.output = self.describe.of(output, objects=call.leaf)
         if call.leaf:
             output = self._finish_leaf(entry, call, call.output, output)
+        own = module_flops(entry.module, call.inputs, call.output, leaf=call.leaf)
+        if own is not None:
+            call.flops, call.flops_known = own
+            self._counted_as_wholes.add(call.index)
         self._calls.end(call)
         self._calls.record(call)
         return output
@@ -193,10 +197,6 @@ class Recorder:
             call.node = flow.add("call", self._name(call.module), call.index, None)
             flow.add_edges(call.node, call.sources)
             flow.fold(call.functions, call.node)
-        own = module_flops(entry.module, call.inputs, value)
-        if own is not None:
-            call.flops, call.flops_known = own
-            self._counted_as_wholes.add(call.index)
         flow.set_output(call.node, value)
         flow.set_sources(output, call.node)
         flow.move_writes(call.tensors, call.index, call.node)
@@ -252,7 +252,7 @@ class Recorder:
         """The operations of a stock layer."""
         if entry.rule is None:
             # Of the layers without a rule only attention takes several tensors.
-            return (module_flops(entry.module, inputs, value) if len(given) > 1 else None) or _NO_OPERATIONS
+            return (module_flops(entry.module, inputs, value, leaf=True) if len(given) > 1 else None) or _NO_OPERATIONS
         try:
             count = entry.rule(entry.module, given[0], output)
             return Count(count * examples_at_once(given) if self.describe.transformed else count, True)
