@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import tarfile
 import time
@@ -91,10 +92,17 @@ def test_get_obeys_its_other_options(server, tmp_path, capsys) -> None:
     assert run(capsys, "get", server.url("x.bin"), "--offline", *options)[0] == 1
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("set/x"))
+        for member in ("set/x", "set/y"):
+            tar.addfile(tarfile.TarInfo(member))
     server.behave = lambda connection, _: connection.sendall(answer(packed.getvalue()))
     assert run(capsys, "get", server.url("set.tgz"), "--extract", "--archive-format", "tar,zip", *options)[0] == 0
     assert (tmp_path / "datasets/set/x").exists()
+    status, out, _ = run(
+        capsys, "get", server.url("set.tgz"), "--extract-dir", "here", "--member", "set/x", "--remove-archive", *options
+    )
+    assert (status, out) == (0, [str(tmp_path / "datasets/here")])
+    assert sorted(os.listdir(tmp_path / "datasets/here/set")) == ["x"]
+    assert not (tmp_path / "datasets/set.tgz").exists()
 
 
 def test_get_fetches_the_files_of_a_record(tmp_path, capsys, monkeypatch) -> None:
@@ -155,7 +163,7 @@ def test_the_cache_is_listed(server, tmp_path, capsys) -> None:
     cache = ["--cache-dir", str(tmp_path)]
     run(capsys, "get", server.url("f.bin?token=s3cret"), "--quiet", *cache)
     aged(tmp_path / "datasets/deep/member.txt", 0)
-    aged(tmp_path / "datasets/.x.torchkutils-0123456789abcdef.part", 1000)
+    aged(tmp_path / "datasets/.x.torchkutils-0123456789abcdef.part", 9000)
     status, out, _ = run(capsys, "cache", "list", *cache)
     assert status == 0
     assert len(out) == 3
@@ -172,7 +180,7 @@ def test_the_cache_is_cleaned(server, tmp_path, capsys) -> None:
     for name in ("f1", "f2", "f3"):
         run(capsys, "get", server.url(name), "--quiet", *cache)
     os.utime(folder / "f3", (0, 0))
-    gone = [aged(folder / f".x.torchkutils-{name}", 1000) for name in ("0123456789abcdef.part", "resume.json")]
+    gone = [aged(folder / f".x.torchkutils-{name}", 9000) for name in ("0123456789abcdef.part", "resume.json")]
     young = aged(folder / ".y.torchkutils-0123456789abcdef.part", 0)
     kept = aged(folder / ".z.torchkutils-members.json", 1000)
     status, out, _ = run(capsys, "cache", "clean", "datasets/f1", "--older-than", "30", "--dry-run", *cache)
@@ -187,14 +195,32 @@ def test_the_cache_is_cleaned(server, tmp_path, capsys) -> None:
         assert (status, "none of the cache's files" in err[0]) == (1, True)
 
 
-def test_what_a_running_call_holds_is_left_alone(tmp_path, capsys) -> None:
-    from torchkutils.files.sidecar_files import SidecarFiles, only_one_process
+HOLDER = """
+import sys
+from torchkutils.files.download_lock import only_one_process
+from torchkutils.files.sidecar_files import SidecarFiles
+sidecars = SidecarFiles(sys.argv[1])
+with only_one_process(sidecars, "hold"):
+    print(sidecars.new_part(), flush=True)
+    sys.stdin.read()
+"""
 
-    held = aged(tmp_path / "datasets/.x.torchkutils-0123456789abcdef.part", 1000)
-    with only_one_process(SidecarFiles(str(tmp_path / "datasets/x")), "test"):
+
+def test_what_a_running_call_holds_is_left_alone(tmp_path, capsys) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "datasets/x")]
+    (tmp_path / "datasets").mkdir()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        held = aged(pathlib.Path(child.stdout.readline().strip()), 9000)
+        note = aged(held.with_name(".x.torchkutils-resume.json"), 9000)
         status, out, _ = run(capsys, "cache", "clean", "--cache-dir", str(tmp_path))
-    assert (status, out) == (0, ["removed 0 leftovers of ended calls, 0 B"])
+        assert (status, out) == (0, ["removed 0 leftovers of ended calls, 0 B"])
+        child.communicate()
     assert held.exists()
+    assert run(capsys, "cache", "clean", "--cache-dir", str(tmp_path))[1] == [
+        "removed 2 leftovers of ended calls, 200 B"
+    ]
+    assert not held.exists()
+    assert not note.exists()
 
 
 @pytest.mark.parametrize("command", [["cache"], ["cache", "list"], ["cache", "clean"], ["get"]])

@@ -60,7 +60,12 @@ def get(options: argparse.Namespace) -> None:
         "extract": options.extract,
         "untar": options.untar,
         "archive_format": options.archive_format.split(","),
-        "allow_links": not options.no_links,
+        "allow_links": "skip" if options.skip_links else not options.no_links,
+        "overwrite": options.overwrite,
+        "extract_dir": options.extract_dir,
+        "members": options.member or None,
+        "remove_archive": options.remove_archive,
+        "encoding": options.encoding,
         "mirrors": options.mirror,
         "force": options.force,
     }
@@ -75,8 +80,8 @@ def get(options: argparse.Namespace) -> None:
 
 
 def _check_hash(text: str | None, algorithm: str) -> None:
-    if text is None:
-        return
+    if text is None or len(text.split("\n")) > 2:
+        return  # which line is meant depends on the file's name
     try:
         parse_hash(text, algorithm)
     except ValueError as error:

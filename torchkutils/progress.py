@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
@@ -109,7 +111,7 @@ class Progbar:
         if was_finished and self._finished and not given:
             return
         if self.verbose == 1:
-            self._show(again=was_finished)
+            self._show()
         elif self.verbose == 2 and (self.target is None or self._finished):
             self._output.line(" - ".join(self._metrics()))
 
@@ -121,7 +123,7 @@ class Progbar:
         """End the bar before its target, or one without a target."""
         if self._drawing is not None and not self._finished:
             self._finished = True
-            self._show(again=False)
+            self._show()
 
     def _begin_anew(self) -> None:
         self._averages.clear()
@@ -144,16 +146,23 @@ class Progbar:
     def _metrics(self) -> list[str]:
         return [f"{_printable(name)}: {average.text()}" for name, average in self._averages.items()]
 
-    def _show(self, *, again: bool) -> None:
+    def _show(self) -> None:
         """Draw; whatever an output does must not end what it reports on."""
         if self._output.is_gone:
             return
         try:
             if self._drawing is None:
-                self._drawing = _new_drawing(self._output, self.target, self._started, self.interval)
-            self._drawing.show(self._state(), again=again)
+                self._drawing = self._new_drawing()
+            self._drawing.show(self._state())
         except Exception:
             self._output.is_gone = True
+
+    def _new_drawing(self) -> _Lines | _TerminalBar | _NotebookBar:
+        if self._output.is_notebook_s():
+            return _NotebookBar(self.interval)
+        if self._output.isatty():
+            return _TerminalBar(self._output, self.interval)
+        return _Lines(self._output, self.target, self._started)
 
     def _state(self) -> _State:
         elapsed = max(time.monotonic() - self._started, 1e-9)
@@ -165,15 +174,18 @@ class Progbar:
             times = _duration(elapsed) + (" - " if unit == "B" else " ") + pace
         else:
             times = f"ETA: {_duration((target - done) * elapsed / done)} - {pace}"
-        share = None if target is None else min(1.0, done / target) if target else 1.0
+        # A target of 0 is reached from the start.
+        share = None if target is None else min(1.0, (done if target else 1) / max(target, 1))
         return _State(head, times, self._metrics(), done, share, self.width, self._finished)
 
 
+@dataclass
 class _Average:
     """The running mean of one metric; sums may be tensors on a device, which are fetched only to be shown."""
 
-    def __init__(self, last: Any, total: Any, weight: int) -> None:
-        self.last, self.total, self.weight = last, total, weight
+    last: Any
+    total: Any
+    weight: int
 
     def text(self) -> str:
         if isinstance(self.last, str):
@@ -182,14 +194,17 @@ class _Average:
         return f"{mean:.4f}" if abs(mean) > 1e-3 else f"{mean:.4e}"
 
 
+@dataclass
 class _State:
-    """What there is to show at one moment."""
+    """What there is to show at one moment; `share` is the part that is done, None where the target is unknown."""
 
-    def __init__(
-        self, head: str, times: str, metrics: list[str], done: int, share: float | None, width: int, finished: bool
-    ) -> None:
-        self.head, self.times, self.metrics = head, times, metrics
-        self.done, self.share, self.width, self.finished = done, share, width, finished
+    head: str
+    times: str
+    metrics: list[str]
+    done: int
+    share: float | None
+    width: int
+    finished: bool
 
     def plain(self) -> str:
         """One line of a log."""
@@ -230,7 +245,7 @@ class _Lines:
         self._count = 0
         self._next_share = 0.0
 
-    def show(self, state: _State, *, again: bool) -> None:
+    def show(self, state: _State) -> None:
         if state.finished or self._is_worth_it(state.done):
             self._output.line(state.plain())
 
@@ -270,7 +285,7 @@ class _TerminalBar:
         self._rows: list[Any] = []
         self._drawn = float("-inf")
 
-    def show(self, state: _State, *, again: bool) -> None:
+    def show(self, state: _State) -> None:
         now = time.monotonic()
         if not state.finished and now - self._drawn < self._interval:
             return
@@ -317,7 +332,7 @@ class _NotebookBar:
         self._drawn = float("-inf")
         self._handle: Any = None
 
-    def show(self, state: _State, *, again: bool) -> None:
+    def show(self, state: _State) -> None:
         from IPython.display import display
 
         now = time.monotonic()
@@ -373,22 +388,11 @@ class _Output:
 
     def columns(self) -> int:
         """The terminal's width; terminals of containers and of test programs say 0."""
-        try:
+        columns = 0
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             columns = os.get_terminal_size(self._file.fileno() if self._file is not None else -1).columns
-        except (OSError, ValueError, AttributeError):
-            columns = 0
         named = os.environ.get("COLUMNS", "")
         return columns or (int(named) if named.isdigit() else 0) or _DEFAULT_COLUMNS
-
-
-def _new_drawing(
-    output: _Output, target: int | None, started: float, interval: float
-) -> _Lines | _TerminalBar | _NotebookBar:
-    if output.is_notebook_s():
-        return _NotebookBar(interval)
-    if output.isatty():
-        return _TerminalBar(output, interval)
-    return _Lines(output, target, started)
 
 
 def _in_notebook() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import pickle
 import re
 import threading
@@ -241,7 +242,7 @@ def test_calls_that_differ_have_multiple_shapes_as_in_keras():
         def forward(self, x):
             return self.pool(self.pool(self.norm(self.norm(x))))
 
-    plot = torchkutils.plot_model(Pools(), None, True, input_size=(None, 3, 8, 8))
+    plot = torchkutils.plot_model(Pools(), None, True, input_size=(None, 3, 8, 8), rolled=True)
     assert "pool: MaxPool2d (2 calls)|{input:|output:}|{{multiple}|{multiple}}" in plot.source
     assert "norm: BatchNorm2d (2 calls)|{input:|output:}|{{(None, 3, 8, 8)}|{(None, 3, 8, 8)}}" in plot.source
 
@@ -427,3 +428,88 @@ def test_transformers_are_drawn_connected(family, depth):
     assert modules
     assert reached & set(modules)
     assert graph.create(format="svg")
+
+
+# -- modules that are called several times -----------------------------------------------------------------------------
+
+
+class Reused(nn.Module):
+    """Two layers, one activation between and behind them, one normalisation twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.relu, self.norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.LayerNorm(4)
+
+    def forward(self, x):
+        return self.relu(self.norm(self.b(self.norm(self.relu(self.a(x))))))
+
+
+@pytest.mark.parametrize(
+    ("rolled", "titles"),
+    [
+        (None, ["a", "b", "norm (2 calls)", "relu", "relu (2)"]),
+        (True, ["a", "b", "norm (2 calls)", "relu (2 calls)"]),
+        (False, ["a", "b", "norm", "norm (2)", "relu", "relu (2)"]),
+    ],
+)
+def test_calls_share_a_box_where_there_are_parameters_or_it_is_asked_for(rolled, titles):
+    source = torchkutils.model_to_dot(Reused(), input_size=(1, 4), rolled=rolled).source
+    assert titles_of(source) == sorted(["x", *titles])
+
+
+def test_a_chain_stays_a_chain_when_each_call_has_a_box():
+    edges = edges_of(torchkutils.model_to_dot(Reused(), input_size=(1, 4), rolled=False).source)
+    chain = ["x", "a", "relu", "norm", "b", "norm (2)", "relu (2)"]
+    assert edges == dict.fromkeys(itertools.pairwise(chain), 1)
+
+
+def test_an_open_module_has_a_frame_a_call_only_when_unrolled():
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, x):
+            return self.block(self.block(x))
+
+    for rolled, frames, relus in [(None, 1, ["block.1 (2 calls)"]), (False, 2, ["block.1", "block.1 (2)"])]:
+        source = torchkutils.model_to_dot(Twins(), expand_nested=True, input_size=(1, 4), rolled=rolled).source
+        assert source.count("subgraph") == frames
+        assert [title for title in titles_of(source) if title.startswith("block.1")] == relus
+
+
+def test_a_loop_is_drawn_once_when_rolled():
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.Linear(8, 4)
+
+        def forward(self, xs):
+            h = xs.new_zeros(1, 4)
+            for x in xs:
+                h = torch.tanh(self.cell(torch.cat([x, h], 1)) * 2 + h)
+            return h
+
+    source = torchkutils.model_to_dot(Loop(), input_size=(50, 1, 4), rolled=True).source
+    assert {"cat × 50", "add × 50", "cell (50 calls)"} <= set(titles_of(source))
+    assert len(titles_of(source)) < 8
+    assert titles_of(torchkutils.model_to_dot(Loop(), input_size=(50, 1, 4)).source).count("cat") == 50
+
+
+def test_comparisons_that_only_steer_python_have_no_box():
+    class Steers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            if (self.a(x).sum() > 1e9).any():
+                return x
+            mask = x > 0
+            return self.a(x).masked_fill(mask, 0)
+
+    titles = titles_of(torchkutils.model_to_dot(Steers(), input_size=(1, 4), show_ops=True).source)
+    assert "any" not in titles
+    assert "sum" not in titles
+    assert titles.count("gt") == 1
+    assert "masked_fill" in titles

@@ -11,7 +11,8 @@ import sys
 import pytest
 from PIL import Image
 
-from torchkutils.models.render import MAX_PIXELS, picture_format_of, render, write_whole
+import torchkutils.models.render
+from torchkutils.models.render import MAX_PIXELS, PLAIN_NOTE, picture_format_of, render, write_whole
 
 SOURCE = "digraph { a -> b -> c }"
 FIRST_BYTES = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF", "jpg": b"\xff\xd8\xff", "ps": b"%!PS"}
@@ -146,3 +147,26 @@ def test_the_built_wheel_draws_with_an_empty_path(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == "['m.html', 'm.png', 'm.svg']"
+
+
+def dense(nodes):
+    """Each box takes from all before it, as in a DenseNet."""
+    boxes = "".join(f"\tn{node} [label={node}]\n" for node in range(nodes))
+    arrows = "".join(f"\tn{node} -> n{later}\n" for later in range(nodes) for node in range(later))
+    return f"digraph dense {{\n{boxes}{arrows}}}\n"
+
+
+def test_a_graph_with_too_many_arrows_is_laid_out_plainly_and_says_so():
+    source = dense(32)
+    assert len(source) > 400
+    picture = render(source, "svg").decode()
+    assert PLAIN_NOTE.split(",")[0] in picture
+    assert PLAIN_NOTE.split(",")[0] not in render(dense(8), "svg").decode()
+
+
+def test_a_layout_that_takes_too_long_is_given_up_for_a_plainer_one(monkeypatch):
+    monkeypatch.setattr(torchkutils.models.render, "DEADLINE_SECONDS", 0.001)
+    assert PLAIN_NOTE.split(",")[0] in render(dense(5), "svg").decode()
+    monkeypatch.setattr(torchkutils.models.render, "PLAIN_DEADLINE_SECONDS", 0.001)
+    with pytest.raises(RuntimeError, match="found no layout within 0 s; give a smaller depth"):
+        render(dense(5), "svg")

@@ -360,7 +360,7 @@ def test_where_provenance_ends_the_trace_says_so(name: str, inside: str) -> None
     else:
         assert {("a", said, True), (said, "output" if inside == "at the end" else "b", False)} <= found
         assert [node.name for node in trace.nodes if node.untraced] == [said]
-    assert all(call.flops_known for call in trace.calls) == (inside == "in a leaf" and "umpy" in name.lower())
+    assert not all(call.flops_known for call in trace.calls)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ _PARAMETER = re.compile(r"([?&;#])(?:([^=&;#?]*)=)?([^&;#]*)")
 # What a query may show: numbers, switches and names of files. Anything else may be a token or a signature.
 _HARMLESS_VALUE = re.compile(r"[\d.]{0,12}|true|false|yes|no|[\w%.,/-]{0,80}\.[A-Za-z][A-Za-z0-9]{0,4}", re.ASCII)
 _SECRET_NAME = re.compile(r"token|secret|pass|pwd|key|sig|cred|auth|session|jwt|code", re.IGNORECASE)
+_SENT_AS_IT_IS = re.compile(r"[a-z]+://[A-Za-z0-9_.~%/:=&?#+!$,;'@()*|-]+", re.ASCII)
 MASK = "***"
 
 
@@ -44,6 +45,8 @@ def shown_url(url: object) -> str:
     if not isinstance(url, str):
         return f"<{type(url).__name__}>"
     shown = "::".join(_without_secrets(link) for link in re.split(r"::(?=[A-Za-z])", url))
+    if shown.isprintable():
+        return shown
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in shown)
 
 
@@ -63,7 +66,8 @@ def _without_secrets(link: str) -> str:
 def _shown_parameter(match: re.Match[str]) -> str:
     sign, name, value = match.groups()
     harmless = _HARMLESS_VALUE.fullmatch(value) and not _SECRET_NAME.search(name or "")
-    return f"{sign}{'' if name is None else f'{name}='}{value if harmless else MASK}"
+    before = sign if name is None else f"{sign}{name}="
+    return before + (value if harmless else MASK)
 
 
 class Secrets:
@@ -106,7 +110,10 @@ def ascii_url(url: str) -> str:
     Raises:
         ValueError: The host cannot be written in ASCII, or the address cannot be taken apart.
     """
-    parts = urllib.parse.urlsplit(url.strip())
+    url = url.strip()
+    if _SENT_AS_IT_IS.fullmatch(url):
+        return url
+    parts = urllib.parse.urlsplit(url)
     if not parts.netloc.isascii():
         user_info, at, place = parts.netloc.rpartition("@")
         host, colon, port = place.partition(":")

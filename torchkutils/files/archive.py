@@ -170,7 +170,6 @@ def settle_interrupted(folder: FolderHandle, sidecars: SidecarFiles) -> None:
     journal = _abandoned_journal(folder, sidecars)
     if journal is None:
         return
-    place = f"{folder.path}/{journal.staging}"
     try:
         staging = FolderHandle(journal.staging, within=folder, private=True)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -179,7 +178,6 @@ def settle_interrupted(folder: FolderHandle, sidecars: SidecarFiles) -> None:
         return
     with staging, _alone_in(folder):
         settle(folder, staging, sidecars, journal)
-    remove_whatever(place)
 
 
 def _abandoned_journal(folder: FolderHandle, sidecars: SidecarFiles) -> Manifest | None:

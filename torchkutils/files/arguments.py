@@ -8,7 +8,7 @@ import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
 
-from torchkutils.files.addresses import ascii_url, is_ftp, is_http, shown_url, split_credentials
+from torchkutils.files.addresses import ascii_url, is_ftp, is_http, shown_url
 from torchkutils.files.attempts import Timeouts
 from torchkutils.files.fsspec_source import check_protocol
 from torchkutils.files.hashing import ExpectedHash, check_algorithm, parse_hash
@@ -30,20 +30,23 @@ def checked_sources(origin: object, mirrors: Iterable[str]) -> list[str]:
 
 def checked_url(url: object, argument: str) -> str:
     """The URL as it is asked for; ValueError, which shows no secret of it, for what is none."""
-    shown = shown_url(url)
     if not isinstance(url, str) or not url.strip():
-        raise ValueError(f"{argument} must be a URL such as 'https://host/file.zip', got {shown!r}")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in url):
-        raise ValueError(f"{argument} must be a URL without control characters, got {shown!r}")
+        raise _no_url(argument, "such as 'https://host/file.zip'", url)
+    if not url.isprintable() and any(ord(letter) < 32 or ord(letter) == 127 for letter in url):
+        raise _no_url(argument, "without control characters", url)
     if "://" not in url:
-        raise ValueError(f"{argument} must be a URL with a protocol (file:///… for a local path), got {shown!r}")
+        raise _no_url(argument, "with a protocol (file:///… for a local path)", url)
     if not (is_http(url) or is_ftp(url)):
         check_protocol(url, argument)
         return url
     address = _usable(url)
     if address is None:
-        raise ValueError(f"{argument} must be a URL with a host and a valid port, got {shown!r}")
+        raise _no_url(argument, "with a host and a valid port", url)
     return address
+
+
+def _no_url(argument: str, words: str, url: object) -> ValueError:
+    return ValueError(f"{argument} must be a URL {words}, got {shown_url(url)!r}")
 
 
 def _usable(url: str) -> str | None:
@@ -51,10 +54,10 @@ def _usable(url: str) -> str | None:
     try:
         address = ascii_url(url)
         parts = urllib.parse.urlsplit(address)
-        split_credentials(address)
-        return address if parts.hostname and (parts.port is None or parts.port > 0) else None
+        port = parts.port
     except ValueError:
         return None
+    return address if parts.hostname and (port is None or port > 0) else None
 
 
 def expected_hash(

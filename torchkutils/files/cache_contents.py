@@ -15,7 +15,6 @@ from torchkutils.files.origins import read_origin
 from torchkutils.files.sidecar_files import MARK, SidecarFiles, is_in_use, remove_whatever
 
 _TEMPORARY = (".part", ".staging", "resume.json")
-_MEMORY = ("name", "listing")
 _YOUNG_SECONDS = 60.0
 """What changed within so many seconds is taken for a running call's, even where locks do nothing."""
 

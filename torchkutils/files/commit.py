@@ -23,7 +23,7 @@ from torchkutils.files.manifest import (
     sync_handle,
     write_manifest,
 )
-from torchkutils.files.sidecar_files import SidecarFiles
+from torchkutils.files.sidecar_files import SidecarFiles, remove_whatever
 
 
 def is_equal(staged: FolderHandle, folder: FolderHandle, name: str, kind: str) -> bool:
@@ -93,6 +93,9 @@ def settle(folder: FolderHandle, staging: FolderHandle | None, sidecars: Sidecar
 
 
 def _write_final(folder: FolderHandle, sidecars: SidecarFiles, journal: Manifest, members: list[Entry]) -> None:
+    # First the folder, then the manifest that does not name it any more: so no kill leaves it behind unseen.
+    sync_handle(folder)
+    remove_whatever(f"{folder.path}/{journal.staging}")
     done = replace(journal, members=members + journal.kept, staging="", replaces=[], stale=[], kept=[])
     write_manifest(folder, sidecars, done)
     kept = journal.names() | {entry[0] for entry in journal.kept}

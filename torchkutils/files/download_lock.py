@@ -137,7 +137,7 @@ def _acquired(path: str, patience: _Patience) -> Release:
             release = _try_system_lock(path)
         except _NoLocksHere as error:
             _say_once(path, error)
-            release = _try_soft_lock(f"{path}-soft", seen)
+            release = _try_soft_lock(path, seen)
         if release is not None:
             return release
         patience.look()
@@ -265,7 +265,8 @@ class _SeenSoftLock:
         return now - self.since > SOFT_LIFETIME
 
 
-def _try_soft_lock(path: str, seen: _SeenSoftLock) -> Release | None:
+def _try_soft_lock(lock: str, seen: _SeenSoftLock) -> Release | None:
+    path = f"{lock}-soft"
     token = f"{this_machine()}-{process_token()}-{secrets.token_hex(8)}"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o666)
@@ -286,6 +287,8 @@ def _try_soft_lock(path: str, seen: _SeenSoftLock) -> Release | None:
     def release() -> None:
         ended.set()
         thread.join()
+        with contextlib.suppress(OSError):
+            os.unlink(lock)  # noqa: PTH108 - empty, and of no use here
         with contextlib.suppress(OSError):
             if pathlib.Path(path).read_text(encoding="ascii") == token:
                 os.unlink(path)  # noqa: PTH108

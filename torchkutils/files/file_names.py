@@ -20,7 +20,7 @@ from torchkutils.files import cache_folder
 from torchkutils.files.addresses import address_key, has_ending, is_http, last_part, shown_url
 from torchkutils.files.download_lock import only_one_process
 from torchkutils.files.http_source import Answer, open_http
-from torchkutils.files.sidecar_files import MARK, SidecarFiles, is_reserved
+from torchkutils.files.sidecar_files import MARK, SidecarFiles
 from torchkutils.files.transfer import Attempts, Request
 
 _LONGEST_NAME = 255
@@ -137,13 +137,7 @@ def last_component(name: str) -> str:
 
 def is_usable_name(name: str) -> bool:
     """Whether a name that a stranger chose may be a file's in the cache."""
-    return (
-        name not in {"", ".", ".."}
-        and name.isprintable()
-        and not any(letter in name for letter in "/\\\0")
-        and not is_reserved(name)
-        and len(os.fsencode(name)) <= _LONGEST_NAME
-    )
+    return cache_folder.is_plain_name(name) and name.isprintable() and len(os.fsencode(name)) <= _LONGEST_NAME
 
 
 def memory_of(folder: str, url: str) -> str:

@@ -27,7 +27,7 @@ from torchkutils.files import (
     resume,
     transfer,
 )
-from torchkutils.files.addresses import is_local, shown_url
+from torchkutils.files.addresses import is_local, last_part, shown_url
 from torchkutils.files.archive_kinds import without_tar_ending
 from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.download_lock import only_one_process
@@ -176,10 +176,10 @@ def get_file(
     force = force or force_download
     sources = arguments.checked_sources(origin, mirrors)
     name = file_names.name_without_asking(fname, sources[0])
-    hashed_name = os.path.basename(name) if name else None
+    short_name = os.path.basename(name or "")
     request = transfer.Request(
         sources,
-        arguments.expected_hash(file_hash, md5_hash, hash_algorithm, hashed_name),
+        arguments.expected_hash(file_hash, md5_hash, hash_algorithm, short_name or last_part(sources[0])),
         Caller(
             arguments.checked_headers(headers),
             arguments.checked_timeout(timeout),
@@ -187,6 +187,7 @@ def get_file(
             netrc,
         ),
         arguments.checked_retries(retries),
+        short_name,
     )
     if force and offline:
         raise ValueError("force=True asks for a download and offline=True forbids it; give one of them")
@@ -205,17 +206,19 @@ def get_file(
     job = _without_network(_Job(request, force, offline, progress and not quiet, extraction, untar))
     base = cache_folder.base_folder(cache_dir)
     subdir = os.fspath(cache_subdir)
-    first_answer = None
+    answer = None
+    if name is None:
+        name, answer = file_names.name_by_asking(job.request, os.path.join(base, subdir), offline=job.offline)
     try:
-        if name is None:
-            name, first_answer = file_names.name_by_asking(job.request, os.path.join(base, subdir), offline=job.offline)
         if untar and fname is None:
             name = without_tar_ending(name)
-        request = dataclasses.replace(job.request, name=os.path.basename(name), first_answer=first_answer)
-        return _get(dataclasses.replace(job, request=request), base, subdir, name)
+        if answer is not None or os.path.basename(name) != short_name:
+            request = dataclasses.replace(job.request, name=os.path.basename(name), first_answer=answer)
+            job = dataclasses.replace(job, request=request)
+        return _get(job, base, subdir, name)
     finally:
-        if first_answer is not None:
-            first_answer.close()
+        if answer is not None:
+            answer.close()
 
 
 def _without_network(job: _Job) -> _Job:
@@ -249,7 +252,7 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
     seen = _signature(place.path)
     valid = seen is not None and not job.force and _has_hash(place.path, job.request.expected)
     if valid and job.request.expected is None:
-        origins.warn_of_other_origin(place.path, job.request.sources, stacklevel=4)
+        origins.warn_of_other_origin(place.path, job.request.sources)
     if valid and _is_extracted(job, place, downloaded=False) and not job.extraction.remove_archive:
         return place.result
     if seen is None and _needs_no_archive(job, place):

@@ -48,12 +48,14 @@ def check_algorithm(algorithm: str, argument: str = "hash_algorithm") -> str:
     Raises:
         ValueError: It is neither.
     """
+    if algorithm == "auto":
+        return algorithm
     if isinstance(algorithm, str):
         name = algorithm.strip().lower().replace("-", "_")
-        candidates = (name, name.replace("_", ""), name.replace("_", "-"), re.sub(r"^sha_?(\d+)$", r"sha\1", name))
-        for candidate in ("auto" if name == "auto" else "", *candidates):
-            if candidate == "auto" or candidate in hashlib.algorithms_available:
-                return candidate
+        spellings = (name, name.replace("_", ""), name.replace("_", "-"))
+        for spelling in ("auto", *spellings):
+            if spelling in spellings and (spelling == "auto" or spelling in hashlib.algorithms_available):
+                return spelling
     raise ValueError(
         f"{argument} must be 'auto' or one of {sorted(DIGEST_LENGTHS)} or another of hashlib's, got {algorithm!r}"
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Sequence
 
 from torchkutils.files.addresses import MASK, shown_url
+from torchkutils.files.caller_warnings import warn_caller
 
 _ATTRIBUTE = "user.xdg.origin.url"
 _LONGEST = 4096
@@ -39,15 +39,13 @@ def read_origin(path: str) -> str | None:
         return None
 
 
-def warn_of_other_origin(path: str, sources: Sequence[str], stacklevel: int) -> None:
+def warn_of_other_origin(path: str, sources: Sequence[str]) -> None:
     """Warn where the file that a call is given came from an address that the call does not name."""
     noted = read_origin(path)
-    if noted is None or noted in {_noted(source) for source in sources}:
+    if noted is None or noted in sources or noted in {_noted(source) for source in sources}:
         return
     shown = "".join(letter if letter.isprintable() else "?" for letter in noted)
-    warnings.warn(
+    warn_caller(
         f"{path} came from {shown}, not from {shown_url(sources[0])}, and is returned as it is; give fname to keep "
-        "both, file_hash to be sure, or force=True to replace it",
-        UserWarning,
-        stacklevel=stacklevel,
+        "both, file_hash to be sure, or force=True to replace it"
     )

@@ -1,11 +1,10 @@
 """What a failed download leaves for the next call: its bytes, and the tag of the version that they belong to.
 
-Beside the part file lies a note (JSON) of the address (as a digest), the entity tag, the expected length and the
-process that writes. It is written when a body with a strong tag begins. The next call takes the part over
+Beside the part file lies a note (JSON) of the address (as a digest), the entity tag and the expected length. It is
+written when a body with a strong tag begins. The next call takes the part over
 
 - when the note says how many bytes the failed call left, or
-- when the process that wrote it was killed: it ran on this machine since it was started, in the same container, and
-  is no more. After a power cut, bytes that never reached the disk would look like zeros, so they are not believed.
+- when the process that wrote the part was killed (`was_killed_here`).
 
 It is taken over by a rename to a name of its own: of two processes on a disk without locks, one gets it.
 """
@@ -17,13 +16,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pathlib
 import re
 import stat
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
-from torchkutils.files.sidecar_files import SidecarFiles, remove_whatever
+from torchkutils.files.sidecar_files import SidecarFiles, remove_whatever, was_killed_here
 
 _LARGEST_NOTE = 1 << 14
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -39,7 +37,6 @@ class Note:
         etag: The strong entity tag of the version.
         total: The bytes of the whole, None while unknown.
         received: The bytes that a failed call left; None while one is writing.
-        process: Who writes: boot, process namespace and number; '' where this cannot be told.
     """
 
     part: str
@@ -47,26 +44,6 @@ class Note:
     etag: str
     total: int | None
     received: int | None
-    process: str
-
-
-def this_process() -> str:
-    """This process, in words that no other process on any machine shares; '' where the system cannot tell."""
-    try:
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it points to no path
-        return f"{boot} {space} {os.getpid()}"
-    except OSError:
-        return ""
-
-
-def _has_ended(process: str) -> bool:
-    """Whether that process ran here since the machine was started, and does no more."""
-    here = this_process().rpartition(" ")[0]
-    where, _, number = process.rpartition(" ")
-    if not here or where != here or not number.isdigit():
-        return False
-    return int(number) != os.getpid() and not pathlib.Path(f"/proc/{number}").exists()
 
 
 def write_note(sidecars: SidecarFiles, note: Note) -> None:
@@ -97,7 +74,7 @@ def read_note(sidecars: SidecarFiles) -> Note | None:
 
 
 def _is_sound(note: Note, sidecars: SidecarFiles) -> bool:
-    texts = (note.part, note.source, note.etag, note.process)
+    texts = (note.part, note.source, note.etag)
     sizes = (note.total, note.received)
     if not all(isinstance(text, str) for text in texts):
         return False
@@ -126,10 +103,11 @@ def take_over(sidecars: SidecarFiles, path: str, sources: Collection[str]) -> No
         return None
     with contextlib.suppress(OSError):
         os.unlink(sidecars.resume)
-    if note.source not in sources or (note.received is None and not _has_ended(note.process)):
+    part = os.path.join(sidecars.folder, note.part)
+    if note.source not in sources or (note.received is None and not was_killed_here(part)):
         return None
     try:
-        os.rename(os.path.join(sidecars.folder, note.part), path)
+        os.rename(part, path)
         status = os.lstat(path)
     except OSError:
         return None

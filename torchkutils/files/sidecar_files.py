@@ -9,7 +9,7 @@ from what another process is writing, on file systems too where a lock excludes 
 """
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH100, PTH112, PTH114, PTH115, PTH118, PTH119
+# ruff: noqa: PTH100, PTH110, PTH112, PTH114, PTH115, PTH118, PTH119
 from __future__ import annotations
 
 import contextlib
@@ -161,6 +161,19 @@ def is_in_use(path: str) -> bool:
     if machine != this_machine():
         return _changed_lately(path)
     return process != os.getpid() and is_alive(process, started) and (os.name != "nt" or _changed_lately(path))
+
+
+def was_killed_here(path: str) -> bool:
+    """Whether the process that wrote a part ran since this machine was started, and is no more.
+
+    After a power cut, bytes that never reached the disk look like zeros: where a start of the machine cannot be told
+    from another one, the answer is False.
+    """
+    found = _OWNER.search(os.path.basename(path))
+    if found is None or found[1] != this_machine() or not os.path.exists("/proc/sys/kernel/random/boot_id"):
+        return False
+    process = int(found[2], 16)
+    return process != os.getpid() and not is_alive(process, int(found[3], 16))
 
 
 def _changed_lately(path: str) -> bool:

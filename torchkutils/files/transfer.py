@@ -172,7 +172,7 @@ def fetch(request: Request, path: str, report: Report) -> None:
 
 def _note(part: _Part, name: str, received: int | None) -> resume.Note:
     source = address_key(part.source)
-    return resume.Note(os.path.basename(name), source, part.etag or "", part.total, received, resume.this_process())
+    return resume.Note(os.path.basename(name), source, part.etag or "", part.total, received)
 
 
 def _keep(part: _Part, sidecars: SidecarFiles, name: str, error: BaseException) -> bool:

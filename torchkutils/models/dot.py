@@ -23,6 +23,8 @@ RANKDIRS = ("TB", "BT", "LR", "RL")
 # More arrows than these between two boxes become one with a number.
 _DRAWN_ARROWS = 3
 _subgraph_numbers = itertools.count()
+# What ends a frame in the DOT language.
+_END = "\t}\n"
 
 
 def model_to_dot(
@@ -44,6 +46,7 @@ def model_to_dot(
     show_params: bool = False,
     show_trainable: bool = False,
     show_ops: bool = False,
+    rolled: bool | None = None,
 ) -> ModelDigraph:
     """A model as a `graphviz.Digraph`, with the edges that its tensors take.
 
@@ -58,12 +61,15 @@ def model_to_dot(
         input_size, input_data, dtypes, mode, engine: As in `summarize`.
         depth: How many levels to open; beats `expand_nested`. 0 is one box.
         show_dtype, show_params, show_trainable: More facts in each box.
-        show_ops: Functions between modules too; without it only those that join tensors.
+        show_ops: Functions between modules too; without it only those that join tensors. Comparisons that only decide
+            what Python does are left out.
+        rolled: None: the calls of a module share one box, which says how many, if it holds parameters; else each
+            call has a box. True: always one box, and a repeated pattern of functions once with "× n". False: never.
 
     Returns:
         A `graphviz.Digraph` whose `pipe`, `render`, inline display and pydot-like `create` and `write` need no
-        `dot` program where pygraphviz has a wheel. Its `caption` says what ran. A module that is called several
-        times is one box that says so; more than three arrows between two boxes are one with a number.
+        `dot` program where pygraphviz has a wheel. Its `caption` says what ran. More than three arrows between two
+        boxes are one with a number.
 
     Raises:
         TypeError, ValueError: An argument that cannot be.
@@ -82,9 +88,9 @@ def model_to_dot(
 
     def graph_of(trace: Trace) -> ModelDigraph:
         limit = opened_depth(trace, depth, expand_nested)
-        picture = PictureGraph(trace, limit, functions=show_ops)
+        picture = PictureGraph(trace, limit, functions=show_ops, rolled=rolled)
         graph = draw(picture, look, rankdir=rankdir, dpi=dpi, subgraph=subgraph)
-        graph.drawing = Drawing(trace, look, rankdir, show_ops, limit)
+        graph.drawing = Drawing(trace, look, rankdir, show_ops, limit, rolled)
         return graph
 
     run = Run(
@@ -162,21 +168,21 @@ def draw(
 
 def _add_boxes(graph: Any, picture: PictureGraph, look: Look, prefix: str, tooltips: bool) -> None:
     """Boxes and clusters; a stack stands in for recursion, since models nest deeper than Python does."""
-    boxes: dict[int | None, list[Box]] = {}
+    boxes: dict[str | None, list[Box]] = {}
     for box in picture.boxes.values():
         boxes.setdefault(box.cluster, []).append(box)
-    inner: dict[int | None, list[int]] = {}
+    inner: dict[str | None, list[str]] = {}
     for module, around in picture.clusters.items():
         inner.setdefault(around, []).append(module)
-    stack: list[int | str | None] = [None]
+    stack: list[str | None] = [None]
     while stack:
         here = stack.pop()
-        if isinstance(here, str):
-            graph.body.append(here)
+        if here == _END:
+            graph.body.append(_END)
             continue
         if here is not None:
             graph.body.extend(_cluster_head(picture, here, prefix))
-            stack.append("\t}\n")
+            stack.append(_END)
         for box in boxes.get(here, ()):
             graph.node(
                 f"{prefix}{box.key}", label=_plain_or_record(label_of(box, picture, look)), **_marks(box, tooltips)
@@ -184,14 +190,15 @@ def _add_boxes(graph: Any, picture: PictureGraph, look: Look, prefix: str, toolt
         stack.extend(reversed(inner.get(here, [])))
 
 
-def _cluster_head(picture: PictureGraph, module: int, prefix: str) -> Iterable[str]:
+def _cluster_head(picture: PictureGraph, frame: str, prefix: str) -> Iterable[str]:
+    module = picture.cluster_modules[frame]
     record = picture.trace.modules[module]
     failed = module == picture.failed_cluster and picture.trace.failure is not None
     text = f"{record.path}: {record.class_name}"
     if failed and picture.trace.failure is not None:
         text += f" {failed_text(picture.trace.failure.error)}"
     colours = "color=red fontcolor=red" if failed else "color=gray"
-    yield f'\tsubgraph "cluster_{prefix}{module}" {{\n'
+    yield f'\tsubgraph "cluster_{prefix}{frame}" {{\n'
     yield f'\tgraph [label="{escape_label(text)}" labeljust=l style=rounded {colours} fontname=Helvetica]\n'
 
 

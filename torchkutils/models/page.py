@@ -47,7 +47,9 @@ class ModelPage:
         return f"ModelPage({self.model_name!r}, {len(self.html.encode()) / 1000:,.0f} KB of HTML)"
 
 
-def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int) -> ModelPage:
+def make_page(
+    trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int, rolled: bool | None = None
+) -> ModelPage:
     """Draw every depth of a trace and put the drawings, the facts and the script into one file.
 
     Args:
@@ -56,16 +58,18 @@ def make_page(trace: Trace, look: Look, *, rankdir: str, functions: bool, depth:
         rankdir: "TB", "BT", "LR" or "RL".
         functions: Show functions between modules too.
         depth: The depth shown first.
+        rolled: As in `PictureGraph`.
 
     Raises:
         RuntimeError: Neither `dot` nor pygraphviz is there, or Graphviz refused the graph.
     """
-    pictures = _pictures(trace, functions)
+    pictures = _pictures(trace, functions, rolled)
     # Each layout is a process of its own: they run side by side.
     with ThreadPoolExecutor(max_workers=4) as pool:
         drawn = list(pool.map(lambda picture: _svg(picture, look, rankdir), pictures))
     data = _facts(trace) | {
         "boxes": {key: _box_facts(box) for picture in pictures for key, box in picture.boxes.items()},
+        "frames": {frame: module for picture in pictures for frame, module in picture.cluster_modules.items()},
         "levels": [
             {"svg": svg, "arrows": [[a.source, a.target, a.count] for a in picture.arrows]}
             for svg, picture in zip(drawn, pictures, strict=True)
@@ -90,12 +94,12 @@ def _asset(name: str) -> str:
     return (importlib.resources.files(__package__) / "page_assets" / name).read_text(encoding="utf-8").rstrip()
 
 
-def _pictures(trace: Trace, functions: bool) -> list[PictureGraph]:
+def _pictures(trace: Trace, functions: bool, rolled: bool | None) -> list[PictureGraph]:
     """One graph for each depth, as deep as something opens."""
     deepest = max((trace.modules[call.module].depth for call in trace.calls), default=0)
     last = min(deepest, _MOST_LEVELS)
     depths = [*range(last), deepest]
-    return [PictureGraph(trace, depth, functions=functions) for depth in depths]
+    return [PictureGraph(trace, depth, functions=functions, rolled=rolled) for depth in depths]
 
 
 def _svg(picture: PictureGraph, look: Look, rankdir: str) -> str:
@@ -104,6 +108,7 @@ def _svg(picture: PictureGraph, look: Look, rankdir: str) -> str:
 
 def _box_facts(box: Any) -> dict[str, Any]:
     facts = {
+        "module": box.module,
         "kind": box.kind,
         "title": box.title,
         "class_name": box.class_name,

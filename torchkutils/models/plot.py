@@ -75,6 +75,7 @@ class ModelPlot:
             rankdir=drawing.rankdir,
             functions=drawing.functions,
             depth=drawing.depth,
+            rolled=drawing.rolled,
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
@@ -113,6 +114,7 @@ def plot_model(
     show_trainable: bool = False,
     show_ops: bool = False,
     drawer: Literal["layers", "torchview"] = "layers",
+    rolled: bool | None = None,
 ) -> ModelPlot:
     """Draw a model as Keras does, with the edges that its tensors really take.
 
@@ -129,7 +131,11 @@ def plot_model(
         show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors.
         drawer: "layers", or "torchview" for torchview's operations, drawn from a copy of the model; it has its own
-            labels, and `show_layer_names`, `show_dtype`, `show_params`, `show_trainable` and `show_ops` are not its.
+            labels, and `show_layer_names`, `show_dtype`, `show_params`, `show_trainable`, `show_ops` and `rolled` are
+            not its.
+        rolled: None: the calls of a module share one box, which says how many, if it holds parameters; else each
+            call has a box (`relu`, `relu (2)`). True: always one box, and a repeated pattern of functions once with
+            "× n". False: never.
 
     Returns:
         A `ModelPlot`.
@@ -179,6 +185,7 @@ def plot_model(
             show_params=show_params,
             show_trainable=show_trainable,
             show_ops=show_ops,
+            rolled=rolled,
         )
     except Exception as error:
         partial = getattr(error, "dot", None)

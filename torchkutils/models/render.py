@@ -20,6 +20,16 @@ PICTURE_FORMATS = {"png": "png", "svg": "svg", "pdf": "pdf", "jpg": "jpg", "jpeg
 MAX_PIXELS = 32_767
 INSTALL = "pip install 'pygraphviz>=2'"
 
+DEADLINE_SECONDS = 20.0
+"""After so long a layout is given up for a plainer one."""
+PLAIN_DEADLINE_SECONDS = 120.0
+# dot's time grows with the crossings that it tries to avoid: beyond this it is not worth a try.
+_DENSE_EDGES = 400
+_DENSE_RATIO = 3
+# Few rounds of the network simplex and of the search for crossings, and straight lines.
+_PLAIN = "nslimit=0.1 nslimit1=0.1 mclimit=0.01 splines=line"
+PLAIN_NOTE = "laid out plainly, with straight lines: too many arrows for dot's own layout"
+
 
 def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
     """Lay a DOT text out and draw it.
@@ -37,25 +47,58 @@ def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
 
     Raises:
         ValueError: An unknown format, or a bitmap wider or higher than 32,767 pixels.
-        RuntimeError: Neither `dot` nor pygraphviz is there, or Graphviz refused the graph.
+        RuntimeError: Neither `dot` nor pygraphviz is there, Graphviz refused the graph, or no layout was found in time.
+
+    A graph with very many arrows, or one that takes longer than `DEADLINE_SECONDS`, is laid out plainly, and its
+    label says so.
     """
     if picture_format not in PICTURE_FORMATS.values():
         raise ValueError(f"format must be one of {', '.join(sorted(PICTURE_FORMATS))}; got {picture_format!r}")
+    if not is_dense(source):
+        try:
+            return _drawn(source, picture_format, dpi, DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Laid out plainly below.
+            pass
+    try:
+        return _drawn(laid_out_plainly(source), picture_format, dpi, PLAIN_DEADLINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(
+            f"Graphviz found no layout within {PLAIN_DEADLINE_SECONDS:.0f} s; give a smaller depth, or write .dot"
+        ) from None
+
+
+def is_dense(source: str) -> bool:
+    """Whether a graph has so many arrows beside its boxes that dot's own layout would take minutes."""
+    edges = source.count(" -> ")
+    return edges > _DENSE_EDGES and edges > _DENSE_RATIO * (source.count("[label=") - source.count("graph [label="))
+
+
+def laid_out_plainly(source: str) -> str:
+    """The same graph with settings that end soon; a graph without a label gets one that says so."""
+    head, brace, rest = source.partition("{")
+    unlabelled = "\tgraph [label=" not in source and "bb=" not in source
+    note = f' label="{PLAIN_NOTE}" fontsize=10' if unlabelled else ""
+    return f"{head}{brace}\n\tgraph [{_PLAIN}{note}]{rest}"
+
+
+def _drawn(source: str, picture_format: str, dpi: float, seconds: float) -> bytes:
+    """Draw, or raise subprocess.TimeoutExpired."""
     program = shutil.which("dot")
     if program is not None:
-        return _by_program(program, source, picture_format, dpi)
-    return _by_pygraphviz(source, picture_format, dpi)
+        return _by_program(program, source, picture_format, dpi, seconds)
+    return _by_pygraphviz(source, picture_format, dpi, seconds)
 
 
-def _by_program(program: str, source: str, picture_format: str, dpi: float) -> bytes:
+def _by_program(program: str, source: str, picture_format: str, dpi: float, seconds: float) -> bytes:
     if picture_format in ("png", "jpg"):
-        size = graphviz_process.pixels(_checked(_run([program, "-Tdot"], source)), dpi)
+        size = graphviz_process.pixels(_checked(_run([program, "-Tdot"], source, seconds)), dpi)
         if size is not None and max(size) > MAX_PIXELS:
             raise _too_large(*size, picture_format)
-    return _checked(_run([program, f"-T{picture_format}"], source))
+    return _checked(_run([program, f"-T{picture_format}"], source, seconds))
 
 
-def _by_pygraphviz(source: str, picture_format: str, dpi: float) -> bytes:
+def _by_pygraphviz(source: str, picture_format: str, dpi: float, seconds: float) -> bytes:
     found = importlib.util.find_spec("pygraphviz")
     if found is None or found.origin is None:
         raise RuntimeError(
@@ -72,7 +115,7 @@ def _by_pygraphviz(source: str, picture_format: str, dpi: float) -> bytes:
         folder = str(pathlib.Path(found.origin).parent.parent)
         script = [graphviz_process.__file__, folder, picture_format, str(dpi), str(MAX_PIXELS)]
         # -I and -S: neither the user's settings nor site-packages' start-up files have a say, and it starts faster.
-        done = _run([sys.executable, "-I", "-S", *script], source)
+        done = _run([sys.executable, "-I", "-S", *script], source, seconds)
         status = done.returncode
         data = done.stdout if status == graphviz_process.TOO_LARGE else _checked(done)
     if status == graphviz_process.TOO_LARGE:
@@ -81,10 +124,10 @@ def _by_pygraphviz(source: str, picture_format: str, dpi: float) -> bytes:
     return data
 
 
-def _run(command: list[str], source: str) -> subprocess.CompletedProcess[bytes]:
+def _run(command: list[str], source: str, seconds: float) -> subprocess.CompletedProcess[bytes]:
     flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)
     text = source.encode(errors="replace")
-    return subprocess.run(command, input=text, capture_output=True, check=False, creationflags=flags)
+    return subprocess.run(command, input=text, capture_output=True, check=False, creationflags=flags, timeout=seconds)
 
 
 def _checked(done: subprocess.CompletedProcess[bytes]) -> bytes:

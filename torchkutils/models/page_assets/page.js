@@ -16,11 +16,17 @@
     return JSON.parse(await new Response(stream).text());
   }
 
-  const moduleOf = (key) => (/^[mc]\d+$/.test(key) ? Number(key.slice(1)) : null);
+  // Keys of boxes and of frames (with a "c" in front), and "m" or "c" with a module's number.
+  const moduleOf = (key) => {
+    if (model.boxes[key]) return model.boxes[key].module ?? null;
+    if (key[0] === "c" && key.slice(1) in model.frames) return model.frames[key.slice(1)];
+    return /^[mc]\d+$/.test(key) ? Number(key.slice(1)) : null;
+  };
+  const boxed = new Set(Object.values(model.boxes).filter((box) => box.module !== null).map((box) => `m${box.module}`));
   const factsOf = (key) => model.boxes[key] || {};
   const titleOf = (key) => {
     const module = moduleOf(key), facts = factsOf(key);
-    if (module !== null) return `${model.modules[module].path || model.name}: ${model.modules[module].class_name}`;
+    if (module !== null && !facts.title) return `${model.modules[module].path || model.name}: ${model.modules[module].class_name}`;
     return facts.class_name ? `${facts.title}: ${facts.class_name}` : facts.title || key;
   };
 
@@ -32,7 +38,7 @@
     const parsed = new DOMParser().parseFromString(model.levels[depth].svg, "image/svg+xml").documentElement;
     const graph = document.importNode(parsed.querySelector("g.graph"), true);
     const [, , width, height] = parsed.getAttribute("viewBox").split(/\s+/).map(Number);
-    level = { depth, size: { width, height }, elements: new Map(), arrows: model.levels[depth].arrows };
+    level = { depth, size: { width, height }, elements: new Map(), first: new Map(), arrows: model.levels[depth].arrows };
     for (const child of [...graph.children]) if (child.tagName === "polygon" || child.tagName === "title") child.remove();
     for (const element of graph.querySelectorAll(".node, .cluster")) prepare(element);
     for (const title of graph.querySelectorAll("title")) title.remove();
@@ -52,6 +58,9 @@
     const key = element.classList.contains("cluster") ? `c${name.slice("cluster_".length)}` : name;
     level.elements.set(key, element);
     element.dataset.key = key;
+    // The first box or frame of each module: calls may have boxes of their own.
+    const first = key[0] + moduleOf(key);
+    if (!level.first.has(first)) level.first.set(first, key);
     const box = factsOf(key), module = moduleOf(key);
     const failed = model.failed !== null && module === model.failed;
     if (failed || box.failed) element.classList.add("failed");
@@ -69,9 +78,9 @@
     if (key === null || key === undefined) return null;
     if (level.elements.has(key)) return key;
     let module = moduleOf(key);
-    if (module === null) module = factsOf(key).cluster ?? null;
+    if (module === null) module = model.frames[factsOf(key).cluster] ?? null;
     for (let here = module; here !== null && here !== undefined; here = model.modules[here].parent) {
-      for (const kind of ["m", "c"]) if (level.elements.has(kind + here)) return kind + here;
+      for (const kind of ["m", "c"]) if (level.first.has(kind + here)) return level.first.get(kind + here);
     }
     return null;
   }
@@ -260,7 +269,7 @@
     const here = [...level.elements.keys()].filter((key) => titleOf(key).toLowerCase().includes(wanted));
     const deeper = model.modules.filter((module) => module.path.toLowerCase().includes(wanted) ||
       module.class_name.toLowerCase().includes(wanted)).map((module) => `m${module.index}`)
-      .filter((key) => !level.elements.has(key) && !level.elements.has(`c${key.slice(1)}`) && model.boxes[key]);
+      .filter((key) => !level.first.has(key) && !level.first.has(`c${key.slice(1)}`) && boxed.has(key));
     matches = [...here, ...deeper];
     for (const key of here) level.elements.get(key).classList.add("match");
     $("found").textContent = `${matches.length} found` + (deeper.length ? `, ${deeper.length} of them deeper` : "");

@@ -17,26 +17,28 @@ class Box:
         kind: The node's kind; "module" for calls.
         title: Path of the module, name of the function or of the argument.
         class_name: Class of the module; "Input", "Parameter" … for the rest, "" for functions.
-        cluster: Index of the innermost open module around it; None at the top.
+        cluster: Key of the innermost open module's frame around it; None at the top.
         inputs: Shapes that it took, as text; "multiple" where its calls differ.
         outputs: Shapes that it gave, likewise.
         dtype: Of its outputs.
         module: Index of its module in `Trace.modules`; None for what is no module.
         calls: Numbers of the calls that it stands for.
         failed: Whether forward raised in it.
+        repeated: It is part of a pattern that one call of forward repeats.
     """
 
     key: str
     kind: str
     title: str
     class_name: str
-    cluster: int | None
+    cluster: str | None
     inputs: str = "?"
     outputs: str = "?"
     dtype: str = ""
     module: int | None = None
     calls: set[int] = field(default_factory=set)
     failed: bool = False
+    repeated: bool = False
 
     def saw(self, inputs: str, outputs: str) -> None:
         """Take down the shapes of one more call."""

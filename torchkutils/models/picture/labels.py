@@ -40,7 +40,9 @@ def title_of(box: Box, *, names: bool = True, cut: bool = True) -> str:
         title = f"{box.title}: {box.class_name}" if names else box.class_name
     if cut and len(title) > LONGEST_TITLE:
         title = f"{title[: LONGEST_TITLE - 41]}…{title[-40:]}"
-    return f"{title} ({len(box.calls)} calls)" if len(box.calls) > 1 else title
+    if len(box.calls) < 2:
+        return title
+    return f"{title} × {len(box.calls)}" if box.repeated else f"{title} ({len(box.calls)} calls)"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Drawing:
         rankdir: The direction of the arrows.
         functions: Whether functions between modules have boxes.
         depth: Down to which modules are open.
+        rolled: As in `PictureGraph`.
     """
 
     trace: Trace
@@ -81,6 +84,7 @@ class Drawing:
     rankdir: str
     functions: bool
     depth: int
+    rolled: bool | None = None
 
 
 def label_of(box: Box, graph: PictureGraph, look: Look) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchkutils.models.picture.boxes import Arrow, Box, arguments_text, dtypes_of, listed
+from torchkutils.models.picture.repeated_functions import RepeatedFunctions
 from torchkutils.models.records import Call, Edge, ModuleRecord, Node, Trace, shape_text, tensors_in
 
 _CLASS_NAMES = {"input": "Input", "output": "Output", "parameter": "Parameter", "buffer": "Buffer"}
@@ -15,16 +16,29 @@ class PictureGraph:
         trace: What it was made from.
         boxes: By key, in the order of the data flow.
         arrows: Between them.
-        clusters: Index of each open module to that of the open module around it.
+        clusters: Key of each open module's frame to that of the frame around it.
+        cluster_modules: The module of each frame.
         failed_cluster: Index of the open module whose own code raised.
+
+    Args:
+        trace: What ran.
+        depth: How many levels are open.
+        functions: Whether functions between modules have boxes.
+        rolled: Whether the calls of one module share a box. None: they do where the module holds parameters; the calls
+            of a module without any have a box each, where its parent makes several of them in one call. True also
+            draws a pattern of functions that repeats once.
     """
 
-    def __init__(self, trace: Trace, depth: int, *, functions: bool = False) -> None:
-        self.trace, self.depth, self.functions = trace, depth, functions
+    def __init__(self, trace: Trace, depth: int, *, functions: bool = False, rolled: bool | None = None) -> None:
+        self.trace, self.depth, self.functions, self.rolled = trace, depth, functions, rolled
         self.boxes: dict[str, Box] = {}
-        self.clusters: dict[int, int | None] = {}
+        self.clusters: dict[str, str | None] = {}
+        self.cluster_modules: dict[str, int] = {}
+        self._numbers = _numbers_within_parents(trace)
+        self._holding = _holding_parameters(trace)
+        self._repeated = RepeatedFunctions(trace) if rolled else None
         self.failed_cluster: int | None = None
-        self._around: dict[int | None, tuple[Call | None, int | None]] = {None: (None, None)}
+        self._around: dict[int | None, tuple[Call | None, str | None]] = {None: (None, None)}
         self._incoming: dict[int, list[Edge]] = {}
         for edge in trace.edges:
             self._incoming.setdefault(edge.target, []).append(edge)
@@ -35,11 +49,12 @@ class PictureGraph:
         self._place_nodes()
         self.arrows = self._arrows()
         self._drop_loose_boxes()
+        self._drop_steering()
         self._mark_failure()
 
     # -- boxes -----------------------------------------------------------------------------------------------------
 
-    def _place(self, call: int | None) -> tuple[Call | None, int | None]:
+    def _place(self, call: int | None) -> tuple[Call | None, str | None]:
         """The outermost closed call around a call (or itself), and the innermost open module around that."""
         chain = []
         while call not in self._around:
@@ -53,11 +68,28 @@ class PictureGraph:
                 if here.leaf or self.trace.modules[here.module].depth >= self.depth:
                     closed = here
                 elif here.module != 0:
-                    self.clusters.setdefault(here.module, cluster)
-                    cluster = here.module
+                    frame = self._frame(here, cluster)
+                    self.clusters.setdefault(frame, cluster)
+                    self.cluster_modules[frame] = here.module
+                    cluster = frame
             self._around[index] = (closed, cluster)
             call = index
         return self._around[call]
+
+    def _frame(self, call: Call, around: str | None) -> str:
+        """The key of an open module's frame."""
+        # Frames of one module in two frames around it are two.
+        inside = f"{around}_" if around is not None and "c" in around else ""
+        return f"{inside}{call.module}{self._suffix(call)}"
+
+    def _suffix(self, call: Call) -> str:
+        """What tells a call's box from that of another call of the module; empty where they share one."""
+        if self.rolled or call.module == 0:
+            return ""
+        if self.rolled is None and call.module in self._holding:
+            return ""
+        number = call.number if self.rolled is False else self._numbers[call.index]
+        return f"c{number}" if number else ""
 
     def _place_nodes(self) -> None:
         nodes = self.trace.nodes
@@ -99,7 +131,8 @@ class PictureGraph:
                 # What a closed module takes from itself is its own affair.
                 self._origins[node.index] = ()
             else:
-                self._plain_box(node, next((index for index in around if index in self.clusters), None))
+                frames = {module: frame for frame, module in reversed(self.cluster_modules.items())}
+                self._plain_box(node, next((frames[index] for index in around if index in frames), None))
 
     def _boxed(self, node: Node, key: str, call: int) -> None:
         self._own[node.index] = (key, call)
@@ -114,19 +147,23 @@ class PictureGraph:
             source in elsewhere or self.trace.nodes[source].kind == "input" for source in sources
         )
 
-    def _plain_box(self, node: Node, cluster: int | None) -> None:
+    def _plain_box(self, node: Node, cluster: str | None) -> None:
         text = shape_text(node.output)
         box = Box(f"n{node.index}", node.kind, node.name, _CLASS_NAMES.get(node.kind, ""), cluster, text, text)
         box.dtype = dtypes_of(node.output)
         self.boxes[box.key] = box
         self._boxed(node, box.key, -1)
 
-    def _module_box(self, call: Call, cluster: int | None) -> Box:
-        module = self.trace.modules[call.module]
-        box = self.boxes.get(f"m{module.index}")
+    def _module_box(self, call: Call, cluster: str | None) -> Box:
+        module, suffix = self.trace.modules[call.module], self._suffix(call)
+        inside = f"{cluster}_" if cluster is not None and "c" in cluster else ""
+        key = f"m{inside}{module.index}{suffix}"
+        box = self.boxes.get(key)
         if box is None:
             title = module.path or module.name
-            box = Box(f"m{module.index}", "module", title, module.class_name, cluster, module=module.index)
+            if suffix:
+                title = f"{title} ({int(suffix[1:]) + 1})"
+            box = Box(key, "module", title, module.class_name, cluster, module=module.index)
             box.dtype = dtypes_of(call.output)
             self.boxes[box.key] = box
         if call.index not in box.calls:
@@ -151,16 +188,25 @@ class PictureGraph:
             box.dtype = dtypes_of(node.output)
             self.boxes[key] = box
         box.saw(self._taken(node), shape_text(node.output))
-        if node.call is not None:
-            box.calls.add(node.call)
-        self._boxed(node, key, -1 if node.call is None else node.call)
+        number = -1 if node.call is None else node.call
+        if self._repeated is not None and self._repeated.is_one_of_several(node):
+            # Each repetition counts as a call of the box.
+            number = len(self.trace.calls) + node.index
+            box.repeated = True
+        if number >= 0:
+            box.calls.add(number)
+        self._boxed(node, key, number)
 
     def _function_key(self, node: Node) -> str:
         """The same function of a module called again shares the box, as the module itself does."""
         if node.call is None:
             return f"n{node.index}"
+        call = self.trace.calls[node.call]
+        frame = self._place(node.call)[1] or ""
+        if self._repeated is not None:
+            return f"f{frame}_{call.module}_{self._repeated.place_of(node)}_{node.name}"
         ordinal = self._ordinals[node.call] = self._ordinals.get(node.call, -1) + 1
-        return f"f{self.trace.calls[node.call].module}_{ordinal}_{node.name}"
+        return f"f{frame}_{call.module}_{ordinal}_{node.name}"
 
     def _taken(self, node: Node) -> str:
         shapes = []
@@ -209,6 +255,32 @@ class PictureGraph:
         for key in loose:
             del self.boxes[key]
 
+    def _drop_steering(self) -> None:
+        """Leave out functions whose result only decides what Python does: comparisons that nothing takes up."""
+        if self.trace.failure is not None:
+            return
+        outputs = {node.index for node in self.trace.nodes if node.kind == "output"}
+        kept = {
+            key for edge in self.trace.edges if edge.target in outputs for key, _ in self._origins.get(edge.source, ())
+        }
+        taken = {arrow.source for arrow in self.arrows}
+        ends = [
+            key
+            for key, box in self.boxes.items()
+            if box.kind == "function" and box.dtype == "bool" and key not in taken and key not in kept
+        ]
+        while ends:
+            end = ends.pop()
+            del self.boxes[end]
+            before = {arrow.source for arrow in self.arrows if arrow.target == end}
+            self.arrows = [arrow for arrow in self.arrows if arrow.target != end]
+            taken = {arrow.source for arrow in self.arrows}
+            ends += [
+                key
+                for key in before - taken - kept
+                if key in self.boxes and self.boxes[key].kind == "function" and key not in ends
+            ]
+
     def _mark_failure(self) -> None:
         failure = self.trace.failure
         if failure is None:
@@ -221,6 +293,30 @@ class PictureGraph:
             box.inputs = arguments_text(failure.inputs if closed is call else closed.inputs)
         else:
             self.failed_cluster = call.module
+
+
+def _numbers_within_parents(trace: Trace) -> list[int]:
+    """For each call, how many calls of its module the same call of the parent made before it."""
+    seen: dict[tuple[int, int | None], int] = {}
+    numbers = []
+    for call in trace.calls:
+        key = call.module, call.parent
+        numbers.append(seen.get(key, 0))
+        seen[key] = numbers[-1] + 1
+    return numbers
+
+
+def _holding_parameters(trace: Trace) -> set[int]:
+    """The modules that hold parameters, or a module that does."""
+    holding: set[int] = set()
+    for module in reversed(trace.modules):
+        if module.parameters or any(child in holding for child in module.children):
+            holding.add(module.index)
+            if module.same_as is not None:
+                holding.add(module.same_as)
+        if module.same_as is not None and module.same_as in holding:
+            holding.add(module.index)
+    return holding
 
 
 def subtree(trace: Trace, module: int) -> list[ModuleRecord]:
