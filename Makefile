@@ -15,7 +15,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser test-gpu test-lowest check bench bench-gpu docs build clean
+.PHONY: help setup demo test test-slow zoo test-browser test-gpu test-lowest check bench bench-gpu docs build clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-slow: .venv/.vision  ## Kills, corruptions, start methods, model zoos (unde
 .venv/.vision: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vision torchvision==0.28.0 timm==1.0.31
 	touch $@
+
+zoo: .venv/.vision  ## Look at about 100 real architectures and store the table benchmarks/results/zoo.csv (minutes; ONLY=words)
+	$(PY) -m benchmarks.zoo $(ONLY)
 
 test-browser: .venv/.browser  ## The interactive page in headless Chromium (installed by apt-get where that is there)
 	$(PY) -m pytest -q -m browser tests/browser

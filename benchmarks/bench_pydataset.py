@@ -99,9 +99,11 @@ class TheirParsed(Parsed, keras.utils.PyDataset):
     pass
 
 
-def of_ours(kind: type, length: int, workers: int) -> SequenceLoader:
+def of_ours(kind: type, length: int, workers: int, threads: bool = False) -> SequenceLoader:
     batches = kind()
     batches.prepare(length)
+    if threads:
+        return batches.loader(num_workers=workers, workers="threads")
     return batches.loader(num_workers=workers, multiprocessing_context="fork" if workers else None)
 
 
@@ -147,6 +149,20 @@ def an_epoch(
         loader.close()
 
 
+def by_threads(length: int) -> dict[str, Any]:
+    """Threads on both sides, on work that lets them run."""
+    loader, peer = of_ours(OurInflated, length, 2, threads=True), OfKeras(TheirInflated, length, workers=2)
+    assert read(loader) == read(peer)
+    return compare(
+        f"an epoch of {length} inflated batches of 256 KB, 2 threads on both sides",
+        lambda: read(loader),
+        {"PyDataset, 2 threads": lambda: read(peer)},
+        target={"PyDataset, 2 threads": 0.9},
+        repeats=9,
+        warmup=1,
+    )
+
+
 def without_workers(length: int) -> dict[str, Any]:
     loader, peer = of_ours(OurTiny, length, 0), OfKeras(TheirTiny, length)
     question = f"an epoch of {length} tiny batches, no workers"
@@ -160,6 +176,7 @@ def main() -> None:
         an_epoch("an epoch of 20 tiny batches, 2 workers", tiny, 20, 11, NOTES["boundary"], 0.2),
         an_epoch("an epoch of 400 inflated batches of 256 KB, 2 workers", inflated, 400, 5, NOTES["inflate"], None),
         an_epoch("an epoch of 300 parsed batches of 64 KB, 2 workers", parsed, 300, 5, NOTES["parse"], None),
+        by_threads(400),
         without_workers(1000),
     ]
     store("pydataset", rows)

@@ -29,6 +29,7 @@ REFERENCE = {
         "HDF5Matrix",
         "ChunkShuffleSampler",
         "Sequence",
+        "PyDataset",
         "SequenceLoader",
         "OrderedEnqueuer",
         "GeneratorEnqueuer",

@@ -11,6 +11,7 @@ from torchkutils.data.images import load_img as load_img
 from torchkutils.data.images import save_img as save_img
 from torchkutils.data.sample_weights import pack_x_y_sample_weight as pack_x_y_sample_weight
 from torchkutils.data.sample_weights import unpack_x_y_sample_weight as unpack_x_y_sample_weight
+from torchkutils.data.sequence import PyDataset as PyDataset
 from torchkutils.data.sequence import Sequence as Sequence
 from torchkutils.data.sequence_loader import SequenceLoader as SequenceLoader
 from torchkutils.data.split_dataset import split_dataset as split_dataset
@@ -70,6 +71,7 @@ __all__ = [
     "OrderedEnqueuer",
     "ParallelModel",
     "Progbar",
+    "PyDataset",
     "Registry",
     "Sequence",
     "SequenceLoader",

@@ -18,6 +18,7 @@ PUBLIC_NAMES = {
     "OrderedEnqueuer": "data.enqueuers",
     "ParallelModel": "parallel.parallel_model",
     "Progbar": "progress",
+    "PyDataset": "data.sequence",
     "Registry": "files.registry",
     "Sequence": "data.sequence",
     "SequenceLoader": "data.sequence_loader",

@@ -120,13 +120,17 @@ def default_device() -> torch.device:
 # -- modules whose parameters are sharded by `fully_shard` -------------------------------------------------------------
 
 
-def fsdp_state(module: nn.Module) -> Any:
-    """What `fully_shard` keeps of a module beside it, shared by modules that were sharded together; None without it.
+def is_fsdp_class(kind: type[nn.Module]) -> bool:
+    """Whether it is a class that `fully_shard` gave a module. torch 2.6 has no public name for it."""
+    return hasattr(kind, "_get_fsdp_state")
+
+
+def fsdp_state(module: Any) -> Any:
+    """What `fully_shard` keeps of such a module beside it, shared by modules that were sharded together.
 
     Public are only `reshard` and `unshard`.
     """
-    state = getattr(type(module), "_get_fsdp_state", None)
-    return None if state is None else state(module)
+    return module._get_fsdp_state()
 
 
 def is_sharded_tensor(tensor: Any) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, SequentialSampler
 
 from tests.data import sequences as kinds
-from torchkutils import Sequence
+from torchkutils import PyDataset, Sequence
 from torchkutils.data.epoch_order import EpochOrder, Shuffled
 from torchkutils.data.shards import World
 
@@ -497,6 +497,39 @@ def test_auto_chooses_by_the_first_batches_and_says_why(kind, choice):
     assert (loader.workers, stats.workers, stats.batches) == (choice, choice, 24)
     assert "the interpreter's lock" in stats.chosen_because
     loader.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked", "wanted"),
+    [
+        ({}, {}, (0, "processes", None)),
+        ({"workers": 2}, {}, (2, "threads", 5)),
+        ({"workers": 2, "use_multiprocessing": True, "max_queue_size": 3}, {}, (2, "processes", 2)),
+        ({"workers": 2}, {"num_workers": 0}, (0, "threads", None)),
+        ({"workers": 2}, {"num_workers": 1, "workers": "processes", "prefetch_factor": 4}, (1, "processes", 4)),
+    ],
+)
+def test_keras_3_s_constructor_says_which_workers_a_loader_has(arguments, asked, wanted):
+    class Batches(PyDataset):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            return index
+
+    loader = Batches(**arguments).loader(**asked)
+    assert (loader.num_workers, loader.workers, loader.prefetch_factor) == wanted
+    assert [*loader, *loader] == [*range(5), *range(5)]
+    loader.close()
+    for wrong, says in (
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"max_queue_size": 0}, "max_queue_size must"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Batches(**wrong)
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------

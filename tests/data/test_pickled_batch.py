@@ -151,7 +151,7 @@ def test_what_has_no_slot_or_does_not_fit_takes_torchs_way(slot, slots, monkeypa
     if slot == 0:
         monkeypatch.setattr("torchkutils.data.pickled_batch.LARGEST", 100_000)
     assert LARGEST > 100_000
-    batch = torch.arange(100_001, dtype=torch.uint8)
+    batch = torch.arange(600_000, dtype=torch.uint8)
     message = Sender(slots).pack(batch, slot)
     assert message.slot == -1
     assert torch.equal(Receiver(slots, reuse=False, pin=False).unpack(message), batch)

@@ -57,6 +57,23 @@ def _batches_are_shared(rank):
             assert len(set(taken)) == min(7, sum(lengths))
 
 
+def _a_new_seed_is_agreed_on(rank):
+    orders = []
+    for _ in range(2):
+        # Made before it is known which ranks there are, for all that it knows.
+        loader = kinds.Numbers(40).loader(world_size="auto", shuffle=True, seed=None)
+        parts = _of_everyone(list(loader))
+        assert sorted(_joined(parts)) == list(range(40))
+        seeds = _of_everyone(loader.state_dict()["seed"])
+        assert seeds == [seeds[0]] * len(seeds)
+        orders.append(parts[0])
+    assert orders[0] != orders[1]
+    alone = kinds.Numbers(4).loader()
+    with pytest.warns(UserWarning, match="every one of the 2 ranks reads all batches of Numbers"):
+        assert list(alone) == list(range(4))
+    assert list(alone) == list(range(4))
+
+
 def _take(rank, folder, shuffle):
     """Two batches on each rank, then the state goes into a file, as save_model's metadata would."""
     loader = kinds.Numbers(23).loader(world_size="auto", shard="uneven", shuffle=shuffle, seed=3)
@@ -91,6 +108,10 @@ def test_each_rank_opens_the_file_and_rows_are_shared(tmp_path):
 
 def test_batches_are_shared(tmp_path):
     on_ranks(_batches_are_shared, tmp_path)
+
+
+def test_a_new_seed_is_agreed_on(tmp_path):
+    on_ranks(_a_new_seed_is_agreed_on, tmp_path)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

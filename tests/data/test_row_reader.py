@@ -12,7 +12,7 @@ import pytest
 
 import tests.data.hdf5_files as files
 from torchkutils import HDF5Matrix
-from torchkutils.data import hdf5_file
+from torchkutils.data import file_bytes, hdf5_file
 from torchkutils.data.chunk_filters import ChunkDecoder
 
 GZIP = {"chunks": (4,), "compression": "gzip"}
@@ -201,19 +201,48 @@ def test_a_handle_that_hdf5_does_not_need_locks_nothing(tmp_path):
     assert rows[0] == 5
 
 
-@pytest.mark.parametrize("storage", ["contiguous", "chunked", "gzip"])
-def test_an_address_space_smaller_than_the_file_is_enough(storage, tmp_path):
+def test_an_address_space_smaller_than_the_file_is_enough(tmp_path):
     program = f"""
 import resource, h5py, torch, torchkutils
-options = {{"contiguous": {{}}, "chunked": {{"chunks": (2**20,)}}, "gzip": {{"chunks": (2**20,), "compression": 1}}}}
+storages = {{"x": {{}}, "y": {{"chunks": (2**20,)}}, "z": {{"chunks": (2**20,), "compression": 1}}}}
 with h5py.File({str(tmp_path / "a.h5")!r}, "w") as file:
-    data = file.create_dataset("x", (2 * 10**9,), "f4", **options[{storage!r}])
-    data[-1] = 3.5
+    for name, options in storages.items():
+        data = file.create_dataset(name, (2 * 10**9,), "f4", **options)
+        data[-1] = 3.5
 resource.setrlimit(resource.RLIMIT_AS, (5 * 2**30, 5 * 2**30))
-print(float(torchkutils.HDF5Matrix({str(tmp_path / "a.h5")!r}, "x")[-1]))
+print([float(torchkutils.HDF5Matrix({str(tmp_path / "a.h5")!r}, name)[-1]) for name in "xyz"])
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
-    assert result.stdout.strip() == "3.5", result.stderr
+    assert result.stdout.strip() == "[3.5, 3.5, 3.5]", result.stderr
+
+
+@pytest.mark.parametrize("storage", files.STORAGES)
+def test_rows_from_a_slow_disk_are_asked_for_at_once(storage, tmp_path, monkeypatch):
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("needs posix_fadvise")
+    array = files.some_values("f4", (500, 2000))
+    files.write(tmp_path / "a.h5", storage, array)
+    asked, advise = [], os.posix_fadvise
+    monkeypatch.setattr(file_bytes, "_DISK_SECONDS", 0.0)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *a: asked.append(a[1:3]) or advise(*a))
+    rows = HDF5Matrix(tmp_path / "a.h5", "x")
+    picked = np.random.default_rng(0).permutation(500)[:20]
+    np.testing.assert_array_equal(rows[picked].numpy(), array[picked])
+    size = os.stat(tmp_path / "a.h5").st_size
+    assert all(0 < offset < offset + length <= size for offset, length in asked)
+    assert (len(asked) >= 15) == (storage not in ("lzf", "checksummed"))
+
+
+@pytest.mark.parametrize("missing", [("preadv",), ("preadv", "pread"), ("sched_getaffinity",)])
+@pytest.mark.parametrize("storage", files.STORAGES)
+def test_systems_without_these_calls_read_the_same_rows(missing, storage, tmp_path, monkeypatch):
+    array = files.some_values("f4", (50, 6))
+    files.write(tmp_path / "a.h5", storage, array)
+    for name in missing:
+        monkeypatch.delattr(os, name, raising=False)
+    rows = HDF5Matrix(tmp_path / "a.h5", "x", threads=None if "sched_getaffinity" in missing else 2)
+    for key in (slice(None), [40, 3, 3], slice(30, 4, -5)):
+        np.testing.assert_array_equal(rows[key].numpy(), array[key])
 
 
 def test_each_chunk_is_decoded_once_while_it_is_kept(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 import pathlib
@@ -205,6 +206,42 @@ def test_a_thousand_epochs_keep_memory_and_files_as_they_are():
     loader.close()
 
 
+class Mapped(kinds.Hooked):
+    """Rows of a file, mapped into memory."""
+
+    def __init__(self, path, mode, piece):
+        super().__init__(6)
+        rows = np.memmap(path, "i8", mode, offset=16, shape=(2**16,))
+        self.rows = {"all": rows, "piece": rows[100:], "array": np.asarray(rows)}[piece]
+
+    def __getitem__(self, index):
+        return self.order[index], int(self.rows[0]), os.getpid()
+
+    def change(self):
+        self.order.reverse()
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("piece", ["all", "piece", "array"])
+def test_a_mapped_file_is_mapped_again_and_not_sent(piece, mode, method, tmp_path):
+    np.arange(2**17).tofile(tmp_path / "rows")
+    sequence = Mapped(tmp_path / "rows", mode, piece)
+    assert len(state_of(sequence, 2**20).content) < 2000
+    loader = sequence.loader(num_workers=1, multiprocessing_context=method)
+    first = 102 if piece == "piece" else 2
+    processes = set()
+    for epoch in range(3):
+        order = list(sequence.order)
+        batches = list(loader)
+        assert [tuple(batch[:2]) for batch in batches] == [(number, first) for number in order]
+        processes |= {process for _, _, process in batches}
+        if mode == "r+" and epoch == 1:
+            first = sequence.rows[0] = 77
+    assert len(processes) == 1
+    loader.close()
+
+
 # -- generators that the Sequence holds ------------------------------------------------------------------------------
 
 
@@ -266,6 +303,59 @@ def test_what_held_generators_draw_is_fixed_by_seed_epoch_and_index(name, hook):
     # Another seed, and another state of the generator, give other numbers.
     drawn = [draw for epoch in (*first, *epochs(2, seed=1), *epochs(2, generator=stepped_on(name))) for draw in epoch]
     assert len(set(drawn)) == len(drawn)
+
+
+class Prepares(Sequence):
+    """Makes its generator in the worker: with the worker's number as its seed, or all with the same."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if not hasattr(self, "generator"):
+            self.generator = np.random.default_rng(0)
+        return float(self.generator.random())
+
+    def prepare(self, worker):
+        self.generator = np.random.default_rng(worker)
+
+    def on_epoch_end(self):
+        self.hooked = getattr(self, "hooked", 0) + 1
+
+
+@pytest.mark.parametrize("where", ["worker_init_fn", "__getitem__"])
+def test_generators_that_workers_make_draw_the_same_for_any_number_of_workers(where):
+    def epochs(num_workers):
+        sequence = Prepares()
+        init = sequence.prepare if where == "worker_init_fn" else None
+        loader = sequence.loader(num_workers=num_workers, worker_init_fn=init)
+        try:
+            return [list(loader) for _ in range(3)]
+        finally:
+            loader.close()
+
+    first = epochs(1)
+    assert first == epochs(3)
+    assert len({draw for epoch in first for draw in epoch}) == 24
+
+
+def test_a_long_sequence_s_generator_is_found_beside_a_million_samples():
+    class Long(Drawing):
+        def __len__(self):
+            return 10**6
+
+        def __getitem__(self, index):
+            return drawn_from(self.parts["augment"][0])
+
+    sequence = Long(np.random.default_rng(0))
+    sequence.samples = [(f"{number}.png", number) for number in range(20_000)]
+    sequence.objects = [pathlib.Path() for _ in range(20_000)]
+    loaders = [sequence.loader(num_workers=count, multiprocessing_context="fork") for count in (1, 2)]
+    first, second = ([batch for batch, _ in zip(loader, range(6), strict=False)] for loader in loaders)
+    assert first == second
+    assert len(set(first)) == 6
+    for loader in loaders:
+        loader.close()
 
 
 def test_without_workers_a_held_generator_goes_on_as_it_is():
@@ -333,7 +423,26 @@ def local_class():
     return Local()
 
 
+class Opened(collections.UserDict):
+    """A mapping that cannot be read through: an open file, a data base."""
+
+    def __iter__(self):
+        raise AssertionError("nobody may read it")
+
+    def __getstate__(self):
+        raise TypeError("an open file")
+
+
+def test_what_a_sequence_holds_is_not_read_to_find_generators():
+    loader = Counting(held=Opened(), rows=[Opened() for _ in range(3)]).loader(num_workers=1, workers="threads")
+    assert len(list(loader)) == 3
+    forked = Counting(held=Opened()).loader(num_workers=1, multiprocessing_context="fork")
+    assert len(list(forked)) == 3
+    forked.close()
+
+
 UNSENDABLE = {
+    r"Counting\.held is of type Opened": Opened,
     r"Counting\.held is of type lock": threading.Lock,
     r"Counting\.held is the function <lambda>": lambda: lambda: 1,
     r"Counting\.held is of type TextIOWrapper": lambda: sys.__stderr__,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,9 +124,22 @@ def test_functions_that_torchs_counter_does_not_know(name: str) -> None:
     assert (summary.flops, summary.flops_known) == (expected, True)
 
 
-@torch.jit.script
-def scripted(x: torch.Tensor) -> torch.Tensor:
-    return torch.relu(x) @ torch.ones(4, 4)
+@pytest.mark.parametrize(
+    ("model", "size", "flops"),
+    [
+        (nn.Linear(16, 32, bias=False), (2, 10, 16), 2 * 10_240),
+        (nn.ConvTranspose2d(8, 16, 3, stride=2), (2, 8, 10, 10), 2 * 230_400),
+        (nn.Conv2d(3, 4, 3), (3, 8, 8), 2 * 4 * 36 * 27),
+        (nn.Embedding(10, 4), (2, 3), 0),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), (2, 4), 80),
+        (nn.LSTM(8, 16, batch_first=True), (2, 5, 8), 2 * 2 * 5 * 4 * 16 * 24),
+    ],
+    ids=["linear", "transposed", "unbatched", "embedding", "weight norm", "lstm"],
+)
+def test_modules_count_what_was_worked_out_by_hand(model: nn.Module, size: Any, flops: int) -> None:
+    summary = summarize(model, input_size=size)
+    assert summary.flops == flops
+    assert all(row.flops_known for row in summary.rows)
 
 
 SQUARE = torch.eye(4) * 2
@@ -149,6 +163,8 @@ UNKNOWN = {
     "weighted bags": lambda: functional.embedding_bag(
         torch.zeros(2, 2, dtype=torch.int64), SQUARE, mode="sum", per_sample_weights=torch.ones(2, 2)
     ),
+    "numpy": lambda: torch.from_numpy(SQUARE.numpy() @ SQUARE.numpy()),
+    "numpy's functions": lambda: torch.as_tensor(np.matmul(SQUARE, SQUARE)),
     "backward": lambda: torch.func.grad(lambda x: (x @ SQUARE).sum())(SQUARE),
 }
 
@@ -317,6 +333,8 @@ def test_formulas_of_functions_and_of_modules() -> None:
     register_flop_formula(Kernel)(lambda module, x, scale, *, out_shape: 7 * x.numel())
     summary = summarize(Net(), input_size=(2, 4))
     assert (summary.flops, summary.flops_known) == (64 + 56, True)
+    register_flop_formula(Net)(lambda module, x, *, out_shape: 1000)
+    assert summarize(Net(), input_size=(2, 4)).flops == 1000 + 64 + 56
     register_flop_formula(torch.cdist)(lambda a, b, *args, out_shape, **named: 2 * out_shape.numel() * a[-1])
     assert summarize(Computed(torch.cdist), input_size=[(5, 3), (7, 3)]).flops == 2 * 5 * 7 * 3
 

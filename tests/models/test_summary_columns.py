@@ -39,6 +39,10 @@ def test_the_rows_add_up_to_the_total_at_every_depth(name: str, depth: int | Non
         ("trainable", "Trainable", "4"),
         ("flops", "FLOPs", "48"),
         ("bytes", "Bytes", "64"),
+        ("share", "Param %", "100.0"),
+        ("macs", "MACs", "24"),
+        ("output_bytes", "Output Bytes", "32"),
+        ("arguments", "Arguments", "in_features=3, out_features=4, bias=True"),
     ],
 )
 def test_each_column_shows_what_its_name_says(column: str, header: str, field: str) -> None:

@@ -194,6 +194,17 @@ def test_equal_neighbours_fold_and_others_do_not() -> None:
     assert folded(nn.Sequential(shared, shared, block()), **run) == []
 
 
+def test_nesting_of_any_depth_is_shown() -> None:
+    model: nn.Module = nn.Linear(2, 2)
+    for _ in range(1500):
+        model = nn.Sequential(model)
+    summary = summarize(model, engine="structure", depth=None)
+    assert len(summary.rows) == 1500
+    assert len(repr(summary).splitlines()) > 1500
+    assert "Linear" in summary._repr_html_()
+    assert "▸ Sequential" in repr(summary.at(depth=0))
+
+
 def test_connections_name_no_hidden_row() -> None:
     for depth in (1, 2):
         summary = summarize(Residual(), depth=depth, **SIZE)

@@ -77,8 +77,7 @@ class ChunkCache:
                 return
             self._kept[key] = chunk
             self._kept_bytes += cost
-            while self._kept_bytes > self.limit:
-                self._forget(next(iter(self._kept)))
+            self._make_room()
 
     def drop(self, key: ChunkKey) -> None:
         """Forget a chunk all of whose rows were read in order."""
@@ -119,6 +118,7 @@ class ChunkCache:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="torchkutils-chunks")
             self._pending[key] = (self._pool.submit(decode), cost)
             self._pending_bytes += cost
+            self._make_room()
             return True
 
     def stop(self, belongs: Callable[[ChunkKey], bool]) -> None:
@@ -139,6 +139,10 @@ class ChunkCache:
         if pool is not None:
             with contextlib.suppress(RuntimeError):
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _make_room(self) -> None:
+        while self._kept and self._kept_bytes + self._pending_bytes > self.limit:
+            self._forget(next(iter(self._kept)))
 
     def _forget(self, key: ChunkKey) -> None:
         chunk = self._kept.pop(key, None)

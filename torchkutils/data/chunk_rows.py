@@ -163,8 +163,8 @@ class ChunkedRows:
         return True
 
     def _fetch(self, bands: list[int]) -> None:
-        """Fetch the stored bytes of many chunks in one round trip, where they lie behind a network."""
-        if self._source is None or self._decoder is None or not self._source.remote:
+        """Ask for the stored bytes of many chunks at once: one round trip, or one queue of the disk."""
+        if self._source is None or self._decoder is None or len(bands) * len(self._tiles) < 2:
             return
         places = [(band, tile) for band in bands for tile in self._tiles]
         wanted = [self._stored_at(*place) for place in places if (self._number, *place) not in self._cache]

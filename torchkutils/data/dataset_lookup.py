@@ -24,6 +24,9 @@ _OBJECTS_VISITED = 500
 _WATCHED_SOURCES = 64
 """Virtual data sets are watched for changes of so many source files: each one costs a look at every read."""
 
+_UNREADABLE = (KeyError, OSError, RuntimeError)
+"""What h5py raises for names that are not there, links that lead nowhere, and links in a circle."""
+
 _FILTER_NAMES = {
     1: "gzip",
     2: "shuffle",
@@ -62,13 +65,13 @@ def find_rows(file: h5py.File, name: str, shown: str) -> h5py.Dataset | list[str
     """
     try:
         found = file[name]
-    except KeyError as error:
+    except _UNREADABLE as error:
         matching = _matching(file, name) if "*" in name else []
         if matching:
             return matching
         raise _not_found(file, name, shown) from error
     if isinstance(found, _lazy.h5py.Group):
-        members = _members(found)
+        members = _members(file, found, shown)
         if not members:
             raise DatasetNotFoundError(
                 f"a group, not a dataset, lies at {name!r} in {shown!r}, and it holds no data sets to be its rows; "
@@ -150,9 +153,18 @@ def filter_name(code: int) -> str:
     return f"{_FILTER_NAMES[code]} ({code})" if code in _FILTER_NAMES else str(code)
 
 
-def _members(group: h5py.Group) -> list[str]:
-    names = [key for key in group if isinstance(group.get(key), _lazy.h5py.Dataset)]
-    return [f"{group.name.rstrip('/')}/{key}" for key in sorted(names, key=natural_order)]
+def _members(file: h5py.File, group: h5py.Group, shown: str) -> list[str]:
+    """The data sets of a group in natural order; a link that leads nowhere would be a row that is left out."""
+    names = []
+    for key in sorted(group, key=natural_order):
+        name = f"{group.name.rstrip('/')}/{key}"
+        try:
+            found = group[key]
+        except _UNREADABLE as error:
+            raise _not_found(file, name, shown) from error
+        if isinstance(found, _lazy.h5py.Dataset):
+            names.append(name)
+    return names
 
 
 def _matching(file: h5py.File, pattern: str) -> list[str]:
@@ -177,29 +189,26 @@ def _not_found(file: h5py.File, name: str, shown: str) -> DatasetNotFoundError:
     at = ""
     for part in [part for part in name.split("/") if part]:
         at = f"{at}/{part}"
-        try:
-            link = file.get(at, getlink=True)
-            missing = at not in file or (isinstance(link, (h5py.SoftLink, h5py.ExternalLink)) and not _opens(file, at))
-        except (KeyError, OSError, RuntimeError):
-            break
-        if missing and isinstance(link, h5py.ExternalLink):
+        if _opens(file, at):
+            continue
+        link = file.get(at, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
             return DatasetNotFoundError(
                 f"no dataset {name!r} in {shown!r}: {at!r} is an external link to {link.path!r} in the file "
                 f"{link.filename!r}, which cannot be opened"
             )
-        if missing and isinstance(link, h5py.SoftLink):
+        if isinstance(link, h5py.SoftLink):
             return DatasetNotFoundError(
-                f"no dataset {name!r} in {shown!r}: {at!r} is a soft link to {link.path!r}, where nothing lies"
+                f"no dataset {name!r} in {shown!r}: {at!r} is a soft link to {link.path!r}, which leads nowhere"
             )
-        if missing:
-            break
+        break
     return DatasetNotFoundError(f"no dataset {name!r} in {shown!r}; it holds {_listing(file)}")
 
 
 def _opens(file: h5py.File, name: str) -> bool:
     try:
         file[name]
-    except (KeyError, OSError):
+    except _UNREADABLE:
         return False
     return True
 
@@ -228,7 +237,7 @@ def _dataset_names(file: h5py.File) -> Iterator[str]:
             link = group.get(key, getlink=True)
             try:
                 found = group[key]
-            except (KeyError, OSError):
+            except _UNREADABLE:
                 continue
             if isinstance(found, h5py.Dataset):
                 yield prefix + key

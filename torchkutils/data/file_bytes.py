@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 _CALL_BYTES = 4096
 """Reading so many bytes more takes about as long as another call to the system."""
+
+_DISK_SECONDS = 2e-4
+"""What takes longer came from a disk or a network file system, not from memory: the rest is asked for at once."""
 
 _PIECE_BYTES = 2**30
 """Linux reads at most 2 GiB at once."""
@@ -101,7 +105,10 @@ class LocalBytes:
         return [self.read(offset, size) for offset, size in ranges]
 
     def fetch(self, ranges: Iterable[ByteRange]) -> None:
-        """Nothing: a local file is at hand."""
+        """Let the system bring ranges from the disk, many at the same time, while others are read."""
+        if hasattr(os, "posix_fadvise"):
+            for offset, size in ranges:
+                os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill a buffer of bytes from an offset on.
@@ -132,8 +139,9 @@ def read_rows(source: FileBytes, offsets: np.ndarray[Any, Any], row_bytes: int, 
         row_bytes: The length of a row.
         out: An array of as many rows, contiguous.
     """
-    starts = np.flatnonzero(np.diff(offsets, prepend=offsets[0] - row_bytes - 1) != row_bytes)
-    if isinstance(source, LocalBytes) and len(starts) > 2:
+    apart = offsets[1:] - offsets[:-1] != row_bytes
+    starts = np.concatenate([[0], np.flatnonzero(apart) + 1])
+    if isinstance(source, LocalBytes) and len(starts) > 2 and row_bytes < _CALL_BYTES:
         low = int(offsets.min())
         extent = int(offsets.max()) + row_bytes - low
         if extent <= len(starts) * _CALL_BYTES and not ((offsets - low) % row_bytes).any():
@@ -143,6 +151,17 @@ def read_rows(source: FileBytes, offsets: np.ndarray[Any, Any], row_bytes: int, 
     _read_runs(source, offsets[starts].tolist(), [*starts.tolist(), len(offsets)], row_bytes, out)
 
 
+def read_run(source: FileBytes, offset: int, out: np.ndarray[Any, Any]) -> None:
+    """Fill an array with the bytes that follow an offset."""
+    if out.nbytes == 0:
+        return
+    view = memoryview(_as_bytes(out))  # type: ignore[arg-type]
+    if isinstance(source, LocalBytes):
+        source.read_into(view, offset)
+    else:
+        view[:] = source.read(offset, len(view))
+
+
 def _read_runs(
     source: FileBytes, offsets: list[int], places: list[int], row_bytes: int, out: np.ndarray[Any, Any]
 ) -> None:
@@ -150,7 +169,11 @@ def _read_runs(
     edges = [place * row_bytes for place in places]
     if isinstance(source, LocalBytes):
         read_into = source.read_into
-        for at, begin, end in zip(offsets, edges[:-1], edges[1:], strict=True):
+        start = time.perf_counter()
+        read_into(view[edges[0] : edges[1]], offsets[0])
+        if len(offsets) > 1 and time.perf_counter() - start > _DISK_SECONDS:
+            source.fetch((at, end - begin) for at, begin, end in zip(offsets, edges[:-1], edges[1:], strict=True))
+        for at, begin, end in zip(offsets[1:], edges[1:-1], edges[2:], strict=True):
             read_into(view[begin:end], at)
         return
     ranges = [(at, end - begin) for at, begin, end in zip(offsets, edges[:-1], edges[1:], strict=True)]

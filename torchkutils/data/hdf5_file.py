@@ -191,6 +191,10 @@ def locations_of(datapath: Any, options: OpenOptions) -> list[Location]:
         return _local_locations(_path_of_uri(address), options)
     if any(sign in address for sign in "*["):
         return _matching_urls(address, options)
+    head, chained, last = address.rpartition("::")
+    if chained and "://" not in last and Path(last).exists():
+        # A relative path at the end of a chain must survive a change of folder.
+        address = f"{head}::{Path(last).absolute()}"
     return [Location(address, local=False, options=options)]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from torchkutils import _lazy
-from torchkutils.data.file_bytes import FileBytes, read_rows
+from torchkutils.data.file_bytes import FileBytes, read_rows, read_run
 from torchkutils.data.selected_rows import SelectedRows
 from torchkutils.data.stored_rows import base_and_axes
 
@@ -53,6 +53,9 @@ class OffsetRows:
     def span(self, first: int, stop: int) -> Array:
         """Rows first … stop - 1."""
         out = np.empty((max(0, stop - first), *self._row_shape), self._dtype)
+        if isinstance(self._locate, ContiguousOffsets):
+            read_run(self._source, self._locate.of_row(first), out)
+            return out
         for begin in range(first, stop, _BLOCK_ROWS):
             rows = np.arange(begin, min(begin + _BLOCK_ROWS, stop))
             self._fill(rows, out[begin - first : begin - first + len(rows)])
@@ -115,6 +118,10 @@ class ContiguousOffsets:
     def __init__(self, offset: int, row_bytes: int) -> None:
         self._offset = offset
         self._row_bytes = row_bytes
+
+    def of_row(self, row: int) -> int:
+        """Give the offset of one row."""
+        return self._offset + row * self._row_bytes
 
     def __call__(self, rows: Array) -> Array:
         """Give an offset for each row."""

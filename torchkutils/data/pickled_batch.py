@@ -22,11 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchkutils.data.sequence_state import NotSendableError, why_not_sendable
+from torchkutils.data.sequence_state import NotSendableError, holds_values_alone, why_not_sendable
 from torchkutils.data.shared_slots import LARGEST, Slots
 
 INLINE_BYTES = 2**15
 """Up to this size contents go along with the message."""
+
+INLINE_BYTES_WITHOUT_SLOT = 2**19
+"""The same where there is no slot: from about 1 MB on, torch's shared memory is cheaper."""
 
 _ALIGNED = 64
 
@@ -81,7 +84,7 @@ class Sender:
             # Whatever is more than plain values takes torch's way, and raises there what it would have raised.
             return self._by_torch(batch)
         total = packer.total
-        if total <= INLINE_BYTES:
+        if total <= (INLINE_BYTES if slot >= 0 else INLINE_BYTES_WITHOUT_SLOT):
             return Message(content, packer.sizes, packer.joined())
         if slot < 0 or total > LARGEST:
             return self._by_torch(batch)
@@ -201,14 +204,7 @@ class _Packer(pickle.Pickler):
         self.total += -(-part.nbytes // _ALIGNED) * _ALIGNED
 
     def _reduced(self, tensor: torch.Tensor) -> Any:
-        plain = (
-            type(tensor) is torch.Tensor
-            and tensor.layout is torch.strided
-            and tensor.device.type == "cpu"
-            and not tensor.requires_grad
-            and not tensor.is_quantized
-            and not vars(tensor)
-        )
+        plain = type(tensor) is torch.Tensor and not tensor.requires_grad and holds_values_alone(tensor)
         if plain:
             # torch's own way loses the mark that says that a tensor's values are to be read as their conjugates.
             tensor = tensor.resolve_conj().resolve_neg()

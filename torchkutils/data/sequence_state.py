@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import multiprocessing
 import pickle
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from torchkutils import _nested
+from torchkutils.data.held_generators import parts_of
 
 LEAF_BYTES = 2**16
 """From which size on an array or tensor is a leaf."""
@@ -178,7 +180,7 @@ def why_not_sendable(name: str, value: Any, start_method: str) -> str | None:
     if error is None:
         return None
     while True:
-        held = _nested.children(part, objects=True)
+        held = parts_of(part)
         parts = [] if held is None else zip(held.paths(way), held.values, strict=True)
         for inner_way, inner in parts:
             if (inner_error := _pickling_error(inner, start_method)) is not None:
@@ -238,17 +240,8 @@ class _StatePickler(pickle.Pickler):
         if tensor.device.type != "cpu" or shared:
             raise NotSendableError("a tensor in shared memory or on a device")
         kind = type(tensor)
-        plain = (
-            kind in (torch.Tensor, torch.nn.Parameter)
-            and tensor.layout is torch.strided
-            and tensor.is_leaf
-            and not tensor.is_quantized
-            and not tensor.is_conj()
-            and not tensor.is_neg()
-            and not vars(tensor)
-            and tensor.grad is None
-        )
-        if not plain:
+        known = kind in (torch.Tensor, torch.nn.Parameter) and holds_values_alone(tensor)
+        if not known or tensor.is_conj() or tensor.is_neg() or not tensor.is_leaf or tensor.grad is not None:
             return NotImplemented
         storage = tensor.untyped_storage()
         alone = kind is torch.Tensor and not tensor.requires_grad and tensor.is_contiguous() and _whole(tensor)
@@ -259,6 +252,8 @@ class _StatePickler(pickle.Pickler):
         return _restored_tensor, (held, *layout, kind is torch.nn.Parameter, tensor.requires_grad)
 
     def _array(self, array: np.ndarray[Any, Any]) -> Any:
+        if (mapped := _mapped_file(array)) is not None:
+            return mapped
         base: Any = array
         while isinstance(base, np.ndarray) and base.base is not None:
             base = base.base
@@ -294,6 +289,12 @@ class _TrialPickler(_StatePickler):
                 "is not forked cannot find it: move it to a module"
             )
         return NotImplemented
+
+
+def holds_values_alone(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's memory, dtype and strides say all about it."""
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return dense and not tensor.is_quantized and not vars(tensor)
 
 
 def _main_can_be_imported() -> bool:
@@ -337,6 +338,28 @@ def _restored_generator(device: str, state: bytes) -> torch.Generator:
     generator = torch.Generator(device)
     generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
     return generator
+
+
+def _mapped_file(array: np.ndarray[Any, Any]) -> Any:
+    """How to map a piece of a file again; None for an array that is no such piece, or that cannot be mapped so.
+
+    What is written through such a map is written to the file, and all processes that map it see it.
+    """
+    root: Any = array
+    while isinstance(root, np.ndarray) and not (isinstance(root, np.memmap) and isinstance(root.base, mmap.mmap)):
+        root = root.base
+    if root is None or not isinstance(root, np.memmap) or root.filename is None or root.mode == "c":
+        return None
+    if array.size == 0 or not array.flags.c_contiguous:
+        return None
+    start = root.offset + array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+    mode = "r+" if array.flags.writeable else "r"
+    return _map_again, (str(root.filename), array.dtype, mode, start, array.shape, isinstance(array, np.memmap))
+
+
+def _map_again(path: str, dtype: Any, mode: Any, start: int, shape: tuple[int, ...], as_map: bool) -> Any:
+    mapped = np.memmap(path, dtype, mode, start, shape)
+    return mapped if as_map else np.asarray(mapped)
 
 
 def _leaf(number: int) -> Any:

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from torchkutils.data.batch_source import BatchSource, checked_batch
-from torchkutils.data.held_generators import Held, held_generators, seed_held
+from torchkutils.data.held_generators import Held, held_generators, new_generators, seed_held
 from torchkutils.data.pickled_batch import Message, Sender
 from torchkutils.data.sequence_state import Parts, StaleLeafError, State
 from torchkutils.data.shared_slots import Slots
@@ -223,9 +223,7 @@ class WorkerView(Dataset[Any]):
             if task.version != self._version:
                 raise RuntimeError(f"a worker holds state {self._version} of the Sequence and not {task.version}")
             lost = False
-            seed_generators(self._seed, task.epoch, task.index)
-            seed_held(self._held, self._seed, task.epoch, task.index)
-            batch = self._collate(checked_batch(self._sequence[task.index], task.index))
+            batch = self._collate(self._made(task.epoch, task.index))
             made = time.perf_counter()
             result: Message | Failure = sender.pack(batch, task.slot)
         except Exception as error:
@@ -233,9 +231,21 @@ class WorkerView(Dataset[Any]):
         end = time.perf_counter()
         return Outcome(result, task.slot, self._worker, made - start, end - made, sender.fallbacks > before)
 
+    def _made(self, epoch: int, index: int) -> Any:
+        """The batch, whose random numbers are fixed."""
+        seed_generators(self._seed, epoch, index)
+        seed_held(self._held, self._seed, epoch, index)
+        batch = checked_batch(self._sequence[index], index)
+        if not (new := new_generators(self._sequence, self._held)):
+            return batch
+        # The first batch of each worker has made a generator and drawn from it, in all workers the same numbers.
+        self._held += new
+        return self._made(epoch, index)
+
     def enter(self) -> None:
         """Begin with another Sequence: show it to `get_worker_info()`, call `worker_init_fn`, find its generators."""
         info = get_worker_info()
+        first = held_generators(self._sequence)
         if info is not None:
             self._worker = info.id
             # worker_init_fn is promised the user's own dataset, and torch knows only this view of it.
@@ -244,7 +254,7 @@ class WorkerView(Dataset[Any]):
                 self._init.call(self._sequence, info.id)
             elif self._init is not None:
                 self._init(info.id)
-        self._held = held_generators(self._sequence)
+        self._held = held_generators(self._sequence, first)
 
     def _restore(self, parts: Parts) -> None:
         (self._sequence, class_data), self._leaves = parts.restore(self._leaves)

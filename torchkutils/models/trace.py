@@ -15,7 +15,7 @@ from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.failure_note import failure_note
 from torchkutils.models.forward.meta_copy import on_meta
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
-from torchkutils.models.forward.raised_errors import add_note, attach, message_of
+from torchkutils.models.forward.raised_errors import add_note, attach, message_of, traceback_of_model
 from torchkutils.models.forward.recorder import Recorder
 from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
 from torchkutils.models.restore.restored import in_mode, restored
@@ -65,17 +65,17 @@ def trace_model(model: Any, run: Run) -> Trace:
         return _without_inputs(tree, run)
     forward = _Forward(tree, run, _reason_for_meta(tree, run))
     # Arguments that nothing can be made of are refused for every engine.
-    forward.arguments()
+    arguments = forward.arguments()
     if run.engine == "structure":
         return structure_trace(tree, run, "asked for")
     try:
-        return forward.trace()
+        return forward.trace(arguments)
     except IndexError:
-        if not forward.makes_indices():
+        if not forward.makes_indices(arguments):
             raise
     # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
     forward.largest_index = 0
-    return forward.trace()
+    return forward.trace(forward.arguments())
 
 
 def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
@@ -88,7 +88,7 @@ def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
         forward = _Forward(tree, its_run, f"the model's own {name}, since no input was given")
         forward.engine = dataclasses.replace(forward.engine, own_example=True)
         try:
-            return forward.trace()
+            return forward.trace(forward.arguments())
         except Exception as error:
             # It may not fit this model, or forward may not run without values.
             failed = failed or error
@@ -128,16 +128,16 @@ class _Forward:
                 self.tree.modules[0], self.run, open_sizes=open_sizes, largest_index=self.largest_index
             )
 
-    def makes_indices(self) -> bool:
+    def makes_indices(self, arguments: Arguments) -> bool:
         """Whether integers are made from sizes, other than zeros."""
         if self.run.input_size is None or self.largest_index is not None:
             return False
-        return any(not tensor.is_floating_point() for tensor in tensors_of(*self.arguments()))
+        return any(not tensor.is_floating_point() for tensor in tensors_of(*arguments))
 
-    def trace(self) -> Trace:
+    def trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward, or of two at different sizes where dimensions are open."""
         if self.run.input_size is None or not has_open_dimensions(self.run.input_size):
-            return self._trace(self.arguments())
+            return self._trace(arguments)
         failed: Exception | None = None
         # Small sizes are tried where large ones fail.
         for pair in pairs_of_open_sizes(self.run.input_size):
@@ -177,7 +177,7 @@ class _Forward:
         hint = wrapping_hint(self.tree.modules[0], self.run)
         add_note(error, failure_note(trace, self.run, tensors_of(*arguments), hint))
         attach(error, "trace", trace)
-        raise error
+        raise BaseException.with_traceback(error, traceback_of_model(error))
 
     def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
         """Run forward once and put everything back."""

@@ -99,6 +99,10 @@ class CallStack:
         self.running[-1].leaf = False
         return self.running[-1]
 
+    def enter(self, module: int) -> tuple[RunningCall | None, int, int]:
+        """Of a call that begins and ends at once: the call around it, its index, its number."""
+        return self.parent(), len(self._all), self.next_number(module)
+
     def begin(self, module: int, inputs: Collection) -> RunningCall:
         """A call begins inside the innermost running one."""
         parent = self.parent()

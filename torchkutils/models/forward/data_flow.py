@@ -77,7 +77,7 @@ class DataFlow:
 
     def add_outputs(self, output: Any) -> None:
         """Add a node for each tensor that the model returned."""
-        for name, tensor in list(named_tensors(output, "output")):
+        for name, tensor in named_tensors(output, "output"):
             source = self.source(tensor, call=0)
             self.add_edges(self.add("output", name, None, self._describe.of(tensor)), [source])
 
@@ -223,17 +223,30 @@ class DataFlow:
 
     def finished(self) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
         """All nodes and edges; functions that ran inside a leaf call are part of that call's node."""
-        counts = self._counts_after_folding() if self._folded_into else self._counts
-        nodes = self._nodes
+        if self._folded_into:
+            self._counts = self._counts_after_folding()
         if self._folded_into or self._some_may_be_unused:
-            used = {source for _, source, _ in counts}
-            kept = [n for n in nodes if n.index not in self._folded_into and (n.kind not in _HELD or n.index in used)]
-            new = {node.index: position for position, node in enumerate(kept)}
-            nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins, n.untraced) for n in kept]
-            counts = {(new[t], new[s], p): count for (t, s, p), count in counts.items() if s in new and t in new}
-            self._guessed = {(new[t], new[s], p) for t, s, p in self._guessed if s in new and t in new}
-        edges = [Edge(key[1], key[0], key[2], counts[key], key in self._guessed) for key in sorted(counts)]
-        return tuple(nodes), tuple(edges)
+            self._drop_unneeded()
+        edges = [Edge(key[1], key[0], key[2], self._counts[key], key in self._guessed) for key in sorted(self._counts)]
+        return tuple(self._nodes), tuple(edges)
+
+    def _drop_unneeded(self) -> None:
+        """Leave out functions that are part of a leaf call and held tensors that nothing took; renumber the rest."""
+        used = {source for _, source, _ in self._counts}
+        kept = [node for node in self._nodes if self._is_needed(node, used)]
+        new = {node.index: position for position, node in enumerate(kept)}
+        self._nodes = [Node(new[n.index], n.kind, n.name, n.call, n.output, n.joins, n.untraced) for n in kept]
+        counts, guessed = self._counts, self._guessed
+        self._counts, self._guessed = {}, set()
+        for (target, source, position), count in counts.items():
+            if source in new and target in new:
+                key = (new[target], new[source], position)
+                self._counts[key] = count
+                if (target, source, position) in guessed:
+                    self._guessed.add(key)
+
+    def _is_needed(self, node: Node, used: set[int]) -> bool:
+        return node.index not in self._folded_into and (node.kind not in _HELD or node.index in used)
 
     def _counts_after_folding(self) -> dict[tuple[int, int, int], int]:
         """The edges once each function inside a leaf call is that call."""

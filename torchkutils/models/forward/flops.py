@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
@@ -141,12 +142,20 @@ def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         renamed = {"self": "input"}
         kwargs = {renamed.get(name, name): value for name, value in kwargs.items() if name != "out"}
     try:
-        if not all(map(_is_dense, of_kind(torch.Tensor, args, kwargs))):
-            return None
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.Tensor) and (value.layout is not torch.strided or value.is_nested):
+                # Its shape does not tell what is computed from it.
+                return None
         count = formula(*args, **kwargs, out_val=out)
-        return None if count is None else int(count) * examples_at_once(args, kwargs)
+        if count is None or not _torch_versions.inside_function_transform():
+            return count
+        return count * examples_at_once(args, kwargs)
     except (TypeError, IndexError, AttributeError, KeyError, ValueError, RuntimeError):
         return None
+
+
+# What of these comes through `__torch_function__` is torch's; they say so themselves only at times.
+_WRITTEN_IN_C = frozenset([types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType])
 
 
 def _key(function: Any) -> Any:
@@ -154,7 +163,9 @@ def _key(function: Any) -> Any:
 
     Operators of aten have the names of the functions that call them; others keep their namespace: "mylib::op".
     """
-    if isinstance(function, str):
+    if type(function) in _WRITTEN_IN_C:
+        name = function.__name__
+    elif isinstance(function, str):
         name = function
     elif isinstance(function, _torch_versions.OPERATORS):
         name = _torch_versions.operator_name(function)
@@ -173,16 +184,8 @@ def _plain_name(name: str) -> str:
 
 def _belongs_to_torch(function: Any) -> bool:
     """Whether a function is one of torch's: those of others may have the same name."""
-    if not hasattr(function, "__name__"):
-        return False
-    # Methods that torch writes in C++ have no module.
-    module = getattr(function, "__module__", None) or "torch"
-    return module == "torch" or module.startswith("torch.")
-
-
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether the shape of a tensor tells what is computed from it."""
-    return tensor.layout is torch.strided and not tensor.is_nested
+    module = getattr(function, "__module__", None) or ""
+    return hasattr(function, "__name__") and (module == "torch" or module.startswith("torch."))
 
 
 def examples_at_once(*values: Any) -> int:
@@ -204,11 +207,20 @@ class Count(NamedTuple):
     known: bool
 
 
-def module_flops(module: nn.Module, inputs: Collection, output: Value | None) -> Count | None:
-    """What a module ran itself, where its class says more than the functions inside it; None elsewhere."""
+def module_flops(module: nn.Module, inputs: Collection, output: Value | None, *, leaf: bool) -> Count | None:
+    """What a call of a module ran itself, where its class says more than the functions inside it; None elsewhere.
+
+    Args:
+        module: What was called.
+        inputs: What it took.
+        output: What it returned.
+        leaf: It called no other module: what the other ones ran is counted there.
+    """
     formula = _formula_of_class(type(module)) if _registered else None
     if formula is not None:
         return _count(_registered_flops(formula, module, inputs, output))
+    if not leaf:
+        return None
     if isinstance(module, torch.jit.ScriptModule):
         # No function inside of it is seen.
         return Count(0, False)

@@ -102,13 +102,14 @@ lift_fresh_copy linalg_vander linspace logspace nested_tensor new new_empty new_
 new_tensor new_zeros ones_like range scalar_tensor sparse_compressed_tensor sparse_coo_tensor sparse_csr_tensor tensor
 tril_indices triu_indices vander zero zeros_like
 """
+# Handing values to NumPy or another library is not among them: nobody sees what is computed there.
 _CONVERSION = """
-__array__ __array_wrap__ __bool__ __complex__ __deepcopy__ __dlpack__ __dlpack_device__ __float__ __index__ __int__
-__long__ __nonzero__ __reduce_ex__ __reversed__ __setstate__ _local_scalar_dense _make_subclass _to_copy _to_dense
-as_subclass bfloat16 bool byte cdouble cfloat chalf char coalesce copy cpu cuda dequantize double
-fake_quantize_per_channel_affine fake_quantize_per_tensor_affine float half int int_repr ipu item long module_load
-mtia numpy pin_memory quantize_per_channel quantize_per_tensor quantize_per_tensor_dynamic set set_data share_memory
-short sparse_mask to to_dense to_mkldnn to_padded_tensor to_sparse to_sparse_coo to_sparse_csr tolist type type_as xpu
+__bool__ __complex__ __deepcopy__ __dlpack_device__ __float__ __index__ __int__ __long__ __nonzero__ __reduce_ex__
+__reversed__ __setstate__ _local_scalar_dense _make_subclass _to_copy _to_dense as_subclass bfloat16 bool byte cdouble
+cfloat chalf char coalesce copy cpu cuda dequantize double fake_quantize_per_channel_affine
+fake_quantize_per_tensor_affine float half int int_repr ipu item long module_load mtia pin_memory quantize_per_channel
+quantize_per_tensor quantize_per_tensor_dynamic set set_data share_memory short sparse_mask to to_dense to_mkldnn
+to_padded_tensor to_sparse to_sparse_coo to_sparse_csr tolist type type_as xpu
 """
 # They look at a tensor, or at a setting, and compute nothing.
 _QUERIES = """

@@ -1,4 +1,4 @@
-"""Modules of torch.nn whose forward is known to the letter: nothing inside them needs to be watched."""
+"""Layers of torch.nn whose forward is known: nothing inside them needs to be seen."""
 
 from __future__ import annotations
 

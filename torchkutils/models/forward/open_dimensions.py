@@ -23,7 +23,7 @@ def with_open_dimensions(one: Trace, other: Trace, more_samples: Trace | None, o
         ValueError: The model ran other modules or functions at another size.
     """
     more = one if more_samples is None else more_samples
-    if not _way(one) == _way(other) == _way(more):
+    if not _course(one) == _course(other) == _course(more):
         raise ValueError("input_size has open dimensions, and the model takes another way at another size: give sizes")
     nodes = tuple(
         dataclasses.replace(a, output=_open_value(a.output, b.output))
@@ -71,7 +71,7 @@ def _of_one_sample(two: int, three: int) -> tuple[int, bool]:
     return max(constant + each, 0), constant >= 0 and each >= 0
 
 
-def _way(trace: Trace) -> tuple[Any, ...]:
+def _course(trace: Trace) -> tuple[Any, ...]:
     """Which modules and functions ran, and what they took."""
     return (
         [(call.module, call.parent) for call in trace.calls],

@@ -23,6 +23,8 @@ from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, aliased, all_tensors_of, tensors_of
 
+_NO_OPERATIONS = Count(0, True)
+
 
 class Recorder:
     """Records one forward of a model, in this thread alone. Use it as a context around the call.
@@ -179,6 +181,10 @@ class Recorder:
         call.output = self.describe.of(output, objects=call.leaf)
         if call.leaf:
             output = self._finish_leaf(entry, call, call.output, output)
+        own = module_flops(entry.module, call.inputs, call.output, leaf=call.leaf)
+        if own is not None:
+            call.flops, call.flops_known = own
+            self._counted_as_wholes.add(call.index)
         self._calls.end(call)
         self._calls.record(call)
         return output
@@ -191,10 +197,6 @@ class Recorder:
             call.node = flow.add("call", self._name(call.module), call.index, None)
             flow.add_edges(call.node, call.sources)
             flow.fold(call.functions, call.node)
-        own = module_flops(entry.module, call.inputs, value)
-        if own is not None:
-            call.flops, call.flops_known = own
-            self._counted_as_wholes.add(call.index)
         flow.set_output(call.node, value)
         flow.set_sources(output, call.node)
         flow.move_writes(call.tensors, call.index, call.node)
@@ -218,8 +220,8 @@ class Recorder:
     def _run_stock_call(self, entry: StockEntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         flow, calls, module = self.flow, self._calls, entry.index
         self.describe.transformed = inside_function_transform()
-        outer = calls.parent()
-        index, number, parent = len(calls), calls.next_number(module), None if outer is None else outer.index
+        outer, index, number = calls.enter(module)
+        parent = None if outer is None else outer.index
         inputs = self.describe.arguments(args, kwargs)
         # Nearly all of them take one tensor and give one: no list is made of what is known to be one.
         single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
@@ -250,9 +252,10 @@ class Recorder:
         """The operations of a stock layer."""
         if entry.rule is None:
             # Of the layers without a rule only attention takes several tensors.
-            return (module_flops(entry.module, inputs, value) if len(given) > 1 else None) or Count(0, True)
+            return (module_flops(entry.module, inputs, value, leaf=True) if len(given) > 1 else None) or _NO_OPERATIONS
         try:
-            return Count(entry.rule(entry.module, given[0], output) * examples_at_once(given), True)
+            count = entry.rule(entry.module, given[0], output)
+            return Count(count * examples_at_once(given) if self.describe.transformed else count, True)
         except (TypeError, IndexError, AttributeError, RuntimeError):
             return Count(0, False)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchkutils._torch_versions import fsdp_state, is_sharded_tensor
+from torchkutils._torch_versions import fsdp_state, is_fsdp_class, is_sharded_tensor
 from torchkutils.models.restore.reachable import Held, Reachable
 from torchkutils.models.restore.saved_containers import ContainerStates
 
@@ -23,7 +23,10 @@ class ShardStates:
     """
 
     def __init__(self, modules: list[torch.nn.Module]) -> None:
-        self._states = [(module, state) for module in modules if (state := fsdp_state(module)) is not None]
+        # Models have many modules of few classes.
+        classes = {kind for kind in set(map(type, modules)) if is_fsdp_class(kind)}
+        sharded = [module for module in modules if type(module) in classes] if classes else []
+        self._states = [(module, fsdp_state(module)) for module in sharded]
         self._were_sharded = [_is_sharded(module) for module, _ in self._states]
 
     def containers(self) -> ContainerStates:
@@ -52,4 +55,4 @@ def _managed_parameters(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     while stack:
         top = stack.pop()
         yield from (tensor for tensor in top._parameters.values() if tensor is not None)
-        stack.extend(child for child in top._modules.values() if child is not None and fsdp_state(child) is None)
+        stack.extend(child for child in top._modules.values() if child is not None and not is_fsdp_class(type(child)))

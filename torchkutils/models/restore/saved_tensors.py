@@ -59,7 +59,7 @@ class TensorStates:
                 self._hold(tensor)
 
     def take_gradients(self) -> None:
-        """Away with them for the moment, so that a backward inside forward does not add to them."""
+        """Set all gradients to None until the end, so that a backward inside forward does not add to them."""
         if any(gradient is not None for gradient in self.gradients):
             for tensor in self.leaves:
                 tensor.grad = None
@@ -81,7 +81,7 @@ class TensorStates:
             self.keep(held)
 
     def rebound(self, tensor: Any) -> None:
-        """This tensor, if it is one of those, is about to be given other memory."""
+        """A tensor is about to be given other memory; if it is one of the model's, its memory is held."""
         if any(tensor is held for held in self.tensors):
             self._moved = True
             self._hold(tensor)

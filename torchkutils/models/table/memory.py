@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torchkutils.models.records import Trace
@@ -59,9 +60,9 @@ class MemoryEstimate:
         ]
 
 
-def memory_of(trace: Trace, totals: Totals) -> MemoryEstimate:
-    """The estimate of one trace."""
-    inputs, activations, largest = activation_bytes(trace)
+def memory_of(trace: Trace, totals: Totals, sizes: Sequence[tuple[int, int]]) -> MemoryEstimate:
+    """The estimate of one trace; `sizes` is what `call_bytes` gives."""
+    inputs, activations, largest = activation_bytes(trace, sizes)
     return MemoryEstimate(
         parameters=totals.param_bytes,
         buffers=totals.buffer_bytes,

@@ -21,7 +21,7 @@ from torchkutils.models.table.rows import SummaryRow, rows_of
 from torchkutils.models.table.tree_lines import TreeLine, tree_lines
 from torchkutils.models.table.tree_table import tree_columns, tree_field, tree_header, tree_label, tree_text
 from torchkutils.models.table.view import COLUMNS, Style, View, checked_view
-from torchkutils.models.tree.totals import bounded, totals_of
+from torchkutils.models.tree.totals import bounded, call_bytes, held_by_each, totals_of
 
 # What a terminal is taken to be that does not say how wide it is.
 _WIDTH = 100
@@ -150,7 +150,7 @@ class ModelSummary:
         if not isinstance(other, ModelSummary):
             raise TypeError(f"other must be a ModelSummary, got {type(other).__name__}")
         pair = (self, other)
-        rows = [rows_of(one._trace, View(depth=None)) for one in pair]
+        rows = [one.at(None, weights=False).rows for one in pair]
         totals = [{fact: getattr(one, fact) for fact in COMPARED_TOTALS} for one in pair]
         return compared((self.model_name, other.model_name), (rows[0], rows[1]), (totals[0], totals[1]))
 
@@ -317,10 +317,11 @@ class ModelSummary:
 
 def summary_of(trace: Trace, view: View) -> ModelSummary:
     """The rows and totals of one trace."""
-    totals = totals_of(trace)
+    held, sizes = held_by_each(trace), call_bytes(trace)
+    totals = totals_of(trace, held)
     return ModelSummary(
         model_name=trace.model_name,
-        rows=rows_of(trace, view),
+        rows=rows_of(trace, view, held, sizes),
         total_params=totals.params,
         trainable_params=totals.trainable,
         non_trainable_params=totals.params - totals.trainable,
@@ -332,7 +333,7 @@ def summary_of(trace: Trace, view: View) -> ModelSummary:
         params_known=not totals.lazy,
         bytes_by_dtype=totals.bytes_by_dtype,
         notes=trace.notes,
-        memory=memory_of(trace, totals),
+        memory=memory_of(trace, totals, sizes),
         counted_for=trace.counted_for,
         view=view,
         _trace=trace,

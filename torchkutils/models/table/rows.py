@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torchkutils._typing import Shape
 from torchkutils.models.records import Call, ModuleRecord, TensorRecord, Trace, Value, record, shape_text, tensors_in
 from torchkutils.models.table.connections import inbound_names
 from torchkutils.models.table.view import View
-from torchkutils.models.tree.totals import Held, Operations, call_bytes, held_below, held_by_each
+from torchkutils.models.tree.totals import Held, Operations, held_below
 
 
 @record
@@ -68,17 +68,22 @@ class SummaryRow:
     arguments: str = ""
 
 
-def rows_of(trace: Trace, view: View) -> tuple[SummaryRow, ...]:
-    """The rows of one trace, in the order in which modules ran first, within their parents."""
+def rows_of(trace: Trace, view: View, held: list[Held], sizes: Sequence[tuple[int, int]]) -> tuple[SummaryRow, ...]:
+    """The rows of one trace, in the order in which modules ran first, within their parents.
+
+    Args:
+        trace: What ran.
+        view: Which rows there are.
+        held: What `held_by_each` gives.
+        sizes: What `call_bytes` gives.
+    """
     levels = view.levels
-    held = held_by_each(trace)
-    below = held_below(trace, held)
+    below = held if levels is None else held_below(trace, held)
     first_run = _first_runs(trace)
     shown = _shown_modules(trace, levels, first_run)
     calls_of, operations, values = CallsOf(trace), Operations(trace), Values()
     inbound = inbound_names(trace, {module.index for module in shown})
     failed = None if trace.failure is None else trace.calls[trace.failure.call].module
-    sizes = call_bytes(trace)
     rows: list[SummaryRow] = []
     for module in shown:
         closed = bool(module.children) and levels is not None and module.depth >= levels
@@ -237,7 +242,8 @@ def _first_runs(trace: Trace) -> list[int]:
     first = [never] * len(trace.modules)
     callers: dict[tuple[int, int], int] = {}
     for call in trace.calls:
-        first[call.module] = min(first[call.module], call.index)
+        if first[call.module] == never:
+            first[call.module] = call.index
         if call.parent is not None:
             callers.setdefault((call.module, trace.calls[call.parent].module), call.index)
     called = [index < never for index in first]
@@ -246,8 +252,8 @@ def _first_runs(trace: Trace) -> list[int]:
             caller = _holder_that_runs(trace, module, called)
             first[module.index] = callers.get((module.same_as, caller), never)
     for module in reversed(trace.modules):
-        if module.parent is not None:
-            first[module.parent] = min(first[module.parent], first[module.index])
+        if module.parent is not None and first[module.index] < first[module.parent]:
+            first[module.parent] = first[module.index]
     return first
 
 

@@ -26,9 +26,11 @@ class _Branch:
 
     def rows(self) -> Iterator[SummaryRow]:
         """Its row and all below it."""
-        yield self.row
-        for branch in self.below:
-            yield from branch.rows()
+        stack = [self]
+        while stack:
+            branch = stack.pop()
+            yield branch.row
+            stack += branch.below
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def tree_lines(trace: Trace, rows: Sequence[SummaryRow], totals: Totals, *, fold
         opens=bool(root.below),
         of_one=False,
     )
-    return _with_shown_names([first, *_lines(root.below, "", 1, False)])
+    return _with_shown_names([first, *_lines(root.below)])
 
 
 def _with_shown_names(lines: list[TreeLine]) -> list[TreeLine]:
@@ -144,10 +146,12 @@ def model_row(trace: Trace) -> SummaryRow:
     )
 
 
-def _lines(branches: list[_Branch], prefix: str, level: int, of_one: bool) -> Iterator[TreeLine]:
-    groups = list(_groups(branches))
-    for number, group in enumerate(groups):
-        last, folded, first = number == len(groups) - 1, len(group) > 1, group[0]
+def _lines(branches: list[_Branch]) -> Iterator[TreeLine]:
+    """The lines of branches and of all below them."""
+    waiting = _waiting(branches, "", 1, False)
+    while waiting:
+        group, prefix, level, last, of_one = waiting.pop()
+        folded, first = len(group) > 1, group[0]
         # Equal siblings stand for all that lies below them; another line only for its own row.
         counted = [row for branch in group for row in branch.rows()] if folded else [first.row]
         params = _sum_of_params(counted)
@@ -164,7 +168,15 @@ def _lines(branches: list[_Branch], prefix: str, level: int, of_one: bool) -> It
             opens=bool(first.below),
             of_one=of_one,
         )
-        yield from _lines(first.below, prefix + ("   " if last else "│  "), level + 1, of_one or folded)
+        waiting += _waiting(first.below, prefix + ("   " if last else "│  "), level + 1, of_one or folded)
+
+
+def _waiting(
+    branches: list[_Branch], prefix: str, level: int, of_one: bool
+) -> list[tuple[list[_Branch], str, int, bool, bool]]:
+    """Groups of equal siblings that are to have a line each, the first at the end of the list."""
+    groups = list(_groups(branches))[::-1]
+    return [(group, prefix, level, number == 0, of_one) for number, group in enumerate(groups)]
 
 
 def _sum_of_params(rows: list[SummaryRow]) -> int | None:

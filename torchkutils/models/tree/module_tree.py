@@ -119,17 +119,15 @@ class ModuleTree:
             self.depths.append(depth)
             self.parents.append(parent)
             self.same_as.append(None if first == index else first)
-            below = self._look_into(module, index) if first == index else None
+            below = self._look_into(module, index) if first == index else []
             self.children.append([] if below else _NO_CHILDREN)
             if parent is not None:
                 self.children[parent].append(index)
-            for key, child in reversed(below or ()):
+            for key, child in reversed(below):
                 stack.append((child, f"{path}.{key}" if path else key, key, depth + 1, index))
         if self._any_hidden:
-            registered = {id(module) for module in model.modules()}
-            self.unregistered = frozenset(
-                index for index, module in enumerate(self.modules) if id(module) not in registered
-            )
+            registered = set(map(id, model.modules()))
+            self.unregistered = frozenset(i for i, module in enumerate(self.modules) if id(module) not in registered)
             self._prefer_registered_holders()
 
     def _prefer_registered_holders(self) -> None:
@@ -159,18 +157,25 @@ class ModuleTree:
             self.buffers += self._note_tensors(module._buffers, index)
         children: Any = module._modules
         below = [(key, child) for key, child in children.items() if child is not None] if children else []
-        if not layout.scripted:
-            own = layout.own(values)
-            self.filled += filter(None, own)
-            self.empty += itertools.filterfalse(None, own)
-            for position, name in layout.others:
-                value = values[position]
-                if type(value) not in _ATOMS and not isinstance(value, _WITHOUT_CONTENTS):
-                    self.loose.append((value, index, name))
-                    hidden = _modules_inside(name, value)
-                    self._any_hidden = self._any_hidden or bool(hidden)
-                    below += hidden
-        return below
+        if layout.scripted:
+            return below
+        own = layout.own(values)
+        self.filled += filter(None, own)
+        self.empty += itertools.filterfalse(None, own)
+        return below + self._look_into_values(layout, values, index)
+
+    def _look_into_values(
+        self, layout: Layout, values: tuple[Any, ...], index: int
+    ) -> list[tuple[str, torch.nn.Module]]:
+        """Note the attributes that torch knows nothing of; gives the modules in them."""
+        found: list[tuple[str, torch.nn.Module]] = []
+        for position, name in layout.others:
+            value = values[position]
+            if type(value) not in _ATOMS and not isinstance(value, _WITHOUT_CONTENTS):
+                self.loose.append((value, index, name))
+                found += _modules_inside(name, value)
+        self._any_hidden = self._any_hidden or bool(found)
+        return found
 
     def _note_tensors(self, held: Mapping[str, torch.Tensor | None], index: int) -> list[torch.Tensor]:
         """Note what a module holds; gives what no module before it held."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchkutils.models.records import Call, ModuleRecord, TensorRecord, TensorValue, Trace, Value, record, tensors_in
+from torchkutils.models.records import Call, ModuleRecord, TensorValue, Trace, Value, record, tensors_in
 
 _BYTES = {"bool": 1, "complex32": 4, "complex64": 8, "complex128": 16, "bfloat16": 2}
 
@@ -97,34 +97,21 @@ def _sum(own: Held, other: Held) -> Held:
     )
 
 
-def buffer_bytes(trace: Trace) -> int:
-    """Bytes of all buffers that the model registers."""
-    return sum(tensor.bytes * times for tensor, times, is_buffer in _counted_tensors(trace) if is_buffer)
-
-
-def bytes_by_dtype(trace: Trace) -> dict[str, int]:
-    """Bytes of parameters and buffers by the dtype that holds them."""
-    found: dict[str, int] = {}
-    for tensor, times, _ in _counted_tensors(trace):
-        for dtype, size in tensor.parts or ((tensor.dtype, tensor.bytes),):
-            found[dtype] = found.get(dtype, 0) + size * times
-    return found
-
-
-def _counted_tensors(trace: Trace) -> Iterator[tuple[TensorRecord, int, bool]]:
-    """Each record, how many tensors of the model it stands for, and whether those are buffers."""
+def bytes_by_dtype(trace: Trace) -> tuple[dict[str, int], int]:
+    """Bytes of registered parameters and buffers by the dtype that holds them, and the bytes of the buffers."""
     # Modules that hold equal tensors share one tuple of records.
-    groups: dict[tuple[int, bool], tuple[TensorRecord, ...]] = {}
-    times: collections.Counter[tuple[int, bool]] = collections.Counter()
-    for module in trace.modules:
-        for group, is_buffer in ((module.parameters, False), (module.buffers, True)):
-            if group and module.registered:
-                groups[id(group), is_buffer] = group
-                times[id(group), is_buffer] += 1
+    parameters = collections.Counter([id(module.parameters) for module in trace.modules if module.registered])
+    buffers = collections.Counter([id(module.buffers) for module in trace.modules if module.registered])
+    groups = {id(group): group for module in trace.modules for group in (module.parameters, module.buffers) if group}
+    by_dtype: dict[str, int] = {}
+    of_buffers = 0
     for key, group in groups.items():
         for tensor in group:
             if tensor.same_as is None:
-                yield tensor, times[key], key[1]
+                of_buffers += tensor.bytes * buffers[key]
+                for dtype, size in tensor.parts or ((tensor.dtype, tensor.bytes),):
+                    by_dtype[dtype] = by_dtype.get(dtype, 0) + size * (parameters[key] + buffers[key])
+    return {dtype: size for dtype, size in by_dtype.items() if size}, of_buffers
 
 
 class Operations:
@@ -172,9 +159,10 @@ class Totals:
     flops_known: bool
 
 
-def totals_of(trace: Trace) -> Totals:
-    """The totals of a trace."""
-    held = held_by_each(trace)
+def totals_of(trace: Trace, held: list[Held] | None = None) -> Totals:
+    """The totals of a trace; `held` is what `held_by_each` gives, where the caller has it."""
+    held = held_by_each(trace) if held is None else held
+    by_dtype, of_buffers = bytes_by_dtype(trace)
     registered = [own for own, module in zip(held, trace.modules, strict=True) if module.registered]
     return Totals(
         params=sum(own.elements for own in registered),
@@ -182,8 +170,8 @@ def totals_of(trace: Trace) -> Totals:
         lazy=any(own.lazy for own in registered),
         param_bytes=sum(own.bytes for own in registered),
         trainable_bytes=sum(own.trainable_bytes for own in registered),
-        buffer_bytes=buffer_bytes(trace),
-        bytes_by_dtype=bytes_by_dtype(trace),
+        buffer_bytes=of_buffers,
+        bytes_by_dtype=by_dtype,
         flops=sum(call.flops for call in trace.calls),
         flops_known=_ran_to_its_end(trace) and all(call.flops_known for call in trace.calls),
     )
@@ -207,23 +195,22 @@ def call_bytes(trace: Trace) -> Sequence[tuple[int, int]]:
     if trace.call_bytes is not None:
         return trace.call_bytes
     # A trace shares equal values, so each is counted once.
-    known: dict[int, int] = {}
-    return [(_known_bytes(call.inputs, known), _known_bytes(call.output, known)) for call in trace.calls]
+    known: dict[int, int] = {id(None): 0}
+    for call in trace.calls:
+        for value in (call.inputs, call.output):
+            if id(value) not in known:
+                known[id(value)] = value_bytes(value)
+    return [(known[id(call.inputs)], known[id(call.output)]) for call in trace.calls]
 
 
-def activation_bytes(trace: Trace) -> tuple[int, int, int]:
-    """Bytes of the model's inputs, of all that leaf calls returned, and the most that one leaf took and returned."""
-    sizes = call_bytes(trace)
+def activation_bytes(trace: Trace, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+    """Bytes of the model's inputs, of all that leaf calls returned, and the most that one leaf took and returned.
+
+    `sizes` is what `call_bytes` gives.
+    """
     leaves = [sizes[call.index] for call in trace.calls if call.leaf]
     inputs = sizes[0][0] if sizes else 0
     return inputs, sum(returned for _, returned in leaves), max(map(sum, leaves), default=0)
-
-
-def _known_bytes(value: Value | None, known: dict[int, int]) -> int:
-    found = known.get(id(value))
-    if found is None:
-        found = known[id(value)] = value_bytes(value)
-    return found
 
 
 def value_bytes(value: Value | None) -> int:

@@ -24,11 +24,7 @@ def sequential_flow(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Modul
         modules: The records of the tree.
         held: The modules themselves, in the same order.
     """
-    if not modules[0].children or not all(
-        only_calls_children(module) for module, record in zip(held, modules, strict=True) if record.children
-    ):
-        return None
-    if any(record.same_as is not None and _is_within(record, modules) for record in modules):
+    if not modules[0].children or not _only_sequential(modules, held):
         return None
     calls: list[Call] = []
     nodes = [Node(0, "input", "input", None, None)]
@@ -48,6 +44,16 @@ def sequential_flow(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Modul
             nodes.append(Node(len(nodes), "call", modules[first].path, calls[-1].index, None))
     nodes.append(Node(len(nodes), "output", "output", None, None))
     return tuple(calls), tuple(nodes), tuple([Edge(source, source + 1) for source in range(len(nodes) - 1)])
+
+
+def _only_sequential(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Module]) -> bool:
+    """Whether each module that has children does nothing but call them, and none lies within itself."""
+    for module, record in zip(held, modules, strict=True):
+        if record.children and not only_calls_children(module):
+            return False
+        if record.same_as is not None and _is_within(record, modules):
+            return False
+    return True
 
 
 def _is_within(record: ModuleRecord, modules: tuple[ModuleRecord, ...]) -> bool:
@@ -125,31 +131,37 @@ class _Flow:
         return parent
 
     def _node(self, node: Any, root: int) -> None:
+        record = self._record_of(node, root)
+        if record is None:
+            return
+        self.nodes.append(record)
+        self.origin[node] = (record.index, 0)
+        computed = self._join(node, record.index)
+        if record.kind == "function" and computed > 1:
+            self.nodes[record.index] = dataclasses.replace(record, joins=True)
+
+    def _record_of(self, node: Any, root: int) -> Node | None:
+        """The record of a node; None for one that computes nothing."""
         index = len(self.nodes)
         if node.op == "placeholder":
-            record = Node(index, "input", str(node.target), None, None)
-        elif node.op == "get_attr":
-            kind = "buffer" if node.target in self.buffers else "parameter"
-            record = Node(index, kind, str(node.target), None, None)  # type: ignore[arg-type]
-        elif node.op == "call_module":
+            return Node(index, "input", str(node.target), None, None)
+        if node.op == "get_attr":
+            return Node(index, "buffer" if node.target in self.buffers else "parameter", str(node.target), None, None)
+        if node.op == "call_module":
             call = self._call(node.target, self._enclosing(node, root), leaf=True)
-            record = Node(index, "call", str(node.target), call, None)
-        else:
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-            if name == "getitem" and node.args[0] in self.origin and isinstance(node.args[1], int):
-                source, _ = self.origin[node.args[0]]
-                if self.nodes[source].kind == "call":
-                    # Part of a module's tuple: the same node, another of its tensors.
-                    self.origin[node] = (source, node.args[1])
-                    return
-            if name in _NO_TENSOR:
-                return
-            record = Node(index, "function", name.strip("_"), self._enclosing(node, root), None)
-        self.nodes.append(record)
-        self.origin[node] = (index, 0)
-        computed = self._join(node, index)
-        if record.kind == "function" and computed > 1:
-            self.nodes[index] = dataclasses.replace(record, joins=True)
+            return Node(index, "call", str(node.target), call, None)
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        if name in _NO_TENSOR or (name == "getitem" and self._is_part_of_output(node)):
+            return None
+        return Node(index, "function", name.strip("_"), self._enclosing(node, root), None)
+
+    def _is_part_of_output(self, node: Any) -> bool:
+        """Whether it takes an item of the tuple that a module gave: then it is that module's node, another tensor."""
+        source = self.origin.get(node.args[0])
+        if source is None or not isinstance(node.args[1], int) or self.nodes[source[0]].kind != "call":
+            return False
+        self.origin[node] = (source[0], node.args[1])
+        return True
 
     def _join(self, node: Any, target: int) -> int:
         """Edges into a node; gives how many of them do not begin at a parameter or buffer."""
