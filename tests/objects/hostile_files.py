@@ -40,8 +40,9 @@ def forge(path, architecture=LINEAR, tensors=TENSORS, names=None, index=None, af
         for key, one in tensors.items()
     ]
     names = {key: key for key in tensors} if names is None else names
-    whole = {"names": names, "frozen": [], "training": True, "flipped": [], "tensors": entries} | (index or {})
-    documents = {"index": whole, "architecture": architecture, **documents}
+    whole = {"names": names, "frozen": [], "training": True, "flipped": [], "tensors": entries}
+    whole |= index if isinstance(index, dict) else {}
+    documents = {"index": index if isinstance(index, bytes) else whole, "architecture": architecture, **documents}
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
         file.attrs["format"], file.attrs["format_version"] = np.bytes_("torchkutils"), version
         for key, value in documents.items():
@@ -115,13 +116,13 @@ HOSTILE = {
     "names of one tensor": lambda p: forge(p, **(many_names(8000) | {"names": {"x": "w"}})),
     "cutoffs": lambda p: forge(
         p,
-        node("AdaptiveLogSoftmaxWithLoss", in_features=1, n_classes=70000, cutoffs=list(range(1, 60000)), div_value=1.0),
+        node("AdaptiveLogSoftmaxWithLoss", in_features=1, n_classes=70000, cutoffs=list(range(1, 60000)), div_value=1),
     ),
     "many modules": lambda p: forge(p, sequential(*[node("ReLU")] * 20000)),
     "many empty modules": lambda p: forge(p, sequential(*[node("Sequential", modules={})] * 15000)),
     "empty lists": lambda p: forge(p, metadata=b"[" + b"[]," * (5 << 20) + b"[]]"),
     "empty lists, longer": lambda p: forge(p, metadata=b"[" + b"[]," * (30 << 20) + b"[]]"),
-    "long index": lambda p: forge(p, index={"extra_": [{}] * (4 << 20)}),
+    "long index": lambda p: forge(p, index=b'{"tensors":[' + b"{}," * (4 << 20) + b"{}]}"),
     "deep lists": lambda p: forge(p, metadata=b"[" * 100000 + b"]" * 100000),
     "deep type": lambda p: forge(p, after=deep_type),
     "deep sequence": lambda p: forge(p, metadata=b'{"__tuple__":[' * 300 + b"1" + b"]}" * 300),
@@ -132,7 +133,9 @@ HOSTILE = {
     "pickle as bytes": lambda p: forge(p, node("ReLU", inplace={"__object__": ["os.system", {"command": "true"}]})),
     "class of builtins": lambda p: forge(p, node("ReLU", inplace={"__class__": "eval"})),
     "function by path": lambda p: forge(p, node("ReLU", inplace={"__function__": "os.system"})),
-    "partial of a module": lambda p: forge(p, node("ReLU", inplace={"__partial__": [{"__module__": node("ReLU")}, [], {}]})),
+    "partial of a module": lambda p: forge(
+        p, node("ReLU", inplace={"__partial__": [{"__module__": node("ReLU")}, [], {}]})
+    ),
     "array of objects": lambda p: forge(p, metadata={"__array__": ["|O", [1], "AAAAAAAAAAA="]}),
     "array larger than it is": lambda p: forge(p, metadata={"__array__": ["<f4", [1 << 40], "AAAA"]}),
     "parameter dict": lambda p: forge(p, node("ParameterDict", parameters={"to": {"__function__": "relu"}}), {}),

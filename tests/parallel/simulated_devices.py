@@ -29,23 +29,31 @@ class Claimed(torch.Tensor):
 
 
 class SimulatedDevices(TorchDispatchMode):
-    """Counts copies between devices in `copies[(from, to)]`, and their bytes in `bytes`."""
+    """Counts copies between devices in `copies[(from, to)]`, and their bytes in `bytes`.
+
+    `events` holds the copies and the products of matrices ("mm") in the order in which they happened.
+    """
 
     def __init__(self):
         super().__init__()
         self.copies = Counter()
         self.bytes = Counter()
+        self.events = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.default:
+            self.events.append("mm")
         return _run(func, args, kwargs or {}, self)
 
     def count(self, source, target, tensor):
+        self.events.append((str(source), str(target)))
         self.copies[str(source), str(target)] += 1
         self.bytes[str(source), str(target)] += tensor.numel() * tensor.element_size()
 
     def forget(self):
         self.copies.clear()
         self.bytes.clear()
+        self.events.clear()
 
 
 def _run(func, args, kwargs, mode):

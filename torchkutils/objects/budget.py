@@ -6,6 +6,7 @@ writer asks the same functions, so that whatever is written can be read.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -98,7 +99,7 @@ def write_json(value: Any, what: str, tensor_bytes: int = 0) -> bytes:
         raise ValueError(f"{what} must be nested at most {MAX_LEVELS} levels deep") from error
     data = text.encode()
     _check_size(data, what, tensor_bytes)
-    _check_levels(text, what)
+    _check_levels(data, what)
     if what.endswith("architecture"):
         _check_integers(value, what)
     return data
@@ -113,10 +114,9 @@ def parse_json(data: bytes, what: str, tensor_bytes: int = 0, *, bounded_integer
     """
     _check_size(data, what, tensor_bytes)
     try:
-        text = data.decode()
-        _check_levels(text, what)
+        _check_levels(data, what)
         return json.loads(
-            text,
+            data.decode(),
             object_pairs_hook=_unique_keys,
             parse_int=_bounded if bounded_integers else int,
             parse_constant=_no_constant,
@@ -141,17 +141,16 @@ def _check_size(data: bytes, what: str, tensor_bytes: int) -> None:
         raise ValueError(f"{what} must hold fewer values: they would take more than {allowed >> 20} MiB of memory")
 
 
-_SIGNS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
+_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
-def _check_levels(text: str, what: str) -> None:
-    depth = 0
+def _check_levels(data: bytes, what: str) -> None:
     # A text that never closes counts to the end: no position is looked at twice.
-    for match in _SIGNS.finditer(text):
-        sign = match.group()
-        depth += 1 if sign in "[{" else -1 if sign in "]}" else 0
-        if depth > 4 * MAX_LEVELS:
-            raise ValueError(f"{what} must be nested at most {MAX_LEVELS} levels deep")
+    brackets = _STRINGS.sub("", data.decode()).encode().translate(None, _NO_BRACKETS)
+    if max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) > 4 * MAX_LEVELS:
+        raise ValueError(f"{what} must be nested at most {MAX_LEVELS} levels deep")
 
 
 def _check_integers(value: Any, what: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkutils._torch_versions import without_torch_function
 from torchkutils.objects.budget import Budget
 from torchkutils.objects.builtin_objects import builtin_name, is_stock_class
 from torchkutils.objects.edits import apply_edit
@@ -219,6 +220,8 @@ class ConfigReader:
         name, reader = node["class_name"], self.decode
         if kind in (nn.ParameterList, nn.ParameterDict) and self._empty_parameters:
             reader = self._decode_empty
+            # Each of thousands of calls would ask the mode that builds modules on the meta device.
+            guard = without_torch_function()  # noqa: F841
         config = {key: reader(value) for key, value in node["config"].items()}
         try:
             self._pay(kind, name, config)

@@ -1,4 +1,4 @@
-"""How a model is built, as a document that was tried: the tree is built from it and compared before anyone writes it."""
+"""How a model is built, as a document that was tried: the tree is built from it and compared before it is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from torchkutils._random_state import random_state_kept
 from torchkutils.objects.budget import Budget
 from torchkutils.objects.config import ConfigReader, ConfigWriter
-from torchkutils.objects.differences import Differences
+from torchkutils.objects.differences import Differences, built_on
 from torchkutils.objects.model_tensors import StateToStore
 from torchkutils.objects.tree import count_paths
 
@@ -101,13 +101,14 @@ class _Description:
     def _differences_on(self, node: dict[str, Any], device: str | None) -> Differences:
         budget = Budget(len(self._state.tensors), len(self._state.names), self._state.nbytes())
         reader = self._reader(budget)
-        with _drawn_anew(), torch.device(device) if device else contextlib.nullcontext():
+        with _drawn_anew():
             try:
-                rebuilt = reader.module(node)
+                with built_on(device):
+                    rebuilt = reader.module(node)
             except ValueError as error:
                 raise ValueError(f"the model cannot be rebuilt from its config: {error}") from error
             budget.paths(count_paths(rebuilt))
-            return Differences(self._model, rebuilt, self.writer, self._reader_of_edits(reader))
+            return Differences(self._model, rebuilt, self.writer, self._reader_of_edits(reader), device=device)
 
     def _reader_of_edits(self, reader: ConfigReader) -> ConfigReader:
         """The same reader without its budget: an edit is paid for when the whole is built again."""

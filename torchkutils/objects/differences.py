@@ -8,6 +8,7 @@ or too alive to be stored. They are collected, for one warning.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
 import logging
@@ -29,7 +30,7 @@ from torchkutils.objects.recorded_arguments import RECORD, recorded_config
 from torchkutils.objects.stock_config import is_container, stock_config
 from torchkutils.objects.tree import inside
 
-__all__ = ["Differences"]
+__all__ = ["Differences", "built_on"]
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 # Marks of torch.compile and of transformers, and the second list of tensors that recurrent layers keep.
@@ -50,6 +51,11 @@ _TRAINING_OBJECTS = (
 )
 
 
+def built_on(device: str | None) -> contextlib.AbstractContextManager[Any]:
+    """A block in which modules are built on a device; None changes nothing."""
+    return torch.device(device) if device else contextlib.nullcontext()
+
+
 class _GoesBackError(ValueError):
     """A value is too large or too alive to be stored; it goes back to what the constructor made."""
 
@@ -62,6 +68,8 @@ class Differences:
         rebuilt: What its constructors build; edits are applied to it as they are found.
         writer: Writes the nodes of modules that stand in place of others.
         reader: Builds them.
+        where: The path of the model in a larger one, for errors.
+        device: Where they are built; None means where their constructors build.
 
     Attributes:
         edits: What to do to a newly built tree so that it becomes the model.
@@ -70,8 +78,15 @@ class Differences:
     """
 
     def __init__(
-        self, original: nn.Module, rebuilt: nn.Module, writer: ConfigWriter, reader: ConfigReader, where: str = ""
+        self,
+        original: nn.Module,
+        rebuilt: nn.Module,
+        writer: ConfigWriter,
+        reader: ConfigReader,
+        where: str = "",
+        device: str | None = None,
     ) -> None:
+        self._device = device
         self.edits: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.went_back: list[str] = []
@@ -91,7 +106,8 @@ class Differences:
     def _edit(self, path: str, action: str, body: Any) -> None:
         edit = {"at": path, action: body}
         self.edits.append(edit)
-        apply_edit(self._rebuilt, edit, self._reader)
+        with built_on(self._device):
+            apply_edit(self._rebuilt, edit, self._reader)
 
     def _name(self, path: str) -> str:
         return path_name(".".join(filter(None, (self._where, path))))
@@ -268,7 +284,7 @@ def _alike(one: torch.Tensor | None, other: Any) -> bool:
         return one is other
     if nn.parameter.is_lazy(other) or nn.parameter.is_lazy(one):
         return nn.parameter.is_lazy(other) and nn.parameter.is_lazy(one)
-    return one.shape == other.shape and one.layout == other.layout
+    return bool(one.shape == other.shape and (one.layout == other.layout or other.is_meta))
 
 
 def _equal_configs(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -141,8 +141,10 @@ def _set_tensors(root: nn.Module, path: Any, tensors: Any, builder: Builder) -> 
         if not free or (not name.isidentifier() and not name.isdigit()):
             raise ValueError(f"{name[:60]!r} is no name for a tensor")
         if told.get("keep"):
-            owner, held = (module._parameters, parameters) if name in parameters else (module._buffers, buffers)
-            owner[name] = held[name]
+            if name in parameters:
+                module._parameters[name] = parameters[name]
+            else:
+                module._buffers[name] = buffers[name]
         else:
             _set_tensor(module, name, told, builder)
 

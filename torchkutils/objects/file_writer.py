@@ -140,7 +140,7 @@ def _write_values(
 
 def write_at(handle: int, array: npt.NDArray[Any], place: int) -> None:
     """Write an array's bytes into a file from a place on."""
-    memory = memoryview(array.reshape(-1).view(np.uint8))
+    memory: Any = memoryview(array.reshape(-1).view(np.uint8).data)
     while memory.nbytes:
         if hasattr(os, "pwrite"):
             count = os.pwrite(handle, memory[:_AT_ONCE], place)

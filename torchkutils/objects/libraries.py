@@ -39,8 +39,8 @@ def register_library(name: str) -> None:
         ValueError: There is no adapter for the library.
         ImportError: The library is not installed.
 
-    A file then holds the name and a few plain arguments. When it is read, the name must stand in the library's own list;
-    no pretrained weights, code of the hub, path or URL is followed, whatever the file says.
+    A file then holds the name and a few plain arguments. When it is read, the name must stand in the library's own
+    list; no pretrained weights, code of the hub, path or URL is followed, whatever the file says.
 
     Keras has no such function.
 
@@ -242,7 +242,7 @@ def _describe_transformers(module: nn.Module) -> Node | None:
     attention = getattr(config, "_attn_implementation", None)
     if attention not in _ATTENTION:
         raise ValueError(
-            f"{name} uses the attention implementation {attention!r}; model.set_attn_implementation('sdpa') before saving"
+            f"{name} uses the attention {attention!r}; call model.set_attn_implementation('sdpa') before saving"
         )
     return name, {"config": _plain_config(config.to_dict()), "attention": attention}
 

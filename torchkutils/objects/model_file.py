@@ -48,16 +48,17 @@ def save_model(
             One that is spread over ranks (`strategy='fsdp'`, `fully_shard`, DTensors) is saved by a call on every rank:
             it is gathered tensor by tensor, the first rank writes, and all return, or raise, together.
         path: The file, a local path. It appears whole or not at all; an older one is replaced.
-        optimizer: Its state is stored as well; `load_optimizer` reads it. A dict of names and optimizers stores several.
-        scheduler: A learning-rate scheduler, or a dict of several; `load_scheduler` reads it. What `state_dict()` leaves
-            out (the lambdas of LambdaLR) is left out here too.
+        optimizer: Its state is stored as well; `load_optimizer` reads it. A dict of names and optimizers stores
+            several.
+        scheduler: A learning-rate scheduler, or a dict of several; `load_scheduler` reads it. What `state_dict()`
+            leaves out (the lambdas of LambdaLR) is left out here too.
         metadata: Any JSON value, NumPy scalars, and tensors of up to 1 MiB together; `read_metadata` gives it back.
         timeout: Seconds for which a rank waits for the others where the model is spread over ranks; at most the
             process group's own.
 
     Raises:
-        ValueError: The model cannot be rebuilt as it is (named: the module's path, the attribute, a way out), or holds a
-            tensor or value that cannot be stored. Nothing was written.
+        ValueError: The model cannot be rebuilt as it is (named: the module's path, the attribute, a way out), or holds
+            a tensor or value that cannot be stored. Nothing was written.
         TypeError: `model` is no module, `optimizer` no optimizer, or `scheduler` has no `state_dict`.
         RuntimeError: Not every rank made the call; the missing ones are named.
         OSError: The file cannot be written; an older one is as it was.
@@ -133,8 +134,8 @@ def load_model(
         custom_objects: Classes by the names that stand in the file; looked at before scope, registry and torch.nn.
         device: Where the model is to live; "meta" reads no tensor.
         dtype: What floating-point tensors are converted to; None keeps what the file has.
-        mmap: Map the file instead of reading it: bytes come when they are used, and changes stay in memory. The file must
-            not be written to or cut meanwhile (a new `save_model` to its path does neither).
+        mmap: Map the file instead of reading it: bytes come when they are used, and changes stay in memory. The file
+            must not be written to or cut meanwhile (a new `save_model` to its path does neither).
 
     Returns:
         The module, with its tensors, ties, `requires_grad` and `training` as they were.

@@ -1,7 +1,7 @@
 """A model's tensors on their way into a file: names, ties, views of one memory, sparse parts, flags.
 
-The tensors are taken from the tree of modules, not from `state_dict()`: a class may leave parts out of its state dict or
-rename them, and the model needs all of them.
+The tensors are taken from the tree of modules, not from `state_dict()`: a class may leave parts out of its state dict
+or rename them, and the model needs all of them.
 """
 
 from __future__ import annotations

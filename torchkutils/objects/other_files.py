@@ -36,7 +36,7 @@ def is_hdf5(path: str) -> bool:
 
 
 def kind_of_file(path: str) -> str:
-    """The kind of a file that is no HDF5: "a safetensors file", "a torch checkpoint", "a Keras 3 archive" and others."""
+    """The kind of a file that is no HDF5: "a safetensors file", "a torch checkpoint", "text" and others."""
     with open(path, "rb") as file:
         start = file.read(4096)
     for magic, kind in _MAGIC.items():

@@ -127,7 +127,8 @@ class _Encoder:
 
     def _as_base(self, value: Any, where: str, level: int) -> Any:
         """A value of a derived class as the value of the base class that it equals."""
-        for kind in (tuple, list, collections.OrderedDict, dict, str, bool, int, float):
+        bases: tuple[Any, ...] = (tuple, list, collections.OrderedDict, dict, str, bool, int, float)
+        for kind in bases:
             if isinstance(value, kind) and not isinstance(value, enum.Enum):
                 return self.encode(kind(value), where, level)
         raise NotPlainError(_advice(value, where))

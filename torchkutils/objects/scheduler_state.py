@@ -34,8 +34,8 @@ def load_scheduler(path: PathLike, scheduler: Any, name: str | None = None) -> N
 
     Args:
         path: The file.
-        scheduler: One of the same class, with `state_dict` and `load_state_dict`. The lambdas of a LambdaLR are its own:
-            no file holds them.
+        scheduler: One of the same class, with `state_dict` and `load_state_dict`. The lambdas of a LambdaLR are its
+            own: no file holds them.
         name: Which of several; None where the file holds one.
 
     Raises:

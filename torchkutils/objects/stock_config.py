@@ -213,14 +213,17 @@ def layer_count(config: Mapping[str, Any]) -> int:
     return max((count for count in counts if type(count) is int), default=0)
 
 
-# -- AveragedModel: its averaging functions are closures over one number ------------------------------------------------
+# -- AveragedModel: its averaging functions are closures over one number -----------------------------------------------
 
 AveragedModel: Any = torch.optim.swa_utils.AveragedModel
-_EMA = {
+_EMA: dict[str, Any] = {
     "ema": torch.optim.swa_utils.get_ema_avg_fn,
     "multi_ema": torch.optim.swa_utils.get_ema_multi_avg_fn,
 }
-_SWA = {"swa": torch.optim.swa_utils.get_swa_avg_fn, "multi_swa": torch.optim.swa_utils.get_swa_multi_avg_fn}
+_SWA: dict[str, Any] = {
+    "swa": torch.optim.swa_utils.get_swa_avg_fn,
+    "multi_swa": torch.optim.swa_utils.get_swa_multi_avg_fn,
+}
 
 
 def _averaged(module: Any) -> dict[str, Any]:

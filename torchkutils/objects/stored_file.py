@@ -24,7 +24,16 @@ from torchkutils.objects.budget import Budget, parse_json, size_limit
 from torchkutils.objects.other_files import is_hdf5, kind_of_file
 from torchkutils.objects.tensors import StoredTensor, empty_tensor, numpy_dtype, stored_dtype
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "ModelFile", "checked_path", "opened_model_file"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "ModelFile",
+    "checked_group",
+    "checked_path",
+    "errors_with_path",
+    "linked",
+    "opened_model_file",
+]
 
 FORMAT = "torchkutils"
 FORMAT_VERSION = 2
@@ -97,7 +106,7 @@ class ModelFile:
     """An open model file: documents are checked against their digests, tensors against the file's own size."""
 
     def __init__(self, file: Any, name: str, *, mapped: bool = False) -> None:
-        self._root = _checked_group(_lazy.h5py.h5g.open(file.id, b"/"), "/")
+        self._root = checked_group(_lazy.h5py.h5g.open(file.id, b"/"), "/")
         self._size = os.path.getsize(name)  # noqa: PTH202
         self._handle = _handle_of(file)
         self._mapped = mapped and self._handle is not None
@@ -174,7 +183,7 @@ class ModelFile:
         data = np.empty(size, np.uint8)
         if size:
             dataset.read(_lazy.h5py.h5s.ALL, _lazy.h5py.h5s.ALL, data)
-        if self._attribute(f"{name}_sha256") != hashlib.sha256(data).hexdigest().encode():
+        if self._attribute(f"{name}_sha256") != hashlib.sha256(data.tobytes()).hexdigest().encode():
             raise ValueError(f"its {name} does not match its digest: the file is damaged")
         return parse_json(data.tobytes(), f"its {name}", room, bounded_integers=name == "architecture")
 
@@ -184,17 +193,17 @@ class ModelFile:
         if parent and parent not in self._groups:
             if "/" in parent:
                 raise ValueError(f"{path!r} must be a data set inside a group")
-            group = _linked(self._root, parent.encode(), path)
+            group = linked(self._root, parent.encode(), path)
             if not isinstance(group, _lazy.h5py.h5g.GroupID):
                 raise ValueError(f"{path!r} must be a data set inside a group")
-            self._groups[parent] = _checked_group(group, parent)
+            self._groups[parent] = checked_group(group, parent)
         return self._groups[parent] if parent else self._root, last.encode()
 
     def _dataset(self, path: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Any:
         """A data set that lies in this very file, plain, and is no larger than what the file holds."""
         h5py = _lazy.h5py
         group, raw = self._group_of(path)
-        dataset = _linked(group, raw, path)
+        dataset = linked(group, raw, path)
         if not isinstance(dataset, h5py.h5d.DatasetID):
             raise ValueError(f"{path!r} must be a data set")
         settings = dataset.get_create_plist()
@@ -294,7 +303,8 @@ class ModelFile:
     def _view(self, memory: Any, stored: StoredTensor, start: int) -> torch.Tensor:
         # Each tensor has a storage and a version counter of its own, over one piece of memory that they keep alive.
         flat = torch.frombuffer(memory, dtype=stored_dtype(stored.dtype), count=math.prod(stored.shape), offset=start)
-        return flat.view(stored.dtype).view(stored.shape)
+        typed = flat if flat.dtype == stored.dtype else flat.view(stored.dtype)
+        return typed if len(stored.shape) == 1 else typed.view(stored.shape)
 
     def _whole_map(self) -> mmap.mmap:
         if self._map is None:
@@ -303,7 +313,7 @@ class ModelFile:
         return self._map
 
 
-def _checked_group(group: Any, name: str) -> Any:
+def checked_group(group: Any, name: str) -> Any:
     """A group whose links HDF5 can look up without a filter: a filter may make it load a library."""
     h5py = _lazy.h5py
     plist = group.get_create_plist()
@@ -314,7 +324,12 @@ def _checked_group(group: Any, name: str) -> Any:
     return group
 
 
-def _linked(group: Any, raw: bytes, path: str) -> Any:
+def linked(group: Any, raw: bytes, path: str) -> Any:
+    """The object that a hard link in a group leads to.
+
+    Raises:
+        ValueError: There is none, or the link is of another kind.
+    """
     h5py = _lazy.h5py
     if not raw or not group.links.exists(raw):
         raise ValueError(f"it holds no data set {path[:100]!r}")
@@ -347,7 +362,7 @@ def read_at(handle: int, target: npt.NDArray[Any], place: int) -> None:
         OSError: The file ends before.
     """
     # Not every dtype has a buffer of its own: bytes have.
-    memory = memoryview(target.reshape(-1).view(np.uint8))
+    memory: Any = memoryview(target.reshape(-1).view(np.uint8).data)
     while memory.nbytes:
         count = os.preadv(handle, [memory[:_AT_ONCE]], place)
         if not count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -109,18 +110,20 @@ class StoredState:
     def _sparse_tensor(self, name: str) -> torch.Tensor:
         told = self._sparse[name]
         parts = [self.file.read(str(told["parts"].get(part))) for part in _SPARSE[told["layout"]]]
-        shape = tuple(told["shape"])
+        shape = list(told["shape"])
         if told["layout"] == "sparse_coo":
-            made = torch.sparse_coo_tensor(*parts, size=shape, check_invariants=True)
-            return made._coalesced_(True) if told.get("coalesced") is True and _is_sorted(parts[0]) else made
+            indices, values = parts
+            made = torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
+            return made._coalesced_(True) if told.get("coalesced") is True and _is_sorted(indices) else made
+        outer, inner, values = parts
         layout = getattr(torch, told["layout"])
-        return torch.sparse_compressed_tensor(*parts, size=shape, layout=layout, check_invariants=True)
+        return torch.sparse_compressed_tensor(outer, inner, values, shape, layout=layout, check_invariants=True)
 
 
 def _is_sorted(indices: torch.Tensor) -> bool:
     """Whether the columns of COO indices ascend strictly, as those of a coalesced tensor do."""
     columns = indices.t().tolist()
-    return all(one < other for one, other in zip(columns, columns[1:], strict=False))
+    return all(one < other for one, other in itertools.pairwise(columns))
 
 
 def _is_float(dtype: torch.dtype) -> bool:
@@ -240,7 +243,9 @@ def _extra_of(state: StoredState) -> dict[str, Any]:
 
 
 def _checked_flags(index: dict[str, Any]) -> tuple[set[str], bool, set[str]]:
-    frozen, flipped, training = index.get("frozen"), index.get("flipped"), index.get("training")
+    training = index.get("training")
+    frozen: Any = index.get("frozen")
+    flipped: Any = index.get("flipped")
     lists = isinstance(frozen, list) and isinstance(flipped, list)
     if not lists or not isinstance(training, bool) or not all(isinstance(one, str) for one in [*frozen, *flipped]):
         raise ValueError("its flags are malformed")

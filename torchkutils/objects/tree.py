@@ -48,7 +48,7 @@ class Slot:
     @property
     def tensor(self) -> torch.Tensor:
         """What stands there."""
-        found = self.owner._parameters.get(self.attribute)
+        found: torch.Tensor | None = self.owner._parameters.get(self.attribute)
         if found is None:
             found = self.owner._buffers[self.attribute]
         assert found is not None

@@ -47,8 +47,8 @@ def save_weights(
     """Write the parameters and buffers of any model, or a dict of tensors, to one file.
 
     Args:
-        model_or_tensors: Any module, or a dict of names and tensors (a state dict, moving averages, features). A wrapped
-            model is saved as the model inside, one that is spread over ranks as by `save_model`.
+        model_or_tensors: Any module, or a dict of names and tensors (a state dict, moving averages, features). A
+            wrapped model is saved as the model inside, one that is spread over ranks as by `save_model`.
         path: The file, a local path. It appears whole or not at all. Ending in `.safetensors`: in that format, tied
             tensors once for each name; otherwise HDF5.
         timeout: Seconds for which a rank waits for the others where the model is spread over ranks.
@@ -110,11 +110,11 @@ def load_weights(
 
     Args:
         model: The model; a wrapped one is loaded through. Tensors on the meta device are replaced by those of the file.
-            Where it is spread over ranks, every rank makes the call; the first rank alone reads the file, and sends each
-            its part.
+            Where it is spread over ranks, every rank makes the call; the first rank alone reads the file, and sends
+            each its part.
         path: A file of `save_model` or `save_weights`; a `.safetensors` file; a checkpoint of `torch.save` that holds a
-            state dict (read with `weights_only=True`); or a Keras file of weights (`.weights.h5`, `.h5`): its layers are
-            matched with the model's in order, kind by kind, and their layouts are turned into torch's.
+            state dict (read with `weights_only=True`); or a Keras file of weights (`.weights.h5`, `.h5`): its layers
+            are matched with the model's in order, kind by kind, and their layouts are turned into torch's.
         strict: Whether the names must be the same. With False what both have is loaded, and nothing else is read:
             `load_weights(nn.ModuleDict({"head": head}), path, strict=False)` reads one part of a large file. If the two
             have no name in common, there is a warning.
@@ -144,9 +144,9 @@ def load_weights(
     read: dict[str, torch.Tensor] = {}
     if team is None:
         with _opened(path, template) as source:
-            report = _compared(target, source, path, strict=strict, skip_mismatch=skip_mismatch)
-            target.fill(source, _both(target, source, report))
-        return report
+            found = _compared(target, source, path, strict=strict, skip_mismatch=skip_mismatch)
+            target.fill(source, _both(target, source, found))
+        return found
 
     def read_all() -> LoadedWeights:
         with _opened(path, template) as source:
@@ -154,7 +154,7 @@ def load_weights(
             read.update((key, source.read(key)) for key in _both(target, source, found))
         return found
 
-    report = team.by_first(read_all)
+    report: LoadedWeights = team.by_first(read_all)
     skipped = {*report.missing_keys, *report.mismatched_keys}
     for key, tensor in target.tensors.items():
         if key not in skipped:

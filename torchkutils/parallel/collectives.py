@@ -18,23 +18,23 @@ def from_everyone(own: Tensor) -> list[Tensor]:
     return [part.view(own.dtype).view(own.shape) for part in parts]
 
 
-def from_first(own: Tensor, device: torch.device) -> Tensor:
-    """Rank 0's tensor, on `device`."""
+def from_first(own: Tensor, device: torch.device, source: int = 0) -> Tensor:
+    """The tensor of rank 0, or of another one, on `device`."""
     first = own.detach().resolve_conj().resolve_neg().to(device, copy=True).contiguous()
-    distributed.broadcast(first.view(-1).view(torch.uint8), src=0)
+    distributed.broadcast(first.view(-1).view(torch.uint8), src=source)
     return first
 
 
 @torch.no_grad()
-def take_from_first(tensors: Sequence[Tensor], device: torch.device) -> None:
-    """Give tensors rank 0's values, in place; those of one dtype in one message."""
+def take_from_first(tensors: Sequence[Tensor], device: torch.device, source: int = 0) -> None:
+    """Give tensors the values of rank 0, or of another one, in place; those of one dtype in one message."""
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         if tensor.numel():
             by_dtype.setdefault(tensor.dtype, []).append(tensor)
     for alike in by_dtype.values():
         own = torch.cat([tensor.detach().resolve_conj().resolve_neg().to(device).reshape(-1) for tensor in alike])
-        first = from_first(own, device)
+        first = from_first(own, device, source)
         # A graph may hold the tensors: they are written only where the ranks differ.
         if torch.equal(first, own):
             continue

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torchkutils._random_state import random_state_kept
 from torchkutils._torch_versions import no_join
 from torchkutils.parallel.arguments import Arguments, positional_names
-from torchkutils.parallel.collectives import add_ranks
+from torchkutils.parallel.collectives import add_ranks, take_from_first
 from torchkutils.parallel.control import control_of_group
 from torchkutils.parallel.distributed_buffers import RankBuffers
 from torchkutils.parallel.engines import (
@@ -129,6 +129,7 @@ class DistributedModel(ParallelModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """This rank's outputs (`local`), or the whole batch's on every rank (`merged`)."""
         if self._settings.outputs == "local":
+            self._follow_structure()
             return self._alone(lambda: self._run(*args, **kwargs))
         part = self._agreed_part(lambda: Arguments(self._names, self._settings, args, kwargs))
         [(places, names)] = part.arguments.calls([part.shard])
@@ -182,7 +183,6 @@ class DistributedModel(ParallelModel):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         """The template's forward through the engine."""
-        self._follow_structure()
         try:
             output = self._engine(*args, **kwargs)
         except Exception:
@@ -212,8 +212,11 @@ class DistributedModel(ParallelModel):
             "reading the arguments", problem=problem, content=content, unequal=_ANOTHER_BATCH, number=length
         )
         if not merged:
+            self._follow_structure()
             # Each rank's batch is whole.
             return _Part(arguments, Shard(rank, self._device, 0, length), [one.number for one in everyone])
+        # Not in the forward: there an exception waits for the other ranks' word, and they would not be there.
+        self._follow_structure()
         lengths = [0] * world
         shard = Shard(rank, self._device, 0, 1)
         for one in plan_shards(length, [self._device] * world, self._settings.split):
@@ -340,6 +343,12 @@ class DistributedModel(ParallelModel):
         """
         return _JoinHook(self, self._joinable.join_hook(**kwargs))
 
+    def joined(self, was_last: bool) -> None:
+        """Every rank's batches are used up: take the buffers of the rank with the most, and leave the block."""
+        self._join_config = no_join()
+        last = [rank for rank, one in enumerate(self._control.agree("the end of Join", number=was_last)) if one.number]
+        take_from_first(list(self.template.buffers()), self._device, last[-1])
+
     @property
     def _joinable(self) -> Any:
         engine: Any = self._engine
@@ -384,7 +393,7 @@ class _JoinHook:
     def post_hook(self, is_last_joiner: bool) -> None:
         """Take the parameters and buffers of the rank with the most batches."""
         self._hook.post_hook(is_last_joiner)
-        self._model._join_config = no_join()
+        self._model.joined(is_last_joiner)
 
 
 _ANOTHER_BATCH = (

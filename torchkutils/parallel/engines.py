@@ -110,6 +110,7 @@ class Structure:
         self._held = self._now()
         self._parameters = list(template.parameters())
         self._trained = [parameter.requires_grad for parameter in self._parameters]
+        self._trained_buffers = self._buffers_that_train()
 
     def _now(self) -> list[Any]:
         return [value for held in self._holders for value in held.values()]
@@ -119,7 +120,14 @@ class Structure:
         now = self._now()
         if len(now) != len(self._held) or not all(map(operator.is_, now, self._held)):
             return False
-        return [parameter.requires_grad for parameter in self._parameters] == self._trained
+        if [parameter.requires_grad for parameter in self._parameters] != self._trained:
+            return False
+        return self._buffers_that_train() == self._trained_buffers
+
+    def _buffers_that_train(self) -> list[int]:
+        # Not compared by identity as parameters are: a forward may put a new buffer in place of the old one.
+        held = [buffer for module in self._modules for buffer in module._buffers.values()]
+        return [id(buffer) for buffer in held if buffer is not None and buffer.requires_grad and buffer.is_leaf]
 
     def new_parameters(self, template: nn.Module) -> list[nn.Parameter]:
         """The parameters that were not there before."""

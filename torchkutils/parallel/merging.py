@@ -67,7 +67,10 @@ class Merger:
             return self._number(outputs, path, inside_object)
         held = contents(first, path)
         if held is None:
-            return self._value(outputs, path)
+            merged = self._value(outputs, path)
+            if inside_object and len(outputs) > 1:
+                self._axes.check_steady(path, first, self._trial)
+            return merged
         self._check_types(outputs, path, type(first))
         if isinstance(first, list) and self._has_entries(outputs, path):
             joined = [_on(self._target, entry) for output in outputs for entry in output]
@@ -112,7 +115,7 @@ class Merger:
     def _number(self, numbers: Sequence[Any], path: str, inside_object: bool) -> Any:
         rule = self._axes.said.rule(path)
         # A replica that ran on the whole batch gives what one device gives.
-        if len(numbers) == 1 or rule == "first" or self._is_passed_on(numbers, inside_object):
+        if len(numbers) == 1 or rule == "first" or self._is_passed_on(numbers, path, inside_object):
             return numbers[0]
         if rule == "sum":
             return sum(numbers)
@@ -120,9 +123,10 @@ class Merger:
             return sum(map(operator.mul, self._weights, numbers))
         raise ValueError(number_refused(path, numbers[0]))
 
-    def _is_passed_on(self, numbers: Sequence[Any], inside_object: bool) -> bool:
+    def _is_passed_on(self, numbers: Sequence[Any], path: str, inside_object: bool) -> bool:
         """Whether no piece decides a number: an object keeps it about itself, or the caller handed it in."""
         if inside_object:
+            self._axes.check_steady(path, numbers[0], self._trial)
             return all(number == numbers[0] for number in numbers)
         # Python keeps one object for each small int: that one is the same says nothing.
         return (

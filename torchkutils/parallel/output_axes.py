@@ -9,13 +9,14 @@ remembered for the output's path.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from torchkutils.parallel.batch_axes import BatchAxes
-from torchkutils.parallel.nested_batches import contents, holds_tensors
+from torchkutils.parallel.nested_batches import contents, holds_tensors, is_object_with_tensors
 
 TRUSTED = 4
 """Pieces that are longer than this are believed to have their batch where only one axis has their length."""
@@ -71,16 +72,42 @@ class OutputAxes:
             self._found[_key(path, value)] = known
         return known
 
+    def known_object(self, path: str) -> bool:
+        """Whether what an object holds was looked through before."""
+        return (path, -2, False) in self._found
 
-def outline(value: Any, path: str = "output") -> dict[str, Sizes]:
-    """By path, the shapes of tensors and the lengths of lists."""
+    def remember_object(self, path: str) -> None:
+        """What an object holds was looked through."""
+        self._found[path, -2, False] = "object"
+
+    def check_steady(self, path: str, value: Any, trial: Callable[[], Any]) -> None:
+        """Refuse what an object holds besides tensors, if it depends on the number of samples.
+
+        Raises:
+            ValueError: It does, or the forward could not be tried.
+        """
+        if (path, -1, False) not in self._found and self.said.rule(path) is None:
+            grown = trial()
+            if grown is None or grown.get(path) != outline(value, path, inside_object=True)[path]:
+                raise ValueError(
+                    f"{path} is a {type(value).__name__} that depends on the number of samples, so that the object "
+                    "cannot be merged; return its tensors, or use outputs='local'"
+                )
+            self._found[path, -1, False] = "steady"
+
+
+def outline(value: Any, path: str = "output", inside_object: bool = False) -> dict[str, Sizes]:
+    """By path, the shapes of tensors, the lengths of lists, and a digest of what else an object holds."""
     if isinstance(value, Tensor):
         return {path: tuple(value.shape)}
+    if inside_object and contents(value, path) is None:
+        return {path: (zlib.crc32(repr(value).encode()),)}
     found: dict[str, Sizes] = {path: (len(value),)} if isinstance(value, list) else {}
     held = contents(value, path)
     if held is not None and (not isinstance(value, list) or holds_tensors(value)):
+        plain = inside_object or is_object_with_tensors(value)
         for where, part in zip(held.paths(path), held.values, strict=True):
-            found |= outline(part, where)
+            found |= outline(part, where, plain)
     return found
 
 
@@ -135,12 +162,20 @@ def _of_list(
     if len(set(lengths)) > 1 or (not holds_tensors(value) and min(lengths) > TRUSTED):
         return "list"
     grown = trial()
-    if grown is None:
+    if grown is not None and grown.get(path) != (lengths[0] + 1,):
+        return "container"
+    if grown is None or _entries_grow(value, path, lengths[0], grown):
         raise ValueError(
             f"{path} can be read in two ways, as one entry a sample or as {lengths[0]} outputs; name one in "
             f"batch_axes, {{{path!r}: 'list'}} or {{{path!r}: 0}}"
         )
-    return "list" if grown.get(path) == (lengths[0] + 1,) else "container"
+    return "list"
+
+
+def _entries_grow(value: Any, path: str, length: int, grown: dict[str, Sizes]) -> bool:
+    """Whether the entries of a list have rows for all samples again, so that they are no entries of one sample."""
+    inside = {where: shape for where, shape in outline(value, path).items() if where != path and shape[:1] == (length,)}
+    return any(grown.get(where, ())[:1] == (length + 1,) for where in inside)
 
 
 def _grown(path: str, fitting: list[int], length: int, grown: dict[str, Sizes] | None) -> list[int]:

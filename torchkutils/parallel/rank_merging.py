@@ -137,18 +137,35 @@ class RankMerger:
             if known is None or isinstance(value, Tensor) or known == "list":
                 return known is None
         held = contents(value, path)
-        return held is not None and any(map(self._unknown, held.values, held.paths(path)))
+        if held is None:
+            return False
+        if is_object_with_tensors(value) and not self._axes.known_object(path):
+            return True
+        return any(map(self._unknown, held.values, held.paths(path)))
 
-    def _find(self, value: Any, path: str, sizes: list[dict[str, Sizes]], trial: Callable[[], Any]) -> None:
+    def _find(
+        self,
+        value: Any,
+        path: str,
+        sizes: list[dict[str, Sizes]],
+        trial: Callable[[], Any],
+        inside_object: bool = False,
+    ) -> None:
         if isinstance(value, Tensor | list):
             columns = [one.get(path, ()) for one in sizes]
             axis = self._axes.find(path, value, columns, self._computed, trial)
             if isinstance(value, Tensor) or axis == "list":
                 return
         held = contents(value, path)
-        if held is not None:
-            for where, part in zip(held.paths(path), held.values, strict=True):
-                self._find(part, where, sizes, trial)
+        if held is None:
+            if inside_object:
+                self._axes.check_steady(path, value, trial)
+            return
+        plain = inside_object or is_object_with_tensors(value)
+        for where, part in zip(held.paths(path), held.values, strict=True):
+            self._find(part, where, sizes, trial, plain)
+        if is_object_with_tensors(value):
+            self._axes.remember_object(path)
 
     def merge(self, output: Any, tokens: TokenMeans | None = None) -> Any:
         """The whole batch's output, from this rank's; all ranks call it with outputs of one make."""

@@ -104,7 +104,8 @@ class _Tensors:
             if buffer is not None and not buffer.requires_grad
         }
         weights = [tensor for tensor in snapshot.tensors if id(tensor) not in buffers]
-        home = next((tensor.device for tensor in weights if isinstance(tensor, nn.Parameter)), fallback)
+        trained = (tensor for tensor in weights if isinstance(tensor, nn.Parameter) or tensor.requires_grad)
+        home = next((tensor.device for tensor in trained), fallback)
         # A tensor attribute that lies elsewhere than the weights stays where its owner put it.
         moving = [tensor for tensor in weights if tensor.is_leaf and tensor.device == home]
         kept = {id(tensor) for tensor in moving}
