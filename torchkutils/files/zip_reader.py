@@ -43,6 +43,7 @@ _UNREAD_METHODS = {
     97: "WavPack",
     98: "PPMd",
 }
+_READ_METHODS = {8: "Deflate", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz"}
 _GUESSES = ("cp932", "gbk", "big5", "euc_kr", "cp1251")
 
 
@@ -346,7 +347,12 @@ class _Content:
                 data = next(packed, b"")
                 if not data:
                     raise BrokenArchive("it is damaged or cut: its compressed data break off", self.name)
-            if piece := decoder.decompress(data, PIECE):
+            try:
+                piece = decoder.decompress(data, PIECE)
+            except Exception as error:
+                method = _READ_METHODS[self.entry.method]
+                raise BrokenArchive(f"its content is no {method} as its header says ({error})", self.name) from error
+            if piece:
                 yield piece
             elif not data and not decoder.eof and not decoder.needs_input:
                 raise BrokenArchive("it is damaged: its compressed data lead nowhere", self.name)
