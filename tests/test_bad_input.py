@@ -56,7 +56,7 @@ CASES: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("HDF5Matrix key", lambda: ku.HDF5Matrix("data.h5", "x")["a"], TypeError, "str"),
     ("Sequence workers", lambda: Batches().loader(num_workers=-1), ValueError, "num_workers"),
     ("Sequence workers type", lambda: Batches().loader(num_workers="2"), TypeError, "num_workers"),
-    ("OrderedEnqueuer type", lambda: ku.OrderedEnqueuer([1, 2]), TypeError, "[Ss]equence"),
+    ("OrderedEnqueuer type", lambda: ku.OrderedEnqueuer(iter([1, 2])), TypeError, "[Ss]equence"),
     ("ChunkShuffleSampler", lambda: ku.ChunkShuffleSampler("data.h5"), TypeError, "data"),
     ("get_file origin", lambda: ku.get_file("a", ""), ValueError, "origin"),
     ("get_file type", lambda: ku.get_file("a", 3), (TypeError, ValueError), "origin"),
