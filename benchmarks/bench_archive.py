@@ -17,6 +17,8 @@ import warnings
 from benchmarks._harness import clocked, compare, store
 from torchkutils import get_file
 from torchkutils.files import archive
+from torchkutils.files.extraction_options import Extraction
+from torchkutils.files.folder_handle import FolderHandle
 
 MEMBERS = 10_000
 
@@ -43,12 +45,13 @@ def main() -> None:
         os.sync()
 
     def ours() -> None:
-        archive.extract_beside(str(target / "f.tar.gz"), str(target), ("tar",))
+        archive.extract_archive(str(target / "f.tar.gz"), str(target), Extraction(("tar",)))
 
     def tarfile_extractall() -> None:
         with tarfile.open(target / "f.tar.gz") as tar:
             tar.extractall(target, filter="data")
-        archive._sync_disk(str(target))
+        with FolderHandle(str(target)) as handle:
+            archive._sync_disk(handle)
 
     try:
         rows = [

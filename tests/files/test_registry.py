@@ -320,6 +320,18 @@ def test_headers_are_not_sent_to_the_resolver(site, tmp_path, monkeypatch) -> No
     assert "X-Token" in site.server.heads[0]
 
 
+@pytest.mark.parametrize("place", ["records/7", "d"])
+def test_a_login_goes_as_a_header_and_is_kept_nowhere(place, site, tmp_path) -> None:
+    _, site.pages = zenodo(site)
+    site.pages |= {"/api/records/7/files/a.csv/content": CSV, "/d/a.csv": CSV}
+    url = f"{site.base}/{place}".replace("//", "//me:S3CRET@")
+    files = Registry(url, None if place != "d" else {"a.csv": SHA}, cache_dir=tmp_path, **HURRY)
+    assert read(files.fetch("a.csv")) == CSV
+    assert all("Authorization: Basic bWU6UzNDUkVU\r\n" in head for head in site.server.heads)
+    assert "S3CRET" not in files.url_of("a.csv") + repr(vars(files).get("_files"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"S3CRET" in path.read_bytes()]
+
+
 @pytest.mark.parametrize("size", [0, 1])
 def test_an_endless_list_is_cut_off(size, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(registry, "MAX_LISTING_BYTES", 1000)

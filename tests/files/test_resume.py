@@ -216,6 +216,7 @@ get_file("f.bin", sys.argv[1], cache_dir=sys.argv[2], cache_subdir="", progress=
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/sys/kernel/random/boot_id"), reason="starts cannot be told apart here")
 def test_a_killed_call_is_gone_on_with(tmp_path) -> None:
     versions = Versions(cuts=0)

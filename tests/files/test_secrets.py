@@ -72,7 +72,7 @@ QUERIES = [
 def calls(place: str, folder: pathlib.Path) -> dict[str, object]:
     """Every failure that has an address or a header in it, each by a call."""
     url, secret_url = f"http://{place}/f.bin", f"http://me:{SECRET}@{place}/f.bin"
-    here = {"cache_dir": folder, "retries": 0, "timeout": (1, 1, 2)}
+    here = {"cache_dir": folder, "retries": 0, "timeout": (1, 0.3, 0.6)}
 
     def get(origin, fname="f.bin", **options):
         return lambda: get_file(fname, origin, **{**here, **options})

@@ -92,9 +92,8 @@ def _is_complete(folder: FolderHandle, manifest: Manifest, wish: Extraction) -> 
         and manifest.choice().covers(wish.choice())
     )
     choice = wish.choice()
-    return as_wished and are_intact(
-        folder, (entry for entry in manifest.members if choice.matching(entry[0]) is not None)
-    )
+    wanted = [entry for entry in manifest.members if not choice.patterns or choice.matching(entry[0]) is not None]
+    return as_wished and are_intact(folder, wanted)
 
 
 def unfinished_staging(path: str, folder: str) -> str | None:

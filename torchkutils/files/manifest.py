@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torchkutils.files.folder_handle import WRITE, FolderHandle
-from torchkutils.files.member_names import Choice, is_safe
+from torchkutils.files.member_names import Choice, are_safe
 from torchkutils.files.sidecar_files import MARK, SidecarFiles
 
 VERSION = 2
@@ -24,6 +24,8 @@ MAX_DEPTH = 100
 """Most folders inside each other."""
 MAX_MANIFEST_BYTES = 1 << 30
 _KINDS = {"file", "folder", "symlink"}
+_TYPES = [str, str, int, int]
+_FORMS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
 _NEVER = -1
 
 Entry = tuple[str, str, int, int]
@@ -126,18 +128,10 @@ def _entries(rows: Any) -> list[Entry] | None:
     """The rows as members; None when one of them is none, or its name leaves the folder."""
     if type(rows) is not list:
         return None
-    entries: list[Entry] = []
     for row in rows:
-        if type(row) is not list or len(row) != 4:
+        if type(row) is not list or [type(value) for value in row] != _TYPES or row[1] not in _KINDS:
             return None
-        name, kind, size, changed = row
-        # `type(kind) is str` comes first: a list cannot be looked up in a set.
-        if not (type(kind) is str and kind in _KINDS and type(size) is int and type(changed) is int):
-            return None
-        if not is_safe(name, MAX_DEPTH):
-            return None
-        entries.append((name, kind, size, changed))
-    return entries
+    return [tuple(row) for row in rows] if are_safe([row[0] for row in rows], MAX_DEPTH) else None
 
 
 def write_manifest(folder: FolderHandle, sidecars: SidecarFiles, manifest: Manifest) -> None:
@@ -194,15 +188,15 @@ def kind_of(status: os.stat_result | None) -> str | None:
     """'file', 'folder' or 'symlink'; None for nothing, and 'other' for what no archive may hold."""
     if status is None:
         return None
-    forms = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}
-    return forms.get(stat.S_IFMT(status.st_mode), "other")
+    return _FORMS.get(stat.S_IFMT(status.st_mode), "other")
 
 
 def are_intact(folder: FolderHandle, entries: Iterable[Entry]) -> bool:
     """Whether every member is where it was put, and unchanged."""
-    for name, kind, size, changed in entries:
-        status = folder.status(name)
-        if status is None or kind_of(status) != kind:
+    entries = list(entries)
+    statuses = folder.statuses([entry[0] for entry in entries])
+    for (_, kind, size, changed), status in zip(entries, statuses, strict=True):
+        if status is None or _FORMS.get(stat.S_IFMT(status.st_mode)) != kind:
             return False
         if kind != "folder" and (status.st_ctime_ns != changed or status.st_size != size):
             return False

@@ -12,7 +12,9 @@ from torchkutils.files.sidecar_files import MARK, is_reserved
 
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 # Most names of most archives: nothing in them needs a closer look.
-_PLAIN = re.compile(r"[0-9A-Za-z_\-][0-9A-Za-z_\-. +,=@()]*(/[0-9A-Za-z_\-][0-9A-Za-z_\-. +,=@()]*)*")
+_PART = r"[0-9A-Za-z_\-][0-9A-Za-z_\-. +,=@()]*"
+_PLAIN = re.compile(rf"{_PART}(?:/{_PART})*")
+_PLAIN_LINES = re.compile(rf"(?:{_PART}(?:/{_PART}){{0,50}}\n)*")
 
 
 def safe_name(name: str, depth: int) -> str:
@@ -43,12 +45,13 @@ def _is_odd_on_windows(part: str) -> bool:
     return bool(re.search(r'[<>:"|?*\\]', part)) or part[-1] in ". " or bool(_DEVICES.fullmatch(part))
 
 
-def is_safe(name: object, depth: int) -> bool:
-    """Whether it is a member's path as `safe_name` returns it."""
-    if not isinstance(name, str) or not name:
-        return False
+def are_safe(names: list[str], depth: int) -> bool:
+    """Whether all are members' paths as `safe_name` returns them."""
+    lines = "\n".join([*names, ""])
+    if os.name != "nt" and depth > 50 and _PLAIN_LINES.fullmatch(lines) and MARK not in lines.lower():
+        return True
     try:
-        return safe_name(name, depth) == name
+        return all(name and safe_name(name, depth) == name for name in names)
     except BrokenArchive:
         return False
 

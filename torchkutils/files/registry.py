@@ -21,7 +21,7 @@ from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
 from torchkutils.errors import DownloadError
 from torchkutils.files import arguments, cache_folder, certificates, doi
-from torchkutils.files.addresses import address_key, is_http, is_same_origin, shown_url
+from torchkutils.files.addresses import address_key, is_http, is_same_origin, shown_url, split_credentials
 from torchkutils.files.attempts import FailedAttempt
 from torchkutils.files.doi import RemoteFile
 from torchkutils.files.get_file import get_file
@@ -47,7 +47,8 @@ class Registry:
         mirrors: Further folders that hold the same files.
         cache_dir: As in `get_file`.
         cache_subdir: As in `get_file`.
-        headers: As in `get_file`. They are sent to the host of `base_url`, or of the record, and to no other.
+        headers: As in `get_file`. They, and a login in `base_url`, are sent to the host of `base_url` or of the record
+            and to no other.
         verify: As in `get_file`.
         netrc: As in `get_file`.
         timeout: As in `get_file`.
@@ -91,8 +92,15 @@ class Registry:
     ) -> None:
         self._record = _record_of(base_url, hashes)
         self._base = "" if self._record else arguments.checked_url(base_url, "base_url")
+        login = None
+        if is_http(self._record or self._base):
+            # A login goes as a header: addresses are kept beside the cache, and handed out by url_of.
+            bare, login = split_credentials(self._record or self._base)
+            self._record, self._base = (bare, "") if self._record else ("", bare)
         self._mirrors = [arguments.checked_url(mirror, "mirrors") for mirror in mirrors]
         self._headers = arguments.checked_headers(headers)
+        if login is not None and "authorization" not in {name.lower() for name in self._headers}:
+            self._headers["Authorization"] = login
         self._timeout, self._retries = timeout, arguments.checked_retries(retries)
         self._caller = Caller({}, arguments.checked_timeout(timeout), certificates.checked_verify(verify), netrc)
         self._offline = offline

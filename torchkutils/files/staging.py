@@ -195,6 +195,8 @@ class Stage:
         Raises:
             BrokenArchive: A link leads out of the folder, or runs in a circle.
         """
+        # Each folder's names together: then whoever walks through them opens each folder once.
+        self.entries = dict(sorted(self.entries.items()))
         for name, target in self._links.items():
             if not target or "\0" in target or _ABSOLUTE.match(target):
                 raise BrokenArchive(f"it is a link to {target!r}, out of the folder", name)

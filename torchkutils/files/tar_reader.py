@@ -24,7 +24,7 @@ _GNU_LONG = {b"L": "path", b"K": "linkpath"}
 _WITHOUT_DATA = {b"1", b"2", b"3", b"4", b"5", b"6"}
 _KEYS = {b"path", b"linkpath", b"size", b"mtime"}
 _SPARSE = b"GNU.sparse."
-_LONGEST_NAME = 1 << 15
+_LONGEST_NAME = 1 << 13
 Pieces = list[tuple[int, int]]
 """Offset and length of what a sparse file holds between its holes."""
 
