@@ -15,7 +15,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow zoo test-browser test-lowest check bench docs build clean
+.PHONY: help setup demo test test-slow zoo test-browser test-gpu test-lowest check bench bench-gpu docs build clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-browser: .venv/.browser  ## The interactive page in headless Chromium (inst
 	  || echo "chromium could not be installed: the tests of the page will say why they are skipped"
 	touch $@
 
+test-gpu: $(READY)  ## What CUDA decides, where there is a GPU; writes benchmarks/results/gpu_tests.json
+	$(PY) -m tests.gpu
+
 # The tests' own tools come first, then the package pulls its dependencies down to the floors.
 test-lowest:  ## The fast tests with the oldest dependencies that are claimed, in a venv of their own
 	rm -rf build/lowest
@@ -84,6 +87,9 @@ check: $(READY)  ## Lint, format and types
 # Timings wait for nobody else: run this on a quiet machine.
 bench: .venv/.bench  ## Measure against the peers, draw docs/benchmarks.md (under 15 minutes; ONLY=summary for one subject)
 	$(PY) -m benchmarks $(ONLY)
+
+bench-gpu: $(READY)  ## Several devices on this machine's GPUs; writes benchmarks/results/gpu.json
+	$(PY) -m benchmarks.gpu
 
 .venv/.bench: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

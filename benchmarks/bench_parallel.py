@@ -47,11 +47,11 @@ def tiny_layers() -> list[dict[str, Any]]:
 def unchanged_weights() -> list[dict[str, Any]]:
     """1,500 parameters: what is paid to find that nothing changed."""
     model, x = linears(750, 8).eval(), torch.randn(4, 8)
-    parallel = multi_gpu_model(model, devices=["cpu", "cpu"])
+    parallel = multi_gpu_model(model, devices=["cpu", "cpu"], batch_axes={"output": 0})
     with torch.no_grad():
         total, inside = in_one_call(parallel, x, 201)
     above = statistics.median(t - i for t, i in zip(total, inside, strict=True)) * 1e3
-    rows = [figure("inference, unchanged, 1,500 parameters: above the replicas' own work", above, "ms", target=0.8)]
+    rows = [figure("inference, unchanged, 1,500 parameters: above the replicas' own work", above, "ms", target=0.6)]
     with SimulatedDevices(), torch.no_grad():
         small = linears(20, 8).eval()
         far = multi_gpu_model(small, devices=["meta:0", "meta:1"])
@@ -78,7 +78,7 @@ def in_one_call(parallel: Any, x: torch.Tensor, repeats: int) -> tuple[list[floa
         return run
 
     for replica in parallel._replicas.replicas:
-        replica.forward = timed(replica.forward)
+        replica.module.forward = timed(replica.module.forward)
     totals, insides = [], []
     for _ in range(repeats):
         inside = 0.0

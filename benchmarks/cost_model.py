@@ -24,7 +24,6 @@ from functools import partial
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import torch
-from torchkutils.parallel.structure import Structure
 
 from benchmarks._harness import RESULTS, figure, store
 from benchmarks._two_ranks import BATCH, CONTROL, network
@@ -84,12 +83,14 @@ JOBS = (
 
 
 def replicate_seconds(job: Job, machine: Machine, devices: int, *, sharded_loss: bool = False) -> float:
-    """One process: nothing overlaps, for the weights' copies are one node of the graph, before and after all else."""
+    """One process: gradients travel while backward computes, but for the last bucket; nothing else is hidden."""
     traffic, copies = counted(devices, sharded_loss=sharded_loss)
     sizes = {"weights": job.weight_bytes, "inputs": devices * job.input_bytes, "numbers": 4.0}
     # With the loss on each replica the targets travel in the outputs' place.
     sizes["outputs"] = devices * (job.target_bytes if sharded_loss else job.output_bytes)
     seconds = job.flops / machine.flops
+    backward = seconds * 2 / 3
+    buckets = max(1, round(job.weight_bytes / BUCKET))
     for phase, kind in sorted({key[:2] for key in traffic}):
         ports: Counter[tuple[str, str]] = Counter()
         for (one_phase, one_kind, source, target), part in traffic.items():
@@ -100,8 +101,11 @@ def replicate_seconds(job: Job, machine: Machine, devices: int, *, sharded_loss:
                     ports[source, "out"] += part * sizes[kind] / rate
                 ports[target, "in"] += part * sizes[kind] / rate
         # The CPU has a port for each GPU.
-        seconds += max((load for (device, _), load in ports.items() if device != "cpu"), default=0.0)
-        seconds += COPY * copies[phase, kind] * (job.tensors if kind == "weights" else 1)
+        load = max((load for (device, _), load in ports.items() if device != "cpu"), default=0.0)
+        if (phase, kind) == ("backward", "weights"):
+            load = max(load - backward, load / buckets)
+        # What was counted is one bucket; the CPU launches all copies one after another.
+        seconds += load + COPY * copies[phase, kind] * (buckets if kind == "weights" else 1)
     return seconds
 
 
@@ -145,7 +149,7 @@ def fingerprint_rate() -> float:
 
 
 def measured_rate() -> float:
-    batch, times = Structure(torch.randn(2**22), "batch"), []
+    batch, times = ("batch", torch.randn(2**22)), []
     for _ in range(21):
         start = time.perf_counter()
         fingerprint([batch])

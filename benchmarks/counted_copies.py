@@ -26,7 +26,9 @@ class Counting(SimulatedDevices):
         self.number_of: Counter[tuple[str, str]] = Counter()
 
     def count(self, source: torch.device, target: torch.device, tensor: torch.Tensor) -> None:
-        kind = self.kinds.get(tuple(tensor.shape), "numbers")
+        # Weights and gradients travel in flat buckets, or in flat parts of them.
+        flat = "weights" if tensor.ndim == 1 and tensor.numel() >= 16 else "numbers"
+        kind = self.kinds.get(tuple(tensor.shape), flat)
         self.bytes_of[self.phase, kind, str(source), str(target)] += tensor.numel() * tensor.element_size()
         self.number_of[self.phase, kind] += 1
 
@@ -36,7 +38,6 @@ def counted(devices: int, *, sharded_loss: bool = False) -> tuple[Traffic, Count
     """Run one training step on simulated devices, the weights on the first; what was copied, as parts of the whole."""
     batch, inputs, outputs = 8 * devices, 24, 12
     kinds = {(8, inputs): "inputs", (batch, inputs): "inputs", (8, outputs): "outputs"}
-    kinds |= {(40, inputs): "weights", (40,): "weights", (outputs, 40): "weights", (outputs,): "weights"}
     with Counting(kinds) as counting:
         model = nn.Sequential(nn.Linear(inputs, 40), nn.ReLU(), nn.Linear(40, outputs)).to("meta:0")
         parallel: Any = multi_gpu_model(model, devices=[f"meta:{place}" for place in range(devices)])
@@ -54,7 +55,4 @@ def counted(devices: int, *, sharded_loss: bool = False) -> tuple[Traffic, Count
     whole = {"weights": 4 * sum(p.numel() for p in model.parameters()), "numbers": 1}
     whole |= {"inputs": 4 * images.numel(), "outputs": 4 * targets.numel()}
     parts = {key: size / whole[key[1]] for key, size in counting.bytes_of.items()}
-    tensors = sum(1 for _ in model.parameters())
-    return Counter(parts), Counter(
-        {key: n / (tensors if key[1] == "weights" else 1) for key, n in counting.number_of.items()}
-    )
+    return Counter(parts), counting.number_of

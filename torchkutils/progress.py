@@ -83,8 +83,7 @@ class Progbar:
         self._output = _Output(sys.stdout if file is None else file)
         self._averages: dict[str, _Average] = {}
         self._seen_so_far: int = 0
-        self._started = time.monotonic()
-        self._finished = False
+        self._started, self._finished = time.monotonic(), False
         self._drawing: _Lines | _TerminalBar | _NotebookBar | None = None
 
     def update(
@@ -128,8 +127,7 @@ class Progbar:
     def _begin_anew(self) -> None:
         self._averages.clear()
         self._seen_so_far = 0
-        self._started = time.monotonic()
-        self._finished = False
+        self._started, self._finished = time.monotonic(), False
         if isinstance(self._drawing, _Lines):
             self._drawing = None
 
@@ -158,7 +156,7 @@ class Progbar:
             self._output.is_gone = True
 
     def _new_drawing(self) -> _Lines | _TerminalBar | _NotebookBar:
-        if self._output.is_notebook_s():
+        if self._output.file in (sys.stdout, sys.stderr) and _in_notebook():
             return _NotebookBar(self.interval)
         if self._output.isatty():
             return _TerminalBar(self._output, self.interval)
@@ -212,6 +210,7 @@ class _State:
 
     def rows(self, columns: int, *, ascii_only: bool) -> list[str]:
         """The lines of a drawing, none of them longer than the terminal is wide: no metric is cut off."""
+        from tqdm.std import Bar  # type: ignore[attr-defined]
         from tqdm.utils import disp_len
 
         metrics = "".join(f" - {metric}" for metric in self.metrics)
@@ -219,7 +218,8 @@ class _State:
         width = max(_NARROWEST_BAR, min(self.width, room))
         forms = [f"{self.head} {self.times}", self.head]
         if self.share is not None:
-            forms.insert(0, f"{self.head} [{_graphic(self.share, width, ascii_only=ascii_only)}] {self.times}")
+            graphic = Bar(self.share, default_len=width, charset=Bar.ASCII if ascii_only else Bar.UTF)
+            forms.insert(0, f"{self.head} [{graphic}] {self.times}")
         rows = [next((form for form in forms if disp_len(form) < columns), forms[-1])]
         for metric in self.metrics:
             if disp_len(rows[-1]) + 3 + disp_len(metric) < columns:
@@ -229,21 +229,12 @@ class _State:
         return rows
 
 
-def _graphic(share: float, width: int, *, ascii_only: bool) -> str:
-    from tqdm.std import Bar  # type: ignore[attr-defined]
-
-    return format(Bar(share, default_len=width, charset=Bar.ASCII if ascii_only else Bar.UTF), "")
-
-
 class _Lines:
     """A log: decides which of thousands of updates is worth a line."""
 
     def __init__(self, output: _Output, target: int | None, started: float) -> None:
-        self._output, self._target = output, target
-        self._last = started
-        self._gap = QUIET_SECONDS
-        self._count = 0
-        self._next_share = 0.0
+        self._output, self._target, self._last = output, target, started
+        self._gap, self._count, self._next_share = QUIET_SECONDS, 0, 0.0
 
     def show(self, state: _State) -> None:
         if state.finished or self._is_worth_it(state.done):
@@ -350,22 +341,22 @@ class _Output:
     """A text file that may be closed, missing, or unable to show a letter."""
 
     def __init__(self, file: TextIO | None) -> None:
-        self._file = file
+        self.file = file
         self.is_gone = file is None
         self.encoding = getattr(file, "encoding", None)
 
     def write(self, text: str) -> None:
-        if self._file is None:
+        if self.file is None:
             return
         try:
-            self._file.write(text)
+            self.file.write(text)
         except UnicodeEncodeError:
             encoding = self.encoding or "ascii"
-            self._file.write(text.encode(encoding, "replace").decode(encoding))
+            self.file.write(text.encode(encoding, "replace").decode(encoding))
 
     def flush(self) -> None:
-        if self._file is not None:
-            self._file.flush()
+        if self.file is not None:
+            self.file.flush()
 
     def line(self, text: str) -> None:
         """Write one line; where that fails, this and all later ones are left out."""
@@ -379,18 +370,15 @@ class _Output:
 
     def isatty(self) -> bool:
         try:
-            return self._file is not None and self._file.isatty()
+            return self.file is not None and self.file.isatty()
         except (AttributeError, ValueError):
             return False
-
-    def is_notebook_s(self) -> bool:
-        return self._file in (sys.stdout, sys.stderr) and _in_notebook()
 
     def columns(self) -> int:
         """The terminal's width; terminals of containers and of test programs say 0."""
         columns = 0
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            columns = os.get_terminal_size(self._file.fileno() if self._file is not None else -1).columns
+            columns = os.get_terminal_size(self.file.fileno() if self.file is not None else -1).columns
         named = os.environ.get("COLUMNS", "")
         return columns or (int(named) if named.isdigit() else 0) or _DEFAULT_COLUMNS
 

@@ -293,28 +293,29 @@ def test_an_open_file_without_a_path_is_refused_in_another_process(tmp_path):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves one file in ways that the first part of the path names, and notes who asked when."""
+    """Serves one file in ways that the first part of the path names, and counts round trips."""
 
     request_queue_size = 128
     latency = 0.0
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.asked: list[float] = []
+        self.lock = threading.Lock()
+        self.under_way = self.round_trips = 0
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def url(self, mode: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{mode}/a.h5"
 
-    def round_trips(self) -> int:
-        """How many groups of requests came one after the other: those that overlap are one."""
-        ends, trips = 0.0, 0
-        for at in sorted(self.asked):
-            if at >= ends:
-                trips += 1
-                ends = at + self.latency
-        return trips
+    def wait(self) -> None:
+        """The way there and back: a request that comes while none is under way waited for those before it."""
+        with self.lock:
+            self.round_trips += self.under_way == 0
+            self.under_way += 1
+        time.sleep(self.latency)
+        with self.lock:
+            self.under_way -= 1
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -331,8 +332,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, data):
         mode = self.path.split("/")[1]
-        self.server.asked.append(time.monotonic())
-        time.sleep(self.server.latency)
+        self.server.wait()
         if mode in ("unauthorised", "broken", "absent"):
             self.send_response({"unauthorised": 401, "broken": 500, "absent": 404}[mode])
             self.send_header("Content-Length", "0")
@@ -434,15 +434,14 @@ def test_random_rows_behind_a_network_cost_a_round_trip_or_two(options, serve):
     server = serve(file_bytes(array, **options))
     rows = HDF5Matrix(server.url("range"), "x")
     rows[0]
-    server.latency = 0.3
-    server.asked.clear()
+    server.latency, server.round_trips = 0.05, 0
     picked = np.random.default_rng(1).permutation(4000)[:64]
     np.testing.assert_array_equal(rows[picked].numpy(), array[picked])
-    assert 1 <= server.round_trips() <= 3
-    server.asked.clear()
+    assert 1 <= server.round_trips <= 3
+    server.round_trips = 0
     # What was fetched is kept.
     rows[picked]
-    assert server.asked == []
+    assert server.round_trips == 0
 
 
 def test_rows_of_a_growing_file_are_seen_after_refresh(tmp_path):

@@ -75,6 +75,15 @@ def test_an_ipv6_literal_and_colons_are_http(tmp_path) -> None:
         assert header_of(server.heads[0], "Host") == server.place
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"), [("//a//b", "///a//b"), ("?x=1", "/?x=1"), ("", "/"), ("a/../b", "/a/../b"), ("a?", "/a")]
+)
+def test_paths_are_asked_for_as_they_stand(path, asked, tmp_path) -> None:
+    with raw_server(answer()) as server:
+        fetched(server.url(path), tmp_path)
+        assert server.heads[0].split()[1] == asked
+
+
 # --- proxies
 
 

@@ -217,19 +217,20 @@ def test_a_full_disk_leaves_the_folder_clean(server, tmp_path) -> None:
     assert server.count["good"] == 1
 
 
+def fetch_anew(folder, url) -> None:
+    download(folder, url, force=True)
+
+
 @pytest.mark.slow
 def test_a_killed_download_leaves_nothing_and_the_next_call_recovers(server, tmp_path) -> None:
-    program = "import sys; from torchkutils import get_file; print(flush=True); get_file('f.bin', sys.argv[1], "
-    program += "cache_dir=sys.argv[2], cache_subdir='', progress=False, force=True)"
     (tmp_path / "f.bin").write_bytes(OLD)
+    context = multiprocessing.get_context("fork")
     for moment in range(20):
-        command = [sys.executable, "-c", program, server.url("slow"), str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-            child.stdout.readline()
-            try:
-                child.wait(0.01 * moment)
-            except subprocess.TimeoutExpired:
-                child.kill()
+        child = context.Process(target=fetch_anew, args=(tmp_path, server.url("slow")))
+        child.start()
+        child.join(0.01 * moment)
+        child.kill()
+        child.join()
         assert (tmp_path / "f.bin").read_bytes() in {OLD, BODY}
     download(tmp_path, server.url("good"), force=True)
     assert os.listdir(tmp_path) == ["f.bin"]

@@ -513,3 +513,20 @@ def test_comparisons_that_only_steer_python_have_no_box():
     assert "sum" not in titles
     assert titles.count("gt") == 1
     assert "masked_fill" in titles
+
+
+def test_where_provenance_ends_a_dashed_box_says_so():
+    class RoundTrip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.b(torch.from_numpy(self.a(x).numpy() * 2))
+
+    source = torchkutils.model_to_dot(RoundTrip(), input_size=(2, 4)).source
+    (box,) = [line for line in source.splitlines() if 'label="not traced through NumPy"' in line]
+    assert "style=dashed" in box
+    arrows = [line for line in source.splitlines() if "->" in line]
+    assert sum("style=dashed" in line for line in arrows) == 1
+    assert len(arrows) == 3

@@ -385,3 +385,51 @@ def test_constants_are_no_gaps_of_provenance(function: Callable[..., Any]) -> No
         trace = traced(model, input_size=(2, 4))
         assert [node.name for node in trace.nodes if node.untraced] == []
         assert all(call.flops_known for call in trace.calls)
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a tensor", "alone"])
+def test_objects_are_outputs_only_where_nothing_else_is(beside: bool) -> None:
+    model = Made(lambda self, x: (self.a(x), Parcel(x * 2)) if beside else Parcel(self.a(x)), **parts("a"))
+    outputs = [node.name for node in traced(model, input_size=(2, 4)).nodes if node.kind == "output"]
+    assert outputs == (["output[0]"] if beside else ["output"])
+
+
+FUNCTIONAL: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "vmap": lambda self, x: self.b(torch.vmap(self.a)(x)),
+    "vmap over columns": lambda self, x: self.b(torch.vmap(self.a, in_dims=1)(x)),
+    "vmap into columns": lambda self, x: self.b(torch.vmap(self.a, out_dims=1)(x)),
+    "vmap in vmap": lambda self, x: self.b(torch.vmap(torch.vmap(self.a))(x[None])[0]),
+    "jacrev": lambda self, x: self.b(torch.func.jacrev(self.a)(x[0])),
+    "jacfwd": lambda self, x: self.b(torch.func.jacfwd(self.a)(x[0])),
+    "grad": lambda self, x: self.b(torch.func.grad(lambda t: self.a(t).sum())(x)),
+    "hessian": lambda self, x: self.b(torch.func.hessian(lambda t: self.a(t).square().sum())(x[0])),
+    "vjp": lambda self, x: self.b(torch.func.vjp(self.a, x)[1](x)[0]),
+    "jvp": lambda self, x: self.b(torch.func.jvp(self.a, (x,), (x,))[1]),
+    "grad in vmap": lambda self, x: self.b(torch.vmap(torch.func.grad(lambda t: self.a(t).sum()))(x)),
+    "functional_call": lambda self, x: self.b(
+        torch.func.functional_call(self.a, dict(self.a.named_parameters()), (x,))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_edges_go_through_functional_transforms(name: str) -> None:
+    found = arrows(Made(FUNCTIONAL[name], **parts("a", "b")), input_size=(4, 4))
+    above: dict[str, set[str]] = {}
+    for source, target in found:
+        above.setdefault(target, set()).add(source)
+    reached: set[str] = set()
+    waiting = ["b"]
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting += above.get(node, ())
+    assert "a" in reached
+    assert reached & {"args", "input[0]"}
+
+
+def test_shapes_in_vmap_are_those_of_all_examples() -> None:
+    summary = summarize(Made(FUNCTIONAL["vmap"], **parts("a", "b")), input_size=(7, 4))
+    assert [(row.output_shapes, row.flops) for row in summary.rows] == [("(7, 4)", 2 * 7 * 16)] * 2
+    assert summary.flops_known

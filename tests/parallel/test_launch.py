@@ -148,7 +148,22 @@ def test_threads_are_chosen_only_for_heavy_cpu_layers_without_random_numbers(mon
         choice.learn("random", seconds=1.0, drew=seconds == 1.0)
     assert [choice.threads(key, cpu) for key in ("light", "heavy", "random")] == [False, True, False]
     assert choice.threads("heavy", [torch.device("cuda:0")] * 2) is False
+    assert not choice.trial("heavy") or choice.threads("heavy", cpu)
     assert LaunchChoice("threads", 1).threads("light", cpu) is True
+
+
+@pytest.mark.parametrize(("serial", "threaded", "chosen"), [(1.0, 0.5, True), (1.0, 0.95, False), (0.5, 1.0, False)])
+def test_on_several_gpus_the_faster_launch_is_chosen_after_three_runs_of_each(serial, threaded, chosen, monkeypatch):
+    monkeypatch.setattr("torchkutils.parallel.launch._CORES", 2)
+    gpus = [torch.device("cuda", place) for place in range(2)]
+    choice = LaunchChoice("auto", layers=10)
+    tried = []
+    while choice.threads("mode", gpus) is None:
+        trial = choice.trial("mode")
+        tried.append(trial)
+        choice.learn("mode", threaded if trial else serial, drew=False, on_cpu=False, threads=trial)
+    assert tried == [False] * 3 + [True] * 3
+    assert choice.threads("mode", gpus) is chosen
 
 
 @pytest.mark.parametrize("launch", ["serial", "threads"])

@@ -17,7 +17,7 @@ def step(model: ParallelModel, images: torch.Tensor, labels: torch.Tensor) -> fl
         nn.functional.cross_entropy, images, labels, weights=lambda target: (target != -100).sum()
     )
     with model.no_sync():
-        loss.backward()
+        grads = torch.autograd.grad(loss, list(model.parameters()))
     model.refresh()
     inside: nn.Module = model.template
     also: nn.Module = model.module

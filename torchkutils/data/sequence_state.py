@@ -7,7 +7,9 @@ leaf is known by a digest of its content; workers keep theirs, and are sent only
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import io
 import mmap
 import multiprocessing
@@ -164,7 +166,8 @@ def glance(leaf: Any) -> int:
     memory = np.frombuffer(_memory(leaf), np.uint8)
     words = memory[: memory.size // 8 * 8].view(np.int64)
     pages = memory[: memory.size // _PAGE * _PAGE].reshape(-1, _PAGE)[::16]
-    return hash((int(words.sum()), zlib.crc32(pages.tobytes()), zlib.crc32(memory[-_PAGE:].tobytes())))
+    crc32 = _fastest_crc32()
+    return hash((int(words.sum()), crc32(pages.tobytes()), crc32(memory[-_PAGE:].tobytes())))
 
 
 def why_not_sendable(name: str, value: Any, start_method: str) -> str | None:
@@ -384,13 +387,24 @@ def _memory(leaf: Any) -> memoryview:
     return memoryview(flat)
 
 
+@functools.cache
+def _fastest_crc32() -> Callable[[Any], int]:
+    """The same checksum from the library that is fastest: isal and libdeflate take a fifth of zlib's time or less."""
+    for package, module in (("isal", "isal.isal_zlib"), ("deflate", "deflate")):
+        if importlib.util.find_spec(package) is not None:
+            found: Callable[[Any], int] = importlib.import_module(module).crc32
+            return found
+    return zlib.crc32
+
+
 def _digests(memories: list[memoryview]) -> list[bytes]:
-    """A digest of each: checksums of its pieces, made by two threads where there is much (zlib releases the GIL)."""
+    """A digest of each: checksums of its pieces, made by two threads where there is much (they release the GIL)."""
+    crc32 = _fastest_crc32()
     pieces = [[memory[start : start + _PIECE] for start in range(0, memory.nbytes, _PIECE)] for memory in memories]
     every = [piece for own in pieces for piece in own]
     if len(every) > 2 and (multiprocessing.cpu_count() or 1) > 1:
         with ThreadPoolExecutor(2) as threads:
-            sums = iter(list(threads.map(zlib.crc32, every)))
+            sums = iter(list(threads.map(crc32, every)))
     else:
-        sums = map(zlib.crc32, every)
+        sums = map(crc32, every)
     return [b"".join(next(sums).to_bytes(4, "little") for _ in own) for own in pieces]

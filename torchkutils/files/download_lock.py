@@ -30,7 +30,9 @@ from torchkutils.files.sidecar_files import SidecarFiles, is_alive, process_toke
 if sys.platform == "win32":
     import msvcrt
 else:
-    import fcntl
+    # A few systems (WebAssembly) have neither.
+    with contextlib.suppress(ImportError):
+        import fcntl
 
 SOFT_LIFETIME = 60.0
 """Seconds after which a lock file that its holder has not renewed is taken away."""
@@ -213,6 +215,8 @@ def _lock_now(descriptor: int) -> bool:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except NameError as error:
+        raise _NoLocksHere("no fcntl") from error
     except OSError as error:
         if error.errno in _NO_LOCKS:
             raise _NoLocksHere(str(error)) from error

@@ -146,7 +146,8 @@ def _asked(
 ) -> tuple[Wire, Head]:
     """Send one request and read the head of its answer."""
     parts = urllib.parse.urlsplit(url)
-    target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    # Not by urlunsplit, which would take a path that begins with two slashes for a host.
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if proxy is not None and parts.scheme == "http":
         target = f"http://{host_and_port(url)}{target}"
         if proxy.authorization is not None:

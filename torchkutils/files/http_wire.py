@@ -1,8 +1,8 @@
 """One HTTP/1.1 request over a connection of its own, read with a limit on everything that a server can send.
 
 The standard library's http.client, and urllib3 on top of it, reads `100 Continue` answers and trailers without end and
-takes a length that is no number for none; httpx waits without end behind `100 Continue`, and copies a body several
-times; none of them knows a limit on the whole. So framing is read here:
+takes a length that is no number for none; httpx waits without end behind `100 Continue`; none of them knows a limit on
+the whole. So framing is read here:
 
     status line and headers   at most HEAD_BYTES and HEAD_LINES, whole within the read time limit
     1xx answers               at most INTERIM_ANSWERS, each within the read time limit

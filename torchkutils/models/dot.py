@@ -204,7 +204,7 @@ def _cluster_head(picture: PictureGraph, frame: str, prefix: str) -> Iterable[st
 
 def _marks(box: Box, tooltips: bool) -> dict[str, Any]:
     marks = {"tooltip": _plain(title_of(box, cut=False))} if tooltips else {}
-    if box.kind in ("parameter", "buffer", "constant"):
+    if box.untraced or box.kind in ("parameter", "buffer", "constant"):
         marks["style"] = "dashed"
     if box.kind in ("input", "output"):
         marks["style"] = "rounded"

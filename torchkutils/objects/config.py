@@ -217,12 +217,15 @@ class ConfigReader:
         return build_from_library(node["class_name"], config)
 
     def _of_class(self, kind: type[nn.Module], node: dict[str, Any]) -> nn.Module:
-        name, reader = node["class_name"], self.decode
         if kind in (nn.ParameterList, nn.ParameterDict) and self._empty_parameters:
-            reader = self._decode_empty
             # Each of thousands of calls would ask the mode that builds modules on the meta device.
-            guard = without_torch_function()  # noqa: F841
-        config = {key: reader(value) for key, value in node["config"].items()}
+            with without_torch_function():
+                return self._called(kind, node, self._decode_empty)
+        return self._called(kind, node, self.decode)
+
+    def _called(self, kind: type[nn.Module], node: dict[str, Any], decoded: Callable[[Any], Any]) -> nn.Module:
+        name = node["class_name"]
+        config = {key: decoded(value) for key, value in node["config"].items()}
         try:
             self._pay(kind, name, config)
             built = self._build(kind, config)

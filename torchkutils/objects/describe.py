@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from torchkutils._typing import PathLike
 from torchkutils.objects.stored_file import ModelFile, opened_model_file
+from torchkutils.objects.stored_state import StoredState
 
 __all__ = ["describe_model_file", "model_file_contents"]
 
@@ -29,20 +31,20 @@ def describe_model_file(path: PathLike) -> str:
         OSError: It cannot be read.
     """
     with opened_model_file(path) as file:
-        architecture, names = file.document("architecture"), file.index.get("names", {})
+        architecture = file.document("architecture")
         lines = [f"{path}: torchkutils model file", ""]
         if architecture is None:
             lines.append("Weights alone, no architecture")
         else:
             rows = [["Module", "Class", "Arguments"], *_module_rows(architecture, "model", 0)]
             lines += _table(rows)
-        lines += ["", *_table([["Tensor", "Shape", "Dtype", "Bytes"], *_tensor_rows(file, names)])]
+        lines += ["", *_table([["Tensor", "Shape", "Dtype", "Bytes"], *_tensor_rows(file)])]
         elements = sum(math.prod(one.shape) for one in file.tensors.values())
         total = sum(one.nbytes for one in file.tensors.values())
         lines += ["", f"{len(file.tensors)} tensors, {elements:,} elements, {total:,} bytes"]
-        optimizer, metadata = file.document("optimizer"), file.document("metadata")
-        if isinstance(optimizer, dict):
-            lines.append(f"Optimizer: {_printable(optimizer.get('class_name'))}")
+        for kind in ("optimizer", "scheduler"):
+            lines += _state_lines(kind, file.document(kind))
+        metadata = file.document("metadata")
         if metadata is not None:
             lines.append(f"Metadata: {_printable(json.dumps(metadata), 2000)}")
     return "\n".join(lines)
@@ -57,21 +59,28 @@ def model_file_contents(path: PathLike) -> dict[str, Any]:
         OSError: It cannot be read.
     """
     with opened_model_file(path) as file:
-        names = file.index.get("names", {})
-        tensors = []
-        for name, source in names.items() if isinstance(names, dict) else ():
-            stored = file.tensors.get(source) if isinstance(source, str) else None
-            if stored is None:
-                raise ValueError(f"its index names a tensor {_printable(source)!r} that it does not hold")
-            dtype = str(stored.dtype).removeprefix("torch.")
-            tied = None if source == name else source
-            shape = list(stored.shape)
-            tensors.append({"name": name, "shape": shape, "dtype": dtype, "bytes": stored.nbytes, "tied_to": tied})
+        tensors = [
+            {"name": name, "shape": list(shape), "dtype": dtype, "bytes": size, "tied_to": tied}
+            for name, shape, dtype, size, tied in _described_tensors(file)
+        ]
         return {
             "architecture": file.document("architecture"),
             "tensors": tensors,
             "metadata": file.document("metadata"),
         }
+
+
+def _state_lines(kind: str, document: Any) -> list[str]:
+    """One line for each optimizer or scheduler."""
+    if not isinstance(document, dict):
+        return []
+    named = document.get("named")
+    several = named if isinstance(named, dict) else {"": document}
+    return [
+        f"{kind.capitalize()}{f' {_printable(name)}' if name else ''}: {_printable(one.get('class_name'))}"
+        for name, one in several.items()
+        if isinstance(one, dict)
+    ]
 
 
 def _module_rows(node: Any, name: str, depth: int) -> list[list[str]]:
@@ -87,7 +96,21 @@ def _module_rows(node: Any, name: str, depth: int) -> list[list[str]]:
         rows += [row for child_name, child in inner for row in _module_rows(child, child_name, depth + 1)]
         if not inner:
             plain.append(f"{key}={json.dumps(value)}")
+    for edit in node.get("edits", ()) if isinstance(node.get("edits"), list) else ():
+        rows += _edit_rows(edit, depth + 1)
     return [[label, _printable(node.get("class_name")), _printable(", ".join(plain))], *rows]
+
+
+def _edit_rows(edit: Any, depth: int) -> list[list[str]]:
+    """What was changed after the constructor call."""
+    if not isinstance(edit, dict):
+        return []
+    place = f"changed: {edit.get('at') or 'itself'}"
+    action = next((key for key in edit if key != "at"), "")
+    inner = _nodes(edit.get(action), place)
+    if inner:
+        return [row for name, node in inner for row in _module_rows(node, name, depth)]
+    return [["  " * depth + _printable(place), _printable(action), _printable(json.dumps(edit.get(action)))]]
 
 
 def _nodes(value: Any, name: str) -> list[tuple[str, Any]]:
@@ -100,16 +123,20 @@ def _nodes(value: Any, name: str) -> list[tuple[str, Any]]:
     return []
 
 
-def _tensor_rows(file: ModelFile, names: Any) -> list[list[str]]:
-    rows = []
-    pairs = names.items() if isinstance(names, dict) else ()
-    for name, source in pairs:
-        stored = file.tensors.get(source) if isinstance(source, str) else None
-        if stored is None:
-            raise ValueError(f"its index names a tensor {_printable(source)!r} that it does not hold")
-        size = f"{stored.nbytes:,}" if source == name else f"tied to {_printable(source)}"
-        rows.append([_printable(name), str(stored.shape), str(stored.dtype).removeprefix("torch."), size])
-    return rows
+def _described_tensors(file: ModelFile) -> Iterator[tuple[str, tuple[int, ...], str, int, str | None]]:
+    """Name, shape, dtype, bytes and what it is tied to, of each tensor of the model."""
+    state = StoredState(file)
+    for name, source in file.names.items():
+        shape, dtype = state.shape(source), state.dtype(source)
+        tied = None if source == name else source
+        yield name, shape, str(dtype).removeprefix("torch."), math.prod(shape) * dtype.itemsize, tied
+
+
+def _tensor_rows(file: ModelFile) -> list[list[str]]:
+    return [
+        [_printable(name), str(shape), dtype, f"{size:,}" if tied is None else f"tied to {_printable(tied)}"]
+        for name, shape, dtype, size, tied in _described_tensors(file)
+    ]
 
 
 def _printable(value: Any, limit: int = _SHOWN) -> str:

@@ -178,22 +178,17 @@ class Differences:
     # -- tensors ------------------------------------------------------------------------------------------------------
 
     def _compare_tensors(self, path: str, one: nn.Module, other: nn.Module) -> None:
-        wanted, changed = {}, False
-        for name, tensor in [*one._parameters.items(), *one._buffers.items()]:
-            there = vars(other)["_parameters" if name in one._parameters else "_buffers"].get(name, MISSING)
-            persistent = name not in one._non_persistent_buffers_set
-            same = (name in other._non_persistent_buffers_set) != persistent and _alike(tensor, there)
-            if same and not persistent and tensor is not None:
-                same = Equality()(tensor.detach(), there.detach())
-            wanted[name] = {"keep": True} if same else self._told(path, one, name, tensor)
-            changed = changed or not same
-        orders = [[*vars(module)[kind]] for kind in ("_parameters", "_buffers") for module in (one, other)]
-        if changed or orders[0] != orders[1] or orders[2] != orders[3]:
+        held = {**one._parameters, **one._buffers}
+        same = {name: _same_tensor(one, other, name) for name in held}
+        same_order = [*one._parameters] == [*other._parameters] and [*one._buffers] == [*other._buffers]
+        if not same_order or not all(same.values()):
+            wanted = {
+                name: {"keep": True} if same[name] else self._told(path, one, name, tensor)
+                for name, tensor in held.items()
+            }
             self._edit(path, "tensors", wanted)
-        for name, tensor in [*one._parameters.items(), *one._buffers.items()]:
-            if tensor is not None:
-                there = other._parameters.get(name)
-                self._counterparts[id(tensor)] = there if there is not None else other._buffers.get(name)
+        there = {**other._parameters, **other._buffers}
+        self._counterparts.update((id(tensor), there.get(name)) for name, tensor in held.items() if tensor is not None)
 
     def _told(self, path: str, module: nn.Module, name: str, tensor: torch.Tensor | None) -> dict[str, Any]:
         full = f"{path}.{name}" if path else name
@@ -277,6 +272,16 @@ class Differences:
 def _same_dynamic_class(one: type, other: type) -> bool:
     """Whether two classes are what torch made for one parametrized class."""
     return one.__qualname__ == other.__qualname__ and one.__bases__ == other.__bases__ and "arametri" in one.__module__
+
+
+def _same_tensor(one: nn.Module, other: nn.Module, name: str) -> bool:
+    """Whether a rebuilt module has a tensor as the model has it; the values of those in the state dict are stored."""
+    kind = "_parameters" if name in one._parameters else "_buffers"
+    tensor, there = vars(one)[kind][name], vars(other)[kind].get(name, MISSING)
+    persistent = name not in one._non_persistent_buffers_set
+    if persistent == (name in other._non_persistent_buffers_set) or not _alike(tensor, there):
+        return False
+    return persistent or tensor is None or Equality()(tensor.detach(), there.detach())
 
 
 def _alike(one: torch.Tensor | None, other: Any) -> bool:

@@ -85,7 +85,7 @@ def _lay_out(temporary: Any, places: list[StoredTensor], texts: Mapping[str, byt
         libver=("v110", "v110"),
         locking=False,
         alignment_threshold=1024,
-        alignment_interval=64,
+        alignment_interval=4096,
     ) as file:
         file.attrs["format"] = np.bytes_(FORMAT)
         file.attrs["format_version"] = FORMAT_VERSION

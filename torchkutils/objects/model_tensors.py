@@ -149,12 +149,10 @@ class StateToStore:
         if len({one.dtype for one in members}) > 1 or any(one.is_conj() or one.is_neg() for one in members):
             raise ValueError(f"{names[:5]} share memory in different dtypes; clone() all but one before saving")
         start, end = min(one.data_ptr() for one in members), max(_end(one) for one in members)
-        whole = next((n for n, one in zip(names, members, strict=True) if _covers(one, start, end)), None)
-        if whole is None:
-            first = min(members, key=lambda one: one.data_ptr())
-            count = (end - start) // first.element_size()
+        whole = next((n for n, one in zip(names, members, strict=True) if _covers(one, start, end)), "")
+        if not whole:
             whole = f"memory:{names[0]}"
-            self.tensors[whole] = torch.as_strided(first.detach(), (count,), (1,), first.storage_offset())
+            self.tensors[whole] = _flat_memory(members, end - start)
         for name, one in zip(names, members, strict=True):
             if name != whole:
                 offset = (one.data_ptr() - start) // one.element_size()
@@ -168,6 +166,12 @@ class StateToStore:
         found = {"names": self.names, **self._flags}
         parts = {"views": self._views, "sparse": self._sparse, "extra": self._extra}
         return found | {key: value for key, value in parts.items() if value}
+
+
+def _flat_memory(members: list[torch.Tensor], nbytes: int) -> torch.Tensor:
+    """The memory that several tensors see, as one flat tensor."""
+    first = min(members, key=lambda one: one.data_ptr())
+    return torch.as_strided(first.detach(), (nbytes // first.element_size(),), (1,), first.storage_offset())
 
 
 def _is_frozen(tensor: torch.Tensor) -> bool:

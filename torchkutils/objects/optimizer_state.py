@@ -152,7 +152,14 @@ def _check_state(state: Any, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError("its optimizer's state must have param_groups")
     if not isinstance(state.get("state"), dict):
         raise ValueError("its optimizer's state must have a dict 'state'")
-    groups = state["param_groups"]
+    parameters = _numbered_parameters(state["param_groups"], optimizer)
+    for key, values in state["state"].items():
+        if isinstance(key, int | str) and key in parameters:
+            _check_values(values, parameters[key], optimizer)
+
+
+def _numbered_parameters(groups: list[Any], optimizer: torch.optim.Optimizer) -> dict[Any, torch.Tensor]:
+    """The optimizer's parameters by the numbers that a state gives them."""
     if len(groups) != len(optimizer.param_groups):
         raise ValueError("its optimizer's state has another number of groups")
     parameters: dict[Any, torch.Tensor] = {}
@@ -162,10 +169,7 @@ def _check_state(state: Any, optimizer: torch.optim.Optimizer) -> None:
             if type(key) not in (int, str) or key in parameters:
                 raise ValueError(f"its optimizer's groups name the parameter {str(key)[:40]} twice, or not by a number")
             parameters[key] = parameter
-    for key, values in state["state"].items():
-        parameter = parameters.get(key) if isinstance(key, int | str) else None
-        if key in parameters and parameter is not None:
-            _check_values(values, parameter, optimizer)
+    return parameters
 
 
 def _check_group(group: Any, own: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
@@ -190,19 +194,21 @@ def _check_values(values: Any, parameter: torch.Tensor, optimizer: torch.optim.O
     missing = [key for key in needed if not isinstance(values.get(key), torch.Tensor | float | int)]
     if missing:
         raise ValueError(f"its optimizer's state of a parameter must have tensors {missing}")
+    # LBFGS keeps lists and flat tensors of all parameters; other libraries keep what they like.
     if kind.__module__.startswith("torch.optim") and kind is not torch.optim.LBFGS:
         for key, value in values.items():
-            if key in needed and key not in _SCALARS and not isinstance(value, torch.Tensor):
-                raise ValueError(f"its optimizer's state {key!r} must be a tensor")
-            if isinstance(value, torch.Tensor) and not _fits(str(key), value, parameter):
-                raise ValueError(
-                    f"its optimizer's state {str(key)[:40]!r} must have the shape {tuple(parameter.shape)} of its "
-                    f"parameter, got {tuple(value.shape)}"
-                )
-            if not isinstance(value, torch.Tensor | int | float | None):
-                raise ValueError(
-                    f"its optimizer's state {str(key)[:40]!r} must be a tensor, got {type(value).__name__}"
-                )
+            _check_value(str(key), value, parameter, needed)
+
+
+def _check_value(key: str, value: Any, parameter: torch.Tensor, needed: tuple[str, ...]) -> None:
+    may_be_number = key in _SCALARS or key not in needed
+    if not isinstance(value, torch.Tensor | int | float | None if may_be_number else torch.Tensor):
+        raise ValueError(f"its optimizer's state {key[:40]!r} must be a tensor, got {type(value).__name__}")
+    if isinstance(value, torch.Tensor) and not _fits(key, value, parameter):
+        raise ValueError(
+            f"its optimizer's state {key[:40]!r} must have the shape {tuple(parameter.shape)} of its parameter, "
+            f"got {tuple(value.shape)}"
+        )
 
 
 def _fits(key: str, value: torch.Tensor, parameter: torch.Tensor) -> bool:

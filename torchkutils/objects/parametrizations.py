@@ -62,22 +62,31 @@ def parametrize_again(
     if name not in module._parameters and name not in module._buffers:
         raise ValueError(f"a parametrization must be of a tensor of its module, got {str(name)[:60]!r}")
     for one in applied:
-        kind, *arguments = one if isinstance(one, list) and one else (None,)
-        if kind == "weight_norm" and len(arguments) == 1:
-            parametrizations.weight_norm(module, name, dim=arguments[0])
-        elif kind == "spectral_norm" and len(arguments) == 3:
-            rounds, eps, dim = arguments
-            if not isinstance(rounds, int) or rounds > 100:
-                raise ValueError("spectral_norm must have at most 100 power iterations")
-            parametrizations.spectral_norm(module, name, rounds, eps, dim)
-        elif kind == "orthogonal" and len(arguments) == 2:
-            _real_values(module, name, pay)
-            with torch.device("cpu"):
-                parametrizations.orthogonal(module, name, arguments[0], use_trivialization=bool(arguments[1]))
-        elif isinstance(one, dict):
+        if isinstance(one, dict):
             parametrize.register_parametrization(module, name, build(one), unsafe=True)
+        elif isinstance(one, list) and len(one) == _LENGTHS.get(str(one[0] if one else "")):
+            _apply_own(module, name, one, pay)
         else:
             raise ValueError(f"unknown parametrization {str(one)[:60]}")
+
+
+_LENGTHS = {"weight_norm": 2, "spectral_norm": 4, "orthogonal": 3}
+
+
+def _apply_own(module: nn.Module, name: str, told: list[Any], pay: Callable[[int], None]) -> None:
+    """Apply a parametrization that torch has itself."""
+    kind, *arguments = told
+    if kind == "weight_norm":
+        parametrizations.weight_norm(module, name, dim=arguments[0])
+    elif kind == "spectral_norm":
+        rounds, eps, dim = arguments
+        if not isinstance(rounds, int) or rounds > 100:
+            raise ValueError("spectral_norm must have at most 100 power iterations")
+        parametrizations.spectral_norm(module, name, rounds, eps, dim)
+    else:
+        _real_values(module, name, pay)
+        with torch.device("cpu"):
+            parametrizations.orthogonal(module, name, arguments[0], use_trivialization=bool(arguments[1]))
 
 
 def _real_values(module: nn.Module, name: str, pay: Callable[[int], None]) -> None:

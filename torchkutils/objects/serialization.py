@@ -10,8 +10,9 @@ import torch
 
 from torchkutils.objects.builtin_objects import is_stock_class
 from torchkutils.objects.config import ConfigReader, ConfigWriter
-from torchkutils.objects.recorded_arguments import call_with_config, recorded_config
-from torchkutils.objects.registry import get_registered_name, look_up, unknown_name
+from torchkutils.objects.plain_values import encode
+from torchkutils.objects.recorded_arguments import recorded_config
+from torchkutils.objects.registry import get_registered_name, instance_of, look_up, unknown_name
 from torchkutils.objects.scope import CustomObjectScope
 
 __all__ = ["deserialize_keras_object", "serialize_keras_object"]
@@ -48,7 +49,9 @@ def serialize_keras_object(obj: Any) -> Any:
     if isinstance(obj, torch.nn.Module) and (is_stock_class(type(obj)) or recorded_config(obj) is not None):
         return ConfigWriter(_inline_tensor).node(obj, type(obj).__name__)
     if hasattr(obj, "get_config"):
-        return {"class_name": get_registered_name(type(obj)), "config": obj.get_config()}
+        writer, name = ConfigWriter(_inline_tensor), type(obj).__name__
+        config = encode(obj.get_config(), f"{name}: its config", writer.special, loose=True)
+        return {"class_name": get_registered_name(type(obj)), "config": config}
     raise ValueError(f"Cannot serialize {type(obj).__name__}: it has no get_config; add one, or register its class")
 
 
@@ -118,9 +121,10 @@ def deserialize_keras_object(
 
 
 def _build(kind: type, name: str, config: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
+    reader = ConfigReader(_tensor_of, names)
     if issubclass(kind, torch.nn.Module) and not hasattr(kind, "get_config"):
-        return ConfigReader(_tensor_of, names).module({"class_name": name, "config": dict(config)})
+        return reader.module({"class_name": name, "config": dict(config)})
     try:
-        return kind.from_config(dict(config)) if hasattr(kind, "from_config") else call_with_config(kind, config)
-    except (TypeError, KeyError, AttributeError) as err:
-        raise ValueError(f"{name} cannot be built from its config: {err}") from err
+        return instance_of(kind, {key: reader.decode(value) for key, value in config.items()}, names)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{name} cannot be built from its config: {error}") from error

@@ -30,14 +30,9 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
         ValueError: The class cannot be rebuilt from plain values; the message says why.
     """
     kind = plain_class(module)
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
-        raise ValueError(f"{where} is a {kind.__name__} without shapes yet; call the model once before saving it")
+    _refuse_unstorable(module, kind, where)
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](module)
-    if isinstance(module, nn.DataParallel):
-        raise ValueError(f"{where} is a DataParallel, which belongs to its devices; save its .module")
-    if getattr(module, "process_group", None) is not None:
-        raise ValueError(f"{where} belongs to a process group, which no file can hold; convert it to BatchNorm first")
     config = {name: getattr(module, name) for name in _argument_names(kind) if hasattr(module, name)}
     for owner in kind.__mro__:
         if owner in _ADAPTERS:
@@ -50,6 +45,15 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
         elif not isinstance(value, nn.Parameter):
             result[name] = value
     return result
+
+
+def _refuse_unstorable(module: nn.Module, kind: type, where: str) -> None:
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        raise ValueError(f"{where} is a {kind.__name__} without shapes yet; call the model once before saving it")
+    if isinstance(module, nn.DataParallel):
+        raise ValueError(f"{where} is a DataParallel, which belongs to its devices; save its .module")
+    if getattr(module, "process_group", None) is not None:
+        raise ValueError(f"{where} belongs to a process group, which no file can hold; convert it to BatchNorm first")
 
 
 def _argument_names(kind: type) -> list[str]:
@@ -166,13 +170,15 @@ def _container(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
         return module
     if kind is nn.ParameterList:
         return nn.ParameterList([_as_parameter(one) for one in values])
-    if kind is nn.ParameterDict:
-        # It sets each key as an attribute: what the class has itself must not be hidden by one.
-        taken = [key for key in values if hasattr(nn.ParameterDict, key) or key in vars(nn.ParameterDict())]
-        if taken:
-            raise ValueError(f"{taken[:3]} must not be keys of a ParameterDict, which has such attributes itself")
-        return nn.ParameterDict({key: _as_parameter(one) for key, one in values.items()})
-    return kind(values)
+    return _parameter_dict(values) if kind is nn.ParameterDict else kind(values)
+
+
+def _parameter_dict(values: dict[str, Any]) -> nn.Module:
+    # It sets each key as an attribute: what the class has itself must not be hidden by one.
+    taken = [key for key in values if hasattr(nn.ParameterDict, key) or key in vars(nn.ParameterDict())]
+    if taken:
+        raise ValueError(f"{taken[:3]} must not be keys of a ParameterDict, which has such attributes itself")
+    return nn.ParameterDict({key: _as_parameter(one) for key, one in values.items()})
 
 
 def construction_cost(kind: type[nn.Module], config: Mapping[str, Any]) -> int:
@@ -187,13 +193,12 @@ def construction_cost(kind: type[nn.Module], config: Mapping[str, Any]) -> int:
         cutoffs = config.get("cutoffs", ())
         return 2 + 3 * (len(cutoffs) if isinstance(cutoffs, list | tuple) else 1)
     if kind is nn.Transformer:
-        return _LAYER_MODULES * (2 + sum(_count(config, f"num_{part}_layers", 6) for part in ("encoder", "decoder")))
-    if kind in (nn.TransformerEncoder, nn.TransformerDecoder):
-        layer = next((one for one in config.values() if isinstance(one, nn.Module)), None)
-        size = 1 if layer is None else sum(1 for _ in layer.modules())
+        layers = _count(config, "num_encoder_layers", 6) + _count(config, "num_decoder_layers", 6)
+        return _LAYER_MODULES * (2 + layers)
+    if kind in (nn.TransformerEncoder, nn.TransformerDecoder, AveragedModel):
+        # They copy the modules that they are given, the stacks as often as they have layers.
+        size = sum(len(list(one.modules())) for one in config.values() if isinstance(one, nn.Module))
         return 2 + size * _count(config, "num_layers", 1)
-    if kind is AveragedModel and isinstance(config.get("model"), nn.Module):
-        return 1 + sum(1 for _ in config["model"].modules())
     return _LAYER_MODULES if issubclass(kind, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) else 1
 
 

@@ -58,15 +58,7 @@ class StoredState:
 
     def _described(self, name: Any) -> tuple[tuple[int, ...], torch.dtype]:
         if isinstance(name, str) and name in self._views:
-            view = self._views[name]
-            shape, stride, offset = _sizes(view, "shape"), _sizes(view, "stride"), view.get("offset")
-            base = self.file.stored(view.get("of"))
-            if len(shape) != len(stride) or type(offset) is not int or offset < 0:
-                raise ValueError(f"its view {name[:60]!r} is malformed")
-            last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-            if 0 in shape or last >= math.prod(base.shape) or math.prod(shape) > math.prod(base.shape):
-                raise ValueError(f"its view {name[:60]!r} reaches past the end of {str(view.get('of'))[:60]!r}")
-            return shape, base.dtype
+            return self._described_view(name)
         if isinstance(name, str) and name in self._sparse:
             told = self._sparse[name]
             parts = told.get("parts")
@@ -75,6 +67,17 @@ class StoredState:
             return _sizes(told, "shape"), self.file.stored(parts.get("values")).dtype
         stored = self.file.stored(name)
         return stored.shape, stored.dtype
+
+    def _described_view(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        view = self._views[name]
+        shape, stride, offset = _sizes(view, "shape"), _sizes(view, "stride"), view.get("offset")
+        base = self.file.stored(view.get("of"))
+        if len(shape) != len(stride) or type(offset) is not int or offset < 0:
+            raise ValueError(f"its view {name[:60]!r} is malformed")
+        last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        if 0 in shape or last >= math.prod(base.shape) or math.prod(shape) > math.prod(base.shape):
+            raise ValueError(f"its view {name[:60]!r} reaches past the end of {base.name[:60]!r}")
+        return shape, base.dtype
 
     def empty(self, name: Any) -> torch.Tensor:
         """A tensor on the meta device of the shape and dtype in the file."""

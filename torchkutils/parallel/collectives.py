@@ -83,6 +83,22 @@ def add_ranks(tensor: Tensor, weight: float) -> Tensor:
     return stacked.sum(0)
 
 
+def own_of_all(tensor: Tensor) -> Tensor:
+    """A tensor that only its own rank has in a graph, while every rank computes with it: see `_AllGather`."""
+    own: Tensor = _OwnOfAll.apply(tensor)  # type: ignore[no-untyped-call]
+    return own
+
+
+class _OwnOfAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * distributed.get_world_size()
+
+
 class _AllGather(torch.autograd.Function):
     """Every rank's rows on every rank. Each rank computes the same loss, and gradients are averaged over ranks:
 

@@ -141,7 +141,9 @@ class DistributedModel(ParallelModel):
                 return self._run(*places, **names)
 
         output = self._agreed(work, merger.make, part)
-        merger.learn(output, lambda: self._tried(part))
+        if merger.learn(output, lambda: self._tried(part)):
+            # What is inside of lists is looked at now that it is known what they are.
+            self._agree_on_make(merger.make, output)
         return merger.merge(output, tokens)
 
     def sharded_loss(
@@ -259,6 +261,15 @@ class DistributedModel(ParallelModel):
         if self.training:
             self._rank_buffers.settle(self._device, counts=part.counts)
         return result
+
+    def _agree_on_make(self, make: Callable[[Any], bytes], output: Any) -> None:
+        problem: Exception | None = None
+        content = b""
+        try:
+            content = make(output)
+        except Exception as error:
+            problem = error
+        self._control.agree("merging the outputs", problem=problem, content=content, unequal=_ANOTHER_MAKE)
 
     def _coupled(self) -> bool:
         return self._strategy == "fsdp" or any(isinstance(m, nn.SyncBatchNorm) for m in self.template.modules())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -145,33 +147,63 @@ def _run_in_threads(one: Callable[[int], Any], count: int, surroundings: Surroun
     return results
 
 
-class LaunchChoice:
-    """Whether threads pay: decided from three runs one after another, anew for each mode.
+@dataclass
+class _Watched:
+    """What was seen so far of one kind of call.
 
-    Accelerators take work asynchronously, so one thread feeds them all. On the CPU threads pay where torch itself
-    runs on one thread, there are more cores, layers are heavy, and no random numbers are drawn (the CPU has one
-    generator: the order in which threads draw from it would differ from run to run).
+    Attributes:
+        seconds: The fastest run one after another, a replica, and the fastest run in threads.
+        runs: How many runs of either kind were seen.
+        drew: Whether random numbers of the CPU were drawn.
+    """
+
+    seconds: dict[bool, float] = field(default_factory=lambda: {False: math.inf, True: math.inf})
+    runs: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})
+    drew: bool = False
+
+
+class LaunchChoice:
+    """Whether threads pay: decided from a few watched runs, anew for each mode.
+
+    On the CPU threads pay where torch itself runs on one thread, there are more cores, layers are heavy, and no random
+    numbers are drawn (the CPU has one generator: the order in which threads draw from it would differ from run to
+    run); three runs one after another show it. Accelerators take work asynchronously, so that one thread feeds them
+    all, unless their kernels are so short that launching is what takes the time: three runs one after another and
+    three in threads show which launches faster. (Each accelerator has its own generator.)
     """
 
     def __init__(self, launch: str, layers: int) -> None:
         self._launch = launch
         self._layers = max(layers, 1)
         self._known: dict[object, bool] = {}
-        self._watched: dict[object, tuple[float, int, bool]] = {}
+        self._watched: dict[object, _Watched] = {}
 
     def threads(self, key: object, devices: Sequence[torch.device]) -> bool | None:
-        """True or False, None when a serial run has to be watched first."""
+        """True or False, None when a run must be watched first: see `trial`."""
         if self._launch != "auto":
             return self._launch == "threads"
-        if any(device.type != "cpu" for device in devices) or torch.get_num_threads() > 1 or _CORES < 2:
+        if _CORES < 2 or (_on_cpu(devices) and torch.get_num_threads() > 1):
+            return False
+        if not _on_cpu(devices) and (len(set(devices)) < 2 or devices[0].type == "meta"):
             return False
         return self._known.get(key)
 
-    def learn(self, key: object, seconds: float, drew: bool) -> None:
-        """Take in what a serial run showed: seconds a replica, and whether it drew random numbers."""
-        seconds_before, times, drew_before = self._watched.get(key, (seconds, 0, False))
-        # The first runs also pay for what torch sets up once: the fastest of three counts.
-        watched = (min(seconds, seconds_before), times + 1, drew or drew_before)
-        self._watched[key] = watched
-        if watched[1] == WATCHED_RUNS:
-            self._known[key] = not watched[2] and watched[0] / self._layers > SECONDS_A_LAYER
+    def trial(self, key: object) -> bool:
+        """Whether the next watched run is in threads."""
+        return self._watched.get(key, _Watched()).runs[False] >= WATCHED_RUNS
+
+    def learn(self, key: object, seconds: float, drew: bool, *, on_cpu: bool = True, threads: bool = False) -> None:
+        """Take in what a run showed: seconds a replica, and whether it drew random numbers of the CPU."""
+        watched = self._watched.setdefault(key, _Watched())
+        # The first runs also pay for what torch sets up once: the fastest counts.
+        watched.seconds[threads] = min(watched.seconds[threads], seconds)
+        watched.runs[threads] += 1
+        watched.drew = watched.drew or drew
+        if on_cpu and watched.runs[False] == WATCHED_RUNS:
+            self._known[key] = not watched.drew and watched.seconds[False] / self._layers > SECONDS_A_LAYER
+        elif not on_cpu and watched.runs[True] == WATCHED_RUNS:
+            self._known[key] = not watched.drew and watched.seconds[True] < 0.9 * watched.seconds[False]
+
+
+def _on_cpu(devices: Sequence[torch.device]) -> bool:
+    return all(device.type == "cpu" for device in devices)

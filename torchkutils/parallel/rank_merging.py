@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchkutils._nested import map_leaves, rebuild
-from torchkutils.parallel.collectives import add_ranks, join_ranks
+from torchkutils.parallel.collectives import add_ranks, join_ranks, own_of_all
 from torchkutils.parallel.control import Control
 from torchkutils.parallel.merging import Trial, number_refused, token_weights, value_refused
 from torchkutils.parallel.nested_batches import contents, is_object_with_tensors
@@ -69,12 +69,13 @@ class RankMerger:
         elif isinstance(value, list) and self._axes.known(path, value) == "list":
             self._check_length(len(value), path, 0)
             found.append((path, "list"))
+        elif isinstance(value, list) and self._axes.known(path, value) is None:
+            found.append((path, "a list"))
         else:
             found.append((path, type(value).__qualname__, list(map(str, held.keys))))
-            if not (isinstance(value, list) and self._axes.known(path, value) is None):
-                plain = inside_object or is_object_with_tensors(value)
-                for where, part in zip(held.paths(path), held.values, strict=True):
-                    self._collect(part, where, plain, found)
+            plain = inside_object or is_object_with_tensors(value)
+            for where, part in zip(held.paths(path), held.values, strict=True):
+                self._collect(part, where, plain, found)
 
     def _make_of_tensor(self, tensor: Tensor, path: str) -> tuple[Any, ...]:
         axis = self._axes.known(path, tensor)
@@ -109,14 +110,14 @@ class RankMerger:
         except Exception as error:
             raise ValueError(value_refused(path, value)) from error
 
-    def learn(self, output: Any, trial: Trial) -> None:
-        """Find the axes that are unknown so far, the ranks together.
+    def learn(self, output: Any, trial: Trial) -> bool:
+        """Find the axes that are unknown so far, the ranks together; whether there were any.
 
         Raises:
             ValueError: An output has none, or another one than the first.
         """
         if self._control.world == 1 or not self._unknown(output, "output"):
-            return
+            return False
         sizes: list[dict[str, Sizes]] = self._control.objects(outline(output))
         tried: list[dict[str, Sizes] | None] = []
 
@@ -130,6 +131,7 @@ class RankMerger:
 
         # One sample more than rank 0 computed.
         self._find(output, "output", sizes, once)
+        return True
 
     def _unknown(self, value: Any, path: str) -> bool:
         if isinstance(value, Tensor | list):
@@ -191,10 +193,10 @@ class RankMerger:
         return rebuild(value, parts)
 
     def _entries(self, own: list[Any]) -> list[Any]:
-        """One entry a sample, of all ranks; tensors in them lose their graph on other ranks."""
+        """One entry a sample, of all ranks; a tensor in them keeps its graph on its own rank, which is enough."""
         plain = map_leaves(list(own), lambda tensor: tensor.detach().cpu(), kind=Tensor)
         everyone = self._control.objects(plain)
-        everyone[self._rank] = own
+        everyone[self._rank] = map_leaves(list(own), own_of_all, kind=Tensor)
         rows = [row for rows, length in zip(everyone, self._lengths, strict=True) for row in rows[:length]]
         moved: list[Any] = map_leaves(rows, lambda tensor: tensor.to(self._target), kind=Tensor)
         return moved

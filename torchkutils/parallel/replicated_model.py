@@ -100,9 +100,12 @@ class ReplicatedModel(ParallelModel):
         self._written.look_before(self._replicas.replicas[plan[0].replica].module, self._replicas.generation)
         if threads is None:
             state, start = torch.get_rng_state(), time.perf_counter()
-            results = run_all(works, plan, threads=False)
+            trial = self._choice.trial(key)
+            results = run_all(works, plan, threads=trial)
             seconds = (time.perf_counter() - start) / len(plan)
-            self._choice.learn(key, seconds, not torch.equal(state, torch.get_rng_state()))
+            drew = not torch.equal(state, torch.get_rng_state())
+            on_cpu = all(device.type == "cpu" for device in devices)
+            self._choice.learn(key, seconds, drew, on_cpu=on_cpu, threads=trial)
         else:
             results = run_all(works, plan, threads=threads)
         self._merger.settle([shard.replica for shard in plan])

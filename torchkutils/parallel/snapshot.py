@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -26,10 +27,9 @@ class Snapshot:
     def __init__(self, template: nn.Module) -> None:
         self.modules, self.tensors, lists = _reachable(template)
         # Looked up by name: comparing whole dictionaries would touch a dozen empty hook dictionaries a module.
-        self._attributes = [(_getter_of(module), module.__dict__) for module in self.modules]
-        self._values = [get(held) for get, held in self._attributes]
+        self._groups = _grouped(self.modules)
         self._modes = [module.training for module in self.modules]
-        self._dicts = [held for _, held in self._attributes]
+        self._dicts = [module.__dict__ for module in self.modules]
         self._counts = list(map(len, self._dicts))
         parts = [(name, part) for module in self.modules for name, part in _dicts_of(module)]
         self._parts = [(part, dict(part)) for _, part in parts if part]
@@ -54,7 +54,7 @@ class Snapshot:
                 return False
             self._hooks_made = RemovableHandle.next_id
         try:
-            if [get(held) for get, held in self._attributes] != self._values:
+            if any(list(map(group.get, group.held)) != group.values for group in self._groups):
                 return False
             if list(map(len, self._dicts)) != self._counts:
                 return False
@@ -67,14 +67,38 @@ class Snapshot:
 
     def changed_modes(self) -> list[nn.Module]:
         """The modules whose `training` changed; the snapshot takes their modes over."""
-        changed = [place for place, module in enumerate(self.modules) if module.training is not self._modes[place]]
-        for place in changed:
-            module = self.modules[place]
-            self._modes[place] = module.training
-            if "training" in module.__dict__:
+        changed = [
+            module for module, mode in zip(self.modules, self._modes, strict=True) if module.training is not mode
+        ]
+        if changed:
+            self._modes = [module.training for module in self.modules]
+            for group in self._groups:
                 # The mode is the first value, and the only one that may differ without a rebuild.
-                self._values[place] = (module.training, *self._values[place][1:])
-        return [self.modules[place] for place in changed]
+                group.values = [
+                    (held["training"], *before[1:]) if before else before
+                    for held, before in zip(group.held, group.values, strict=True)
+                ]
+        return changed
+
+
+@dataclass
+class _Group:
+    """Modules with attributes of the same names: one lookup for all, without a step of Python for each."""
+
+    get: Callable[[dict[str, Any]], Any]
+    held: list[dict[str, Any]] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+
+def _grouped(modules: list[nn.Module]) -> list[_Group]:
+    groups: dict[tuple[str, ...], _Group] = {}
+    for module in modules:
+        names = tuple(name for name in module.__dict__ if name not in _STOCK)
+        key = names if "training" in module.__dict__ else ("",)
+        group = groups.setdefault(key, _Group(_getter_of(module)))
+        group.held.append(module.__dict__)
+        group.values.append(group.get(module.__dict__))
+    return list(groups.values())
 
 
 def _getter_of(module: nn.Module) -> Callable[[dict[str, Any]], Any]:

@@ -77,7 +77,7 @@ class DataFlow:
 
     def add_outputs(self, output: Any) -> None:
         """Add a node for each tensor that the model returned."""
-        for name, tensor in list(named_tensors(output, "output")):
+        for name, tensor in named_tensors(output, "output"):
             source = self.source(tensor, call=0)
             self.add_edges(self.add("output", name, None, self._describe.of(tensor)), [source])
 

@@ -24,6 +24,7 @@ class Box:
         module: Index of its module in `Trace.modules`; None for what is no module.
         calls: Numbers of the calls that it stands for.
         failed: Whether forward raised in it.
+        untraced: Nobody saw where its tensors come from: the arrows to it are guesses.
         repeated: It is part of a pattern that one call of forward repeats.
     """
 
@@ -38,6 +39,7 @@ class Box:
     module: int | None = None
     calls: set[int] = field(default_factory=set)
     failed: bool = False
+    untraced: bool = False
     repeated: bool = False
 
     def saw(self, inputs: str, outputs: str) -> None:

@@ -178,13 +178,13 @@ class PictureGraph:
                 origin for edge in self._edges_to(node.index) for origin in self._origins.get(edge.source, ())
             )
         )
-        if not (self.functions or node.joins or len({key for key, _ in origins}) > 1):
+        if not (self.functions or node.joins or node.untraced or len({key for key, _ in origins}) > 1):
             self._origins[node.index] = origins
             return
         key = self._function_key(node)
         box = self.boxes.get(key)
         if box is None:
-            box = Box(key, "function", node.name, "", self._place(node.call)[1])
+            box = Box(key, "function", node.name, "", self._place(node.call)[1], untraced=node.untraced)
             box.dtype = dtypes_of(node.output)
             self.boxes[key] = box
         box.saw(self._taken(node), shape_text(node.output))

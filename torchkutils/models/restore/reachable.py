@@ -24,6 +24,8 @@ _LEFT_ALONE = (
     *(pathlib.PurePath, torch.dtype, torch.device, torch.Size, torch.nn.Module, type, types.ModuleType),
     *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.CodeType, types.FrameType),
 )
+# Looked at first: vocabularies and index lists have millions of them.
+_ATOMS = frozenset([bool, int, float, complex, str, bytes, type(None), range, slice])
 # Classes of these modules hold threads, processes, handles or state of the whole program.
 _FOREIGN = frozenset(
     [
@@ -46,15 +48,23 @@ class Held(NamedTuple):
 
     Attributes:
         value: The value.
-        name: What a reader knows it by: "stem.stream".
+        way: Its name, or the way of what holds it, a pattern, and the key there. Most names are never asked for.
         holder: The dict or list that holds it; None for something else.
         key: Its key there.
     """
 
     value: Any
-    name: str
+    way: str | tuple[Any, str, Any]
     holder: dict[Any, Any] | list[Any] | None
     key: Any
+
+    def name(self) -> str:
+        """What a reader knows it by: "stem.stream"."""
+        parts, way = [], self.way
+        while not isinstance(way, str):
+            way, pattern, key = way
+            parts.append(pattern.format(key))
+        return way + "".join(reversed(parts))
 
 
 class Reachable:
@@ -115,33 +125,50 @@ class Reachable:
 
     def _enter(self, held: Held, stack: list[Held]) -> None:
         """List a container or an object, and go on with what it holds."""
-        value, name = held.value, held.name
+        value, way = held.value, held.way
         if isinstance(value, OrderedDict | list | set | deque):
             self.others.append(value)
         elif isinstance(value, dict):
             self.dicts.append(value)
-        self._enter_items(value, name, stack)
+        self._enter_items(value, way, stack)
         attributes = getattr(value, "__dict__", None)
         if type(attributes) is dict:
             self.dicts.append(attributes)
-            stack.extend(Held(content, f"{name}.{key}", attributes, key) for key, content in attributes.items())
+            stack.extend(
+                Held(content, (way, ".{}", key), attributes, key)
+                for key, content in attributes.items()
+                if _may_lead_on(content)
+            )
         slots = slots_of(type(value))
         if slots:
             self.slotted.append(value)
-            stack.extend(Held(getattr(value, key), name, None, None) for key in slots if hasattr(value, key))
+            stack.extend(
+                Held(getattr(value, key), (way, ".{}", key), None, None) for key in slots if hasattr(value, key)
+            )
 
-    def _enter_items(self, value: Any, name: str, stack: list[Held]) -> None:
+    def _enter_items(self, value: Any, way: Any, stack: list[Held]) -> None:
         if isinstance(value, dict):
             # By dict's own method. Mappings of other classes may load what they are asked for: their attributes do.
-            stack.extend(Held(content, f"{name}[{key!r}]", value, key) for key, content in dict.items(value))
+            stack.extend(
+                Held(content, (way, "[{!r}]", key), value, key)
+                for key, content in dict.items(value)
+                if _may_lead_on(content)
+            )
         elif isinstance(value, tuple | list | deque | set | frozenset):
             owner = value if isinstance(value, list) else None
-            # Most items are numbers or text, and lists may be long.
             stack.extend(
-                Held(content, f"{name}[{position}]", owner, position)
+                Held(content, (way, "[{}]", position), owner, position)
                 for position, content in enumerate(iter(value))
-                if not isinstance(content, _LEFT_ALONE)
+                if _may_lead_on(content)
             )
+
+
+def _may_lead_on(value: Any) -> bool:
+    """Whether something that can change may be found there: not in numbers and text, nor in tuples of them."""
+    kind = type(value)
+    if kind is tuple:
+        return not _ATOMS.issuperset(map(type, value))
+    return kind not in _ATOMS
 
 
 def slots_of(kind: type) -> list[str]:

@@ -46,7 +46,7 @@ class ValueStates:
         """Put back each value that changed."""
         for held, state in self._states:
             if state is not None and state.changed() and not state.restore(held):
-                self.lost.append(f"{held.name} ({type(held.value).__name__})")
+                self.lost.append(f"{held.name()} ({type(held.value).__name__})")
 
 
 class _State:

@@ -128,6 +128,18 @@ class ModuleTree:
         if self._any_hidden:
             registered = set(map(id, model.modules()))
             self.unregistered = frozenset(i for i, module in enumerate(self.modules) if id(module) not in registered)
+            self._prefer_registered_holders()
+
+    def _prefer_registered_holders(self) -> None:
+        """A tensor of a module that `model.modules()` does not reach may be one that it does reach: it counts there."""
+        for index in self.index_of.values():
+            if index in self.unregistered:
+                continue
+            module = self.modules[index]
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None and self.holders[id(tensor)] in self.unregistered:
+                    self.mixed.update((index, self.holders[id(tensor)]))
+                    self.holders[id(tensor)], self.keys[id(tensor)] = index, key
 
     def _look_into(self, module: torch.nn.Module, index: int) -> list[tuple[str, torch.nn.Module]]:
         """Note a module's attributes and tensors; gives the modules that it holds, with their keys."""

@@ -142,23 +142,27 @@ def tensors_in_objects(value: Any) -> list[torch.Tensor]:
     return found
 
 
-def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors with the way to each: output, output[0], output.logits."""
-    yield from _named(value, name, ())
+def named_tensors(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
+    """Tensors with the way to each: output, output[0], output.logits.
+
+    Objects are looked into where containers hold no tensor: a cache beside the logits is no output of interest.
+    """
+    found = list(_named(value, name, False, ()))
+    return found or list(_named(value, name, True, ()))
 
 
-def _named(value: Any, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, torch.Tensor]]:
+def _named(value: Any, name: str, objects: bool, above: tuple[int, ...]) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
     elif id(value) not in above and len(above) < _nested.DEEPEST:
         held = _nested.children(value)
         if held is None:
-            inside = tensors_in_objects(value)
+            inside = tensors_in_objects(value) if objects else []
             yield from ((name if len(inside) == 1 else f"{name}[{i}]", tensor) for i, tensor in enumerate(inside))
             return
         pattern = "{}[{}]" if held.form == "position" else "{}.{}"
         for key, item in zip(held.keys, held.values, strict=True):
-            yield from _named(item, pattern.format(name, key), (*above, id(value)))
+            yield from _named(item, pattern.format(name, key), objects, (*above, id(value)))
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

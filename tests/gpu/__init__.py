@@ -1,0 +1,1 @@
+"""What CUDA decides. `make test-gpu` runs it where there is a GPU; elsewhere the tests are skipped."""
