@@ -10,6 +10,7 @@ import pathlib
 import stat
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -37,6 +38,7 @@ def in_children(count: int, act) -> list:
     queue = context.Queue()
 
     def run(number: int) -> None:
+        warnings.simplefilter("ignore")  # a child's warnings are not what is tested
         try:
             queue.put(act(number))
         except BaseException as error:
