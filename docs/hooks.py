@@ -146,7 +146,12 @@ def reference_pages() -> dict[str, str]:
         for name in names:
             described = (inspect.getdoc(getattr(torchkutils, name)) or "").split("\n\n")[0]
             lines.append(f"| [`{name}`]({name}.md) | {' '.join(described.split())} |")
+            shown = getattr(torchkutils, name)
             parts = [f"::: torchkutils.{name}\n    options:\n      heading_level: 1"]
+            if shown.__name__ != name:
+                # Another name of something: its own page would have no text.
+                heading = f"# `{name}`\n\nThe same as [`{shown.__name__}`]({shown.__name__}.md)."
+                parts = [heading, f"::: torchkutils.{shown.__name__}\n    options:\n      heading_level: 2"]
             parts += [f"::: {path}\n    options:\n      heading_level: 2" for path in RETURNED.get(name, [])]
             pages[f"reference/{name}.md"] = f"---\ntitle: {name}\n---\n\n" + "\n\n".join(parts) + "\n"
     return {"reference/index.md": "\n".join(lines) + "\n", **pages}

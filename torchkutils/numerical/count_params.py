@@ -22,7 +22,7 @@ def count_params(weights: torch.nn.Module | Iterable[torch.Tensor]) -> int:
     Raises:
         TypeError: `weights` is neither, or holds something that is no tensor.
 
-    Differs from Keras, whose function of this name takes a layer's list of weights only.
+    Differs from Keras: its function of this name takes a layer's list of weights only.
 
     >>> count_params(torch.nn.Linear(3, 2))
     8
