@@ -20,11 +20,11 @@ import stat
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from torchkutils.files import sidecar_files
+from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.sidecar_files import SidecarFiles, is_alive, process_token, this_machine
 
 if sys.platform == "win32":
@@ -237,11 +237,9 @@ def _say_once(path: str, error: Exception) -> None:
     folder = os.path.dirname(path)
     if folder not in _soft_locks_said:
         _soft_locks_said.add(folder)
-        warnings.warn(
+        warn_caller(
             f"the file system of {folder or '.'} has no locks ({error}); a lock file that counts for "
-            f"{SOFT_LIFETIME:g} s after its last renewal is used instead",
-            UserWarning,
-            stacklevel=6,
+            f"{SOFT_LIFETIME:g} s after its last renewal is used instead"
         )
 
 
