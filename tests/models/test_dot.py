@@ -530,3 +530,42 @@ def test_where_provenance_ends_a_dashed_box_says_so():
     arrows = [line for line in source.splitlines() if "->" in line]
     assert sum("style=dashed" in line for line in arrows) == 1
     assert len(arrows) == 3
+
+
+class Blocks(nn.Module):
+    """A chain of equal blocks that also take a mask; a head of another kind ends it."""
+
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
+
+        def forward(self, x, mask):
+            return self.norm(self.dense(x) * mask)
+
+    def __init__(self, skip=False):
+        super().__init__()
+        self.blocks = nn.ModuleList([Blocks.Block(4) for _ in range(6)])
+        self.head, self.skip = nn.Linear(4, 2), skip
+
+    def forward(self, x, mask):
+        middle = None
+        for number, block in enumerate(self.blocks):
+            x = block(x, mask)
+            middle = x if number == 2 else middle
+        return self.head(x + middle if self.skip else x)
+
+
+@pytest.mark.parametrize("options", [{"depth": 2}, {"expand_nested": True}])
+def test_equal_blocks_in_a_chain_are_one_box_on_request(options):
+    sizes = {"input_size": [(1, 4), (1, 4)]}
+    edges = edges_of(torchkutils.model_to_dot(Blocks(), fold=True, **sizes, **options).source)
+    box = "6 × Block (blocks.0 … blocks.5)"
+    assert edges == {("x", box): 1, ("mask", box): 1, (box, "head"): 1}
+    assert "×" not in torchkutils.model_to_dot(Blocks(), **sizes, **options).source
+
+
+def test_a_block_whose_output_goes_elsewhere_ends_a_fold():
+    source = torchkutils.model_to_dot(Blocks(skip=True), fold=True, depth=2, input_size=[(1, 4), (1, 4)]).source
+    assert {"3 × Block (blocks.0 … blocks.2)", "3 × Block (blocks.3 … blocks.5)"} <= set(titles_of(source))
+    assert edges_of(source)["3 × Block (blocks.0 … blocks.2)", "add"] == 1

@@ -47,6 +47,7 @@ def model_to_dot(
     show_trainable: bool = False,
     show_ops: bool = False,
     rolled: bool | None = None,
+    fold: bool = False,
 ) -> ModelDigraph:
     """A model as a `graphviz.Digraph`, with the edges that its tensors take.
 
@@ -65,6 +66,7 @@ def model_to_dot(
             what Python does are left out.
         rolled: None: the calls of a module share one box, which says how many, if it holds parameters; else each
             call has a box. True: always one box, and a repeated pattern of functions once with "× n". False: never.
+        fold: Equal blocks that follow each other are one box, "12 × BertLayer".
 
     Returns:
         A `graphviz.Digraph` whose `pipe`, `render`, inline display and pydot-like `create` and `write` need no
@@ -88,9 +90,9 @@ def model_to_dot(
 
     def graph_of(trace: Trace) -> ModelDigraph:
         limit = opened_depth(trace, depth, expand_nested)
-        picture = PictureGraph(trace, limit, functions=show_ops, rolled=rolled)
+        picture = PictureGraph(trace, limit, functions=show_ops, rolled=rolled, fold=fold)
         graph = draw(picture, look, rankdir=rankdir, dpi=dpi, subgraph=subgraph)
-        graph.drawing = Drawing(trace, look, rankdir, show_ops, limit, rolled)
+        graph.drawing = Drawing(trace, look, rankdir, show_ops, limit, rolled, fold)
         return graph
 
     run = Run(

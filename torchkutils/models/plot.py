@@ -115,6 +115,7 @@ def plot_model(
     show_ops: bool = False,
     drawer: Literal["layers", "torchview"] = "layers",
     rolled: bool | None = None,
+    fold: bool = False,
 ) -> ModelPlot:
     """Draw a model as Keras does, with the edges that its tensors really take.
 
@@ -136,6 +137,7 @@ def plot_model(
         rolled: None: the calls of a module share one box, which says how many, if it holds parameters; else each
             call has a box (`relu`, `relu (2)`). True: always one box, and a repeated pattern of functions once with
             "× n". False: never.
+        fold: Equal blocks that follow each other are one box, "12 × BertLayer"; the page shows them all.
 
     Returns:
         A `ModelPlot`.
@@ -186,6 +188,7 @@ def plot_model(
             show_trainable=show_trainable,
             show_ops=show_ops,
             rolled=rolled,
+            fold=fold,
         )
     except Exception as error:
         partial = getattr(error, "dot", None)

@@ -26,6 +26,8 @@ class Box:
         failed: Whether forward raised in it.
         untraced: Nobody saw where its tensors come from: the arrows to it are guesses.
         repeated: It is part of a pattern that one call of forward repeats.
+        folded: How many equal blocks it stands for, itself and those behind it.
+        until: The title of the last of them.
     """
 
     key: str
@@ -41,6 +43,8 @@ class Box:
     failed: bool = False
     untraced: bool = False
     repeated: bool = False
+    folded: int = 1
+    until: str = ""
 
     def saw(self, inputs: str, outputs: str) -> None:
         """Take down the shapes of one more call."""

@@ -40,6 +40,8 @@ def title_of(box: Box, *, names: bool = True, cut: bool = True) -> str:
         title = f"{box.title}: {box.class_name}" if names else box.class_name
     if cut and len(title) > LONGEST_TITLE:
         title = f"{title[: LONGEST_TITLE - 41]}…{title[-40:]}"
+    if box.folded > 1:
+        return f"{box.folded} × {box.class_name} ({box.title} … {box.until})"
     if len(box.calls) < 2:
         return title
     return f"{title} × {len(box.calls)}" if box.repeated else f"{title} ({len(box.calls)} calls)"
@@ -77,6 +79,7 @@ class Drawing:
         functions: Whether functions between modules have boxes.
         depth: Down to which modules are open.
         rolled: As in `PictureGraph`.
+        fold: Likewise.
     """
 
     trace: Trace
@@ -85,6 +88,7 @@ class Drawing:
     functions: bool
     depth: int
     rolled: bool | None = None
+    fold: bool = False
 
 
 def label_of(box: Box, graph: PictureGraph, look: Look) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torchkutils.models.picture.boxes import Arrow, Box, arguments_text, dtypes_of, listed
+from torchkutils.models.picture.equal_blocks import equal_siblings, folded
 from torchkutils.models.picture.repeated_functions import RepeatedFunctions
 from torchkutils.models.records import Call, Edge, ModuleRecord, Node, Trace, shape_text, tensors_in
 
@@ -27,9 +28,12 @@ class PictureGraph:
         rolled: Whether the calls of one module share a box. None: they do where the module holds parameters; the calls
             of a module without any have a box each, where its parent makes several of them in one call. True also
             draws a pattern of functions that repeats once.
+        fold: Whether equal blocks that follow each other are one box.
     """
 
-    def __init__(self, trace: Trace, depth: int, *, functions: bool = False, rolled: bool | None = None) -> None:
+    def __init__(
+        self, trace: Trace, depth: int, *, functions: bool = False, rolled: bool | None = None, fold: bool = False
+    ) -> None:
         self.trace, self.depth, self.functions, self.rolled = trace, depth, functions, rolled
         self.boxes: dict[str, Box] = {}
         self.clusters: dict[str, str | None] = {}
@@ -37,6 +41,7 @@ class PictureGraph:
         self._numbers = _numbers_within_parents(trace)
         self._holding = _holding_parameters(trace)
         self._repeated = RepeatedFunctions(trace) if rolled else None
+        self._siblings = equal_siblings(trace) if fold else {}
         self.failed_cluster: int | None = None
         self._around: dict[int | None, tuple[Call | None, str | None]] = {None: (None, None)}
         self._incoming: dict[int, list[Edge]] = {}
@@ -50,6 +55,8 @@ class PictureGraph:
         self.arrows = self._arrows()
         self._drop_loose_boxes()
         self._drop_steering()
+        if self._siblings:
+            self.boxes, self.arrows = folded(self.boxes, self.arrows, self._siblings)
         self._mark_failure()
 
     # -- boxes -----------------------------------------------------------------------------------------------------
@@ -65,7 +72,8 @@ class PictureGraph:
             here = self.trace.calls[index]
             closed, cluster = self._around[here.parent]
             if closed is None:
-                if here.leaf or self.trace.modules[here.module].depth >= self.depth:
+                deep = self.trace.modules[here.module].depth >= self.depth
+                if here.leaf or deep or here.module in self._siblings:
                     closed = here
                 elif here.module != 0:
                     frame = self._frame(here, cluster)
