@@ -203,6 +203,15 @@ def natural_order(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
+def _written_name(file: Any, writing: int) -> bytes | None:
+    """The name of a file that is open for writing; None for one that is not, or that another thread closes now."""
+    try:
+        name: bytes | None = file.name if file.get_intent() & writing else None
+    except (ValueError, RuntimeError):
+        return None
+    return name
+
+
 def writer_in_this_process(paths: tuple[str, ...]) -> bool:
     """Whether this process itself holds one of the files open for writing: HDF5 may keep what was written in memory.
 
@@ -214,7 +223,8 @@ def writer_in_this_process(paths: tuple[str, ...]) -> bool:
     h5f = _lazy.h5py.h5f
     if h5f.get_obj_count(h5f.OBJ_ALL, h5f.OBJ_FILE) <= len(_own_files) and not any(list(_own_files.values())):
         return False
-    written = [found.name for found in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE) if found.get_intent() & h5f.ACC_RDWR]
+    names = [_written_name(found, h5f.ACC_RDWR) for found in h5f.get_obj_ids(h5f.OBJ_ALL, h5f.OBJ_FILE)]
+    written = [name for name in names if name is not None]
     return any(_same_file(os.fsdecode(name), path) for name in written for path in paths)
 
 
