@@ -49,6 +49,8 @@ def test_a_notebook_runs_and_shows_what_it_shows(
 ) -> None:
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # What is fitted to the terminal: the width of whoever runs the tests is not the notebook's.
+    monkeypatch.setenv("COLUMNS", "100")
     fresh = executed(path, tmp_path)
     if request.config.getoption("--regold"):
         nbformat.write(fresh, path)
