@@ -72,7 +72,8 @@ class GradientExchange:
         self._sending_zeros = False
         self._fired: set[int] = set()
         self._loose: set[int] = set()
-        self._exchanged: dict[int, int] = {}
+        # The gradients themselves: a number may belong to a new one as soon as an old one is gone.
+        self._exchanged: dict[int, weakref.ref[Tensor]] = {}
         self._others: dict[int, weakref.ref[Tensor]] = {}
         _exchanges.add(self)
         _watch_optimizers()
@@ -181,9 +182,19 @@ class GradientExchange:
             self._tensors[place].grad = gradient
 
     def _note_exchanged(self) -> None:
-        self._exchanged = {
-            place: id(tensor.grad) for place, tensor in enumerate(self._tensors) if place not in self._loose
-        }
+        self._exchanged = {}
+        self._remember(place for place in range(len(self._tensors)) if place not in self._loose)
+
+    def _remember(self, places: Iterable[int]) -> None:
+        """These gradients are the same on all ranks now."""
+        for place in places:
+            gradient = self._tensors[place].grad
+            if gradient is not None:
+                self._exchanged[place] = weakref.ref(gradient)
+
+    def _is_exchanged(self, place: int) -> bool:
+        known = self._exchanged.get(place)
+        return known is not None and known() is self._tensors[place].grad
 
     def _average(self, point: str, places: Iterable[int] = ()) -> None:
         """Average gradients over the ranks that the engine left as they were."""
@@ -193,7 +204,7 @@ class GradientExchange:
             wanted = sorted(set().union(*self._control.objects(wanted)))
         average_gradients([self._tensors[place] for place in wanted])
         self._loose.clear()
-        self._exchanged.update({place: id(self._tensors[place].grad) for place in wanted})
+        self._remember(wanted)
         buffers = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
         if buffers and self._template.training:
             with torch.inference_mode(False):
@@ -208,7 +219,7 @@ class GradientExchange:
             return
         if self._armed and self._fired:
             self._finish_engines()
-        left = [place for place in own if self._exchanged.get(place) != id(self._tensors[place].grad)]
+        left = [place for place in own if not self._is_exchanged(place)]
         if left:
             self._average("an optimizer's step with gradients that were not exchanged", left)
 
