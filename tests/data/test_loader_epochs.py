@@ -386,7 +386,12 @@ def test_nested_batches_are_converted_as_torch_does_it(name):
         def __getitem__(self, index):
             return NESTED[name]
 
-    assert same(next(iter(One(1).loader())), next(iter(DataLoader(One(1), batch_size=None))))
+    try:
+        wanted = next(iter(DataLoader(One(1), batch_size=None)))
+    except TypeError as error:
+        # torch 2.6 beside NumPy 2.
+        pytest.skip(f"this torch's own loader cannot convert it: {error}")
+    assert same(next(iter(One(1).loader())), wanted)
 
 
 @pytest.mark.parametrize(("num_workers", "workers"), [(0, "processes"), (1, "processes"), (1, "threads")])

@@ -319,7 +319,7 @@ def test_an_archive_that_is_removed_is_not_asked_for_again(tmp_path) -> None:
         ("a.tar.Z", b"\x1f\x9d\x90" + bytes(60), "compress"),
         ("a.tar.lz4", b"\x04\x22\x4d\x18" + bytes(60), "LZ4 is not supported"),
         ("a.tar.br", bytes(60), "Brotli is not supported"),
-        ("a.7z", b"7z\xbc\xaf\x27\x1c\0\4" + bytes(60), "damaged"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c\0\4" + bytes(60), "damaged|needs a package: pip install py7zr"),
     ],
 )
 def test_a_format_that_is_not_read_is_named(name, content, words, tmp_path) -> None:

@@ -431,7 +431,12 @@ def test_a_local_rank_that_names_no_gpu_is_refused(local_rank, alone, monkeypatc
         multi_gpu_model(_model(), strategy="ddp")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+SHARDS = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="this torch shards on accelerators only"
+)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=SHARDS)])
 def test_a_group_of_one_works_too(strategy, alone):
     single = _model()
     parallel = multi_gpu_model(_model(), strategy=strategy)
