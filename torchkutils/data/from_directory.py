@@ -57,6 +57,8 @@ class FileBatches(Sequence):
         self._read, self._label_mode, self._batch_size = read, label_mode, batch_size
         # None: in the order of the files.
         self._seed, self._epoch = seed, 0
+        # Drawn once an epoch, not once a batch.
+        self._drawn: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return -(-len(self.file_paths) // (self._batch_size or 1))
@@ -88,7 +90,10 @@ class FileBatches(Sequence):
     def _order(self) -> npt.NDArray[np.int64]:
         if self._seed is None:
             return np.arange(len(self.file_paths))
-        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self.file_paths))
+        if self._drawn is None or self._drawn[0] != self._epoch:
+            draw = np.random.default_rng((self._seed, self._epoch))
+            self._drawn = self._epoch, draw.permutation(len(self.file_paths))
+        return self._drawn[1]
 
     def _encoded(self, places: npt.NDArray[np.int64]) -> torch.Tensor | None:
         if self.labels is None:
@@ -106,28 +111,33 @@ def _batches(
     labelling: Labelling,
     endings: tuple[str, ...],
     read: Callable[[list[str]], Any],
-    options: dict[str, Any],
+    *,
+    batch_size: int | None,
+    shuffle: bool,
+    seed: int | None,
+    validation_split: float | None,
+    subset: Subset | None,
+    follow_links: bool,
+    verbose: bool,
 ) -> Any:
     """One Sequence, or two for subset='both'."""
-    split, subset, shuffle, seed = (options[name] for name in ("validation_split", "subset", "shuffle", "seed"))
-    size = options["batch_size"]
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ValueError(f"batch_size must be 1 or more, or None for single files, got {size!r}")
-    check_split(split, subset, shuffle, seed)
-    listing = list_files(directory, labelling, endings, options["follow_links"])
-    if options["verbose"]:
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be 1 or more, or None for single files, got {batch_size!r}")
+    check_split(validation_split, subset, shuffle, seed)
+    listing = list_files(directory, labelling, endings, follow_links)
+    if verbose:
         classes = "" if listing.class_names is None else f" belonging to {len(listing.class_names)} classes"
         print(f"Found {len(listing.paths)} files{classes}.")
     drawn = np.random.randint(10**6) if seed is None else seed
     parts = [listing]
-    if split is not None:
+    if validation_split is not None and subset is not None:
         # The same generator as in Keras, so that a seed divides the files as it does there.
         order = np.arange(len(listing.paths))
         if shuffle:
             np.random.RandomState(drawn).shuffle(order)
-        training, validation = divided(listing, split, order)
+        training, validation = divided(listing, validation_split, order)
         parts = {"training": [training], "validation": [validation], "both": [training, validation]}[subset]
-    made = [FileBatches(part, read, labelling.mode, size, drawn if shuffle else None) for part in parts]
+    made = [FileBatches(part, read, labelling.mode, batch_size, drawn if shuffle else None) for part in parts]
     return tuple(made) if subset == "both" else made[0]
 
 
@@ -234,14 +244,19 @@ def image_dataset_from_directory(
         raise ValueError("crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other; give one")
     size = checked_size(image_size, "image_size")
     read = ImageReader(color_mode, size, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "shuffle": shuffle,
-        "seed": seed,
-        "validation_split": validation_split,
-    }
-    options |= {"subset": subset, "follow_links": follow_links, "verbose": verbose}
-    return _batches(directory, labelling, IMAGES, read, options)
+    return _batches(
+        directory,
+        labelling,
+        IMAGES,
+        read,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        validation_split=validation_split,
+        subset=subset,
+        follow_links=follow_links,
+        verbose=verbose,
+    )
 
 
 class TextReader:
@@ -305,14 +320,19 @@ def text_dataset_from_directory(
     if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
         raise ValueError(f"max_length must be 1 or more, or None, got {max_length!r}")
     labelling = Labelling.checked(labels, label_mode, class_names)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "shuffle": shuffle,
-        "seed": seed,
-        "validation_split": validation_split,
-    }
-    options |= {"subset": subset, "follow_links": follow_links, "verbose": verbose}
-    return _batches(directory, labelling, (".txt",), TextReader(max_length), options)
+    return _batches(
+        directory,
+        labelling,
+        (".txt",),
+        TextReader(max_length),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        validation_split=validation_split,
+        subset=subset,
+        follow_links=follow_links,
+        verbose=verbose,
+    )
 
 
 class SoundReader:
@@ -394,11 +414,16 @@ def audio_dataset_from_directory(
         if number is not None and (not isinstance(number, int) or number < 1):
             raise ValueError(f"{argument} must be 1 or more, or None, got {number!r}")
     labelling = Labelling.checked(labels, label_mode, class_names)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "shuffle": shuffle,
-        "seed": seed,
-        "validation_split": validation_split,
-    }
-    options |= {"subset": subset, "follow_links": follow_links, "verbose": verbose}
-    return _batches(directory, labelling, SOUNDS, SoundReader(sampling_rate, output_sequence_length), options)
+    return _batches(
+        directory,
+        labelling,
+        SOUNDS,
+        SoundReader(sampling_rate, output_sequence_length),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        validation_split=validation_split,
+        subset=subset,
+        follow_links=follow_links,
+        verbose=verbose,
+    )
