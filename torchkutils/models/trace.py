@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +41,7 @@ from torchkutils.models.without_running.definition_order import structure_trace
 
 __all__ = ["trace_model"]
 
+_is_meta: Callable[[torch.Tensor], bool] = operator.attrgetter("is_meta")
 # What torch says where a graph is wanted and gradients are off.
 _WANTS_A_GRAPH = re.compile(r"requires? gradient|require grad|requires_grad|grad_fn")
 
@@ -102,7 +105,7 @@ def _reason_for_meta(tree: ModuleTree, run: Run) -> str:
     """Why the maths is not going to run; "" when it is."""
     if run.engine == "meta":
         return "asked for"
-    on_meta_device = any(tensor.is_meta for tensor in tree.tensors)
+    on_meta_device = any(map(_is_meta, tree.tensors))
     return "the model lies on the meta device" if on_meta_device and not is_offloaded(tree.distinct()) else ""
 
 
@@ -201,9 +204,9 @@ class _Forward:
         error: BaseException | None = None
         names = _argument_names(model)
         with torch.set_grad_enabled(grad), in_mode(tree, run.mode), recorder:
-            recorder.flow.add_inputs(args, kwargs, names)
+            recorder.provenance.add_inputs(args, kwargs, names)
             try:
-                recorder.flow.add_outputs(model(*args, **kwargs))
+                recorder.provenance.add_outputs(model(*args, **kwargs))
             except BaseException as raised:
                 error = raised
             failure = recorder.failure(error)

@@ -254,6 +254,8 @@ def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _children_only(module: torch.nn.Module) -> list[torch.nn.Module | None] | None:
     """The children of a module that only calls them, if `__call__` of each is torch's."""
+    if not only_calls_children(module):
+        return None
     children = list(module._modules.values())
-    plain = only_calls_children(module) and all(type(child).__call__ is _CALL for child in children)
-    return children if plain else None
+    classes = set(map(type, children))
+    return children if all(kind.__call__ is _CALL for kind in classes) else None

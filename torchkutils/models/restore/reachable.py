@@ -24,8 +24,6 @@ _LEFT_ALONE = (
     *(pathlib.PurePath, torch.dtype, torch.device, torch.Size, torch.nn.Module, type, types.ModuleType),
     *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.CodeType, types.FrameType),
 )
-# Looked at first: vocabularies and index lists have millions of them.
-_ATOMS = frozenset([bool, int, float, complex, str, bytes, type(None), range, slice])
 # Classes of these modules hold threads, processes, handles or state of the whole program.
 _FOREIGN = frozenset(
     [
@@ -44,11 +42,12 @@ _MOST_VALUES = 1_000_000
 
 
 class Held(NamedTuple):
-    """A value whose state is in no attribute, and where it is held.
+    """A value that was reached, and where it is held.
 
     Attributes:
         value: The value.
-        way: Its name, or the way of what holds it, a pattern, and the key there. Most names are never asked for.
+        way: Its name; or the way of what holds it, how a key is appended to that, and the key. A name is made only
+            when it is asked for.
         holder: The dict or list that holds it; None for something else.
         key: Its key there.
     """
@@ -59,7 +58,7 @@ class Held(NamedTuple):
     key: Any
 
     def name(self) -> str:
-        """What a reader knows it by: "stem.stream"."""
+        """Its full name: "stem.stream"."""
         parts, way = [], self.way
         while not isinstance(way, str):
             way, pattern, key = way
@@ -94,6 +93,8 @@ class Reachable:
         self.tensors: list[torch.Tensor] = []
         self.complete = True
         self._of_torch = (*_OF_TORCH, *also)
+        # What is done with the values of each class.
+        self._ways: dict[type[Any], _Way] = {}
         # The values themselves are kept, so that no identity is used again.
         self._seen: dict[int, Any] = {}
         self._walk(list(roots))
@@ -102,20 +103,36 @@ class Reachable:
         while stack:
             held = stack.pop()
             value = held.value
-            if isinstance(value, _LEFT_ALONE) or id(value) in self._seen:
+            way = self._way(type(value))
+            if way is _Way.LEAVE or id(value) in self._seen:
                 continue
             if len(self._seen) >= _MOST_VALUES:
                 self.complete = False
                 return
             self._seen[id(value)] = value
-            if isinstance(value, torch.Tensor):
+            if way is _Way.TENSOR:
                 self.tensors.append(value)
-            elif isinstance(value, STATEFUL):
+            if way in _STATEFUL_WAYS:
                 self.stateful.append(held)
-                if not isinstance(value, np.ndarray):
-                    self._enter(held, stack)
-            elif not self._is_foreign(type(value)):
+            if way in _ENTERED_WAYS:
                 self._enter(held, stack)
+
+    def _way(self, kind: type[Any]) -> _Way:
+        way = self._ways.get(kind)
+        if way is None:
+            way = self._ways[kind] = self._way_of(kind)
+        return way
+
+    def _way_of(self, kind: type[Any]) -> _Way:
+        if issubclass(kind, _LEFT_ALONE):
+            return _Way.LEAVE
+        if issubclass(kind, torch.Tensor):
+            return _Way.TENSOR
+        if issubclass(kind, np.ndarray):
+            return _Way.ARRAY
+        if issubclass(kind, STATEFUL):
+            return _Way.STATEFUL
+        return _Way.LEAVE if self._is_foreign(kind) else _Way.ENTER
 
     def _is_foreign(self, kind: type) -> bool:
         module = kind.__module__ or ""
@@ -131,46 +148,53 @@ class Reachable:
         elif isinstance(value, dict):
             self.dicts.append(value)
         self._enter_items(value, way, stack)
+        if type(value) in _BUILT_IN:
+            return
         attributes = getattr(value, "__dict__", None)
         if type(attributes) is dict:
             self.dicts.append(attributes)
-            stack.extend(
-                Held(content, (way, ".{}", key), attributes, key)
-                for key, content in attributes.items()
-                if _may_lead_on(content)
-            )
-        slots = slots_of(type(value))
+            _go_on(stack, attributes.items(), (way, ".{}"), attributes)
+        slots = _nested.slots_of(type(value))
         if slots:
             self.slotted.append(value)
-            stack.extend(
-                Held(getattr(value, key), (way, ".{}", key), None, None) for key in slots if hasattr(value, key)
-            )
+            contents = [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
+            _go_on(stack, contents, (way, ".{}"), None)
 
     def _enter_items(self, value: Any, way: Any, stack: list[Held]) -> None:
         if isinstance(value, dict):
             # By dict's own method. Mappings of other classes may load what they are asked for: their attributes do.
-            stack.extend(
-                Held(content, (way, "[{!r}]", key), value, key)
-                for key, content in dict.items(value)
-                if _may_lead_on(content)
-            )
+            _go_on(stack, dict.items(value), (way, "[{!r}]"), value)
         elif isinstance(value, tuple | list | deque | set | frozenset):
-            owner = value if isinstance(value, list) else None
-            stack.extend(
-                Held(content, (way, "[{}]", position), owner, position)
-                for position, content in enumerate(iter(value))
-                if _may_lead_on(content)
-            )
+            _go_on(stack, enumerate(iter(value)), (way, "[{}]"), value if isinstance(value, list) else None)
 
 
-def _may_lead_on(value: Any) -> bool:
-    """Whether something that can change may be found there: not in numbers and text, nor in tuples of them."""
-    kind = type(value)
-    if kind is tuple:
-        return not _ATOMS.issuperset(map(type, value))
-    return kind not in _ATOMS
+class _Way(enum.Enum):
+    """What the walk does with a value."""
+
+    LEAVE = enum.auto()
+    TENSOR = enum.auto()
+    # Its state is noted; nothing is reached through it.
+    ARRAY = enum.auto()
+    # Its state is noted, and what it holds is walked too.
+    STATEFUL = enum.auto()
+    ENTER = enum.auto()
 
 
-def slots_of(kind: type) -> list[str]:
-    """The slots of a class and its bases, as `getattr` knows them."""
-    return [name for base in kind.__mro__ for name in _nested.slots(base)]
+_STATEFUL_WAYS = frozenset([_Way.ARRAY, _Way.STATEFUL])
+_ENTERED_WAYS = frozenset([_Way.STATEFUL, _Way.ENTER])
+# Objects of these very classes have neither attributes nor slots.
+_BUILT_IN = frozenset([tuple, list, dict, set, frozenset])
+
+
+def _go_on(stack: list[Held], contents: Iterable[tuple[Any, Any]], place: tuple[Any, str], holder: Any) -> None:
+    """Put what may lead to something that can change on the stack.
+
+    Args:
+        stack: What is still to be walked.
+        contents: Keys and values.
+        place: The way of what holds them, and how a key is appended to its name.
+        holder: The dict or list in which a value can be exchanged; None where it is something else.
+    """
+    for key, content in contents:
+        if not _nested.is_constant(content):
+            stack.append(Held(content, (*place, key), holder, key))

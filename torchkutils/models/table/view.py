@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 Style: TypeAlias = Literal["keras", "tree"]
 
-# By name: header, and whether it holds numbers, which stand on the right.
+# By name: header, and whether it holds numbers.
 COLUMNS: dict[str, tuple[str, bool]] = {
     "input_shape": ("Input Shape", False),
     "output_shape": ("Output Shape", False),
@@ -24,6 +24,11 @@ COLUMNS: dict[str, tuple[str, bool]] = {
     "arguments": ("Arguments", False),
 }
 TREE_DEPTH = 3
+
+
+def is_numeric(column: str) -> bool:
+    """Whether a column holds numbers, which stand on the right."""
+    return COLUMNS[column][1]
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,16 @@ def checked_view(depth: Any, columns: Sequence[str] | None, style: Any, fold: bo
     Raises:
         ValueError: A depth below 0, a column or a style that does not exist; the message names those that do.
     """
-    if depth != "auto" and depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
+    if depth != "auto" and depth is not None and not _is_depth(depth):
         raise ValueError(f"depth must be 'auto', None or an int of 0 or more, got {depth!r}")
     if style not in get_args(Style):
         raise ValueError(f"style must be one of {', '.join(map(repr, get_args(Style)))}, got {style!r}")
     if columns is not None:
-        unknown = [name for name in columns if name not in COLUMNS]
-        if isinstance(columns, str) or unknown:
+        if isinstance(columns, str) or not COLUMNS.keys() >= set(columns):
             raise ValueError(f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}")
         columns = tuple(columns)
     return View(depth, columns, style, bool(fold), bool(weights))
+
+
+def _is_depth(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

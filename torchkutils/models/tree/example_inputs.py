@@ -55,14 +55,14 @@ def model_arguments(
 
 def has_open_dimensions(input_size: Any) -> bool:
     """Whether some size is None."""
-    return any(size is None for shape in _each_size(input_size) for size in shape)
+    return any(open_axes(input_size))
 
 
 def open_axes(input_size: Any) -> tuple[bool, bool]:
     """Whether first axes are open, and whether others are."""
-    shapes = _each_size(input_size)
-    first = any(shape[0] is None for shape in shapes if len(shape))
-    return first, any(size is None for shape in shapes for size in shape[1:])
+    shapes = list(input_size.values()) if isinstance(input_size, Mapping) else _list_of_sizes(input_size)
+    first = any(None in shape[:1] for shape in shapes)
+    return first, any(None in shape[1:] for shape in shapes)
 
 
 def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
@@ -73,12 +73,13 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
     """How to give one argument that is a dict or a list, if `input_data` may have been meant so; None elsewhere."""
     data = run.input_data
-    if not isinstance(data, Mapping | list):
+    if not isinstance(data, Mapping | list) or not _takes_one(model):
         return None
-    taken_as = "keyword arguments" if isinstance(data, Mapping) else "positional arguments"
-    kind = "dict" if isinstance(data, Mapping) else "list"
-    hint = f"input_data is a {kind}, and its items were the {taken_as} of forward"
-    return f"{hint}; for one argument that is a {kind}, wrap it: input_data=(batch,)" if _takes_one(model) else None
+    kind, taken_as = ("dict", "keyword") if isinstance(data, Mapping) else ("list", "positional")
+    return (
+        f"input_data is a {kind}, and its items were the {taken_as} arguments of forward; "
+        f"for one argument that is a {kind}, wrap it: input_data=(batch,)"
+    )
 
 
 def _takes_one(model: torch.nn.Module) -> bool:
@@ -90,10 +91,6 @@ def _takes_one(model: torch.nn.Module) -> bool:
     return True
 
 
-def _each_size(input_size: Any) -> list[Sizes]:
-    return list(input_size.values()) if isinstance(input_size, Mapping) else _list_of_sizes(input_size)
-
-
 # -- data ----------------------------------------------------------------------------------------------------------
 
 
@@ -101,11 +98,9 @@ def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
     given = _tensors_for_arrays(model, data)
     if given is None:
         return (), {}
-    if type(given) in (tuple, list):
-        return tuple(given), {}
     if isinstance(given, Mapping):
         return (), dict(given)
-    return (given,), {}
+    return tuple(given) if type(given) in (tuple, list) else (given,), {}
 
 
 def _named(model: torch.nn.Module, input_kwargs: Any) -> dict[str, Any]:
@@ -150,23 +145,30 @@ class _Made:
     ) -> None:
         self.dtypes, self.open_sizes = dtypes, open_sizes
         self.device = _device(model)
-        begins_with_table = _begins_with_table(model)
-        self.dtype = torch.int64 if begins_with_table else _floating_dtype(model)
+        self.dtype = torch.int64 if _begins_with_table(model) else _floating_dtype(model)
         self.largest_index = _largest_index(model) if largest_index is None else largest_index
 
     def arguments(self, input_size: Any) -> Arguments:
-        dtypes = self.dtypes
         if isinstance(input_size, Mapping):
-            unknown = [name for name in dtypes if name not in input_size] if isinstance(dtypes, Mapping) else []
-            if unknown:
-                raise ValueError(f"dtypes names {unknown[0]!r}, which input_size does not; it has {list(input_size)}")
-            kinds = dtypes if isinstance(dtypes, Mapping) else dict.fromkeys(input_size, dtypes)
+            kinds = self._dtypes_by_name(input_size)
             return (), {name: self._tensor(size, kinds.get(name)) for name, size in input_size.items()}
         sizes = _list_of_sizes(input_size)
-        kinds_list = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes] * len(sizes)
-        if len(kinds_list) != len(sizes):
-            raise ValueError(f"dtypes has {len(kinds_list)} entries for {len(sizes)} sizes; give one a size")
-        return tuple(self._tensor(size, kind) for size, kind in zip(sizes, kinds_list, strict=True)), {}
+        return tuple(map(self._tensor, sizes, self._dtypes_by_position(len(sizes)))), {}
+
+    def _dtypes_by_name(self, input_size: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(self.dtypes, Mapping):
+            return dict.fromkeys(input_size, self.dtypes)
+        unknown = [name for name in self.dtypes if name not in input_size]
+        if unknown:
+            raise ValueError(f"dtypes names {unknown[0]!r}, which input_size does not; it has {list(input_size)}")
+        return self.dtypes
+
+    def _dtypes_by_position(self, number: int) -> Sequence[Any]:
+        if not isinstance(self.dtypes, list | tuple):
+            return [self.dtypes] * number
+        if len(self.dtypes) != number:
+            raise ValueError(f"dtypes has {len(self.dtypes)} entries for {number} sizes; give one a size")
+        return self.dtypes
 
     def _tensor(self, size: Any, dtype: Any) -> torch.Tensor:
         shape = self._shape(size)
@@ -181,12 +183,16 @@ class _Made:
                 f"input_size holds {size!r} where a shape belongs: a tuple of ints, None for an open dimension; "
                 "numbers, strings and flags that forward takes go into input_kwargs"
             )
-        for length in size:
-            if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer)):
-                raise TypeError(f"input_size holds {length!r}; sizes are ints, or None for an open dimension")
-            if length is not None and length < 0:
-                raise ValueError(f"input_size holds {length}; sizes cannot be negative")
-        return [self.open_sizes[axis > 0] if length is None else int(length) for axis, length in enumerate(size)]
+        return [self._length(length, self.open_sizes[axis > 0]) for axis, length in enumerate(size)]
+
+    def _length(self, length: Any, open_size: int) -> int:
+        if length is None:
+            return open_size
+        if isinstance(length, bool) or not isinstance(length, int | np.integer):
+            raise TypeError(f"input_size holds {length!r}; sizes are ints, or None for an open dimension")
+        if length < 0:
+            raise ValueError(f"input_size holds {length}; sizes cannot be negative")
+        return int(length)
 
 
 def _list_of_sizes(input_size: Any) -> list[Sizes]:
@@ -204,16 +210,17 @@ def _device(model: torch.nn.Module) -> torch.device:
     offloaded = execution_device(model.modules())
     if offloaded is not None:
         return offloaded
-    first = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
 
 
 def _floating_dtype(model: torch.nn.Module) -> torch.dtype:
-    """The first floating dtype among the parameters; one of 8 bits is how weights are stored, no input has it."""
-    dtypes = list(dict.fromkeys(parameter.dtype for parameter in model.parameters()))
+    """The first floating dtype among the parameters; weights may be stored in one of 8 bits, which no input has."""
+    dtypes = list(dict.fromkeys([parameter.dtype for parameter in model.parameters()]))
     floating = [dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1]
-    floating = floating or [dtype for dtype in dtypes if dtype.is_complex]
-    return floating[0] if floating else torch.get_default_dtype()
+    of_complex = [dtype for dtype in dtypes if dtype.is_complex]
+    return [*floating, *of_complex, torch.get_default_dtype()][0]
 
 
 _TABLES = (torch.nn.Embedding, torch.nn.EmbeddingBag)
@@ -231,5 +238,5 @@ def _begins_with_table(model: torch.nn.Module) -> bool:
 
 def _largest_index(model: torch.nn.Module) -> int:
     """An index that lies inside each of the model's tables: nobody knows yet which of them an input reaches."""
-    lengths = [module.num_embeddings for module in model.modules() if isinstance(module, _TABLES)]
-    return min([length for length in lengths if length], default=2) - 1
+    lengths = {module.num_embeddings for module in model.modules() if isinstance(module, _TABLES)}
+    return min(lengths - {0}, default=2) - 1

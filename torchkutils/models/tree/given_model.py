@@ -34,12 +34,18 @@ def _instead(model: Any) -> str:
     name = type(model).__name__
     if inspect.isclass(model):
         return f"the class {model.__name__}; give an instance of it: {model.__name__}(...)"
-    if isinstance(model, Mapping) and model and any(isinstance(value, torch.Tensor) for value in model.values()):
-        return f"a state dict ({name} with {len(model)} entries); build the model, call load_state_dict, and give it"
     if isinstance(model, Mapping):
+        if _holds_tensor(model):
+            return (
+                f"a state dict ({name} with {len(model)} entries); build the model, call load_state_dict, and give it"
+            )
         return f"{name}; of a checkpoint, give the model that its weights were loaded into"
     if isinstance(model, str | os.PathLike):
         return f"{name} {os.fspath(model)!r}; give the model that was loaded from it (load_model, torch.load)"
     if inspect.isroutine(model):
         return f"the function {getattr(model, '__name__', name)}; give the module that it returns"
     return name
+
+
+def _holds_tensor(mapping: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in mapping.values())
