@@ -21,12 +21,13 @@ from torchkutils.models.forward.raised_errors import message_of
 from torchkutils.models.forward.torch_functions import HOOKING, LEAVING, QUIET, shown_name, written_tensors
 from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
+from torchkutils.models.tree.example_inputs import positional_names
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, aliased, all_tensors_of, tensors_of
 
 
 class Recorder:
-    """Records one forward of a model, in this thread alone. Use it as a context around the call.
+    """Records one forward of a model, in this thread alone.
 
     It is the `CallListener` of the model's modules, and runs the functions that its function mode sees. How these
     work together is told in this folder's README.
@@ -80,6 +81,18 @@ class Recorder:
     def _release(self) -> None:
         for entry in self._entries:
             entry.release()
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BaseException | None:
+        """Run forward of the model and record it; gives what it raised."""
+        model = self.tree.modules[0]
+        self.provenance.add_inputs(args, kwargs, positional_names(model))
+        try:
+            with self:
+                output = model(*args, **kwargs)
+            self.provenance.add_outputs(output)
+        except BaseException as error:
+            return error
+        return None
 
     def _unseen(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Do work of the recorder's own: no function mode sees it."""

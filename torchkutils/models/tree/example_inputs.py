@@ -53,6 +53,16 @@ def model_arguments(
     return args, _joined(kwargs, _named(model, run.input_kwargs))
 
 
+def positional_names(model: torch.nn.Module) -> list[str]:
+    """The names of the arguments that forward takes by position; none where that cannot be told."""
+    try:
+        arguments = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [argument.name for argument in arguments if argument.kind in kinds]
+
+
 def has_open_dimensions(input_size: Any) -> bool:
     """Whether some size is None."""
     return any(open_axes(input_size))
