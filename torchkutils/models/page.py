@@ -8,12 +8,13 @@ import html
 import importlib.resources
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torchkutils.models.dot import draw
 from torchkutils.models.picture.boxes import agreed, arguments_text, dtypes_of
-from torchkutils.models.picture.labels import Look
+from torchkutils.models.picture.dot_text import draw
+from torchkutils.models.picture.drawing import Drawing
+from torchkutils.models.picture.look import Look
 from torchkutils.models.picture.picture_graph import PictureGraph
 from torchkutils.models.records import Call, Trace, shape_text
 from torchkutils.models.render import render
@@ -103,7 +104,8 @@ def _pictures(trace: Trace, functions: bool, rolled: bool | None) -> list[Pictur
 
 
 def _svg(picture: PictureGraph, look: Look, rankdir: str) -> str:
-    return render(draw(picture, look, rankdir=rankdir, dpi=72, tooltips=False).source, "svg").decode()
+    drawing = Drawing(picture.trace, replace(look, rankdir=rankdir, dpi=72))
+    return render(draw(drawing, picture, tooltips=False).source, "svg").decode()
 
 
 def _box_facts(box: Any) -> dict[str, Any]:

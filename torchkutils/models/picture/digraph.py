@@ -9,7 +9,8 @@ from typing import Any
 
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
-from torchkutils.models.picture.labels import Drawing
+from torchkutils.models.picture.drawing import Drawing
+from torchkutils.models.picture.mermaid import mermaid_text
 from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, render, write_whole
 
 _TEXT_FORMATS = ("dot", "gv", "raw")
@@ -90,7 +91,7 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
             ValueError, RuntimeError: As `pipe`; no file is left.
             OSError: A file cannot be written.
         """
-        kind = format or (picture_format_of(outfile) if outfile is not None and format is None else self.format)
+        kind = format or (self.format if outfile is None else picture_format_of(outfile))
         data = self._bytes(kind)
         if outfile is not None and filename is None:
             filename = pathlib.Path(outfile).with_suffix(".gv")
@@ -102,6 +103,16 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
         if view:
             self._view(target, kind, False)
         return target
+
+    def to_mermaid(self) -> str:
+        """The graph in Mermaid's language, as `ModelPlot.to_mermaid`.
+
+        Raises:
+            ValueError: The graph is torchview's.
+        """
+        if self.drawing is None:
+            raise ValueError("drawer='torchview' has no Mermaid text; use drawer='layers'")
+        return mermaid_text(self.drawing)
 
     def __getattr__(self, name: str) -> Any:
         """pydot's `create_svg()`, `write_png(path)` and the like."""
@@ -120,6 +131,8 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
     def _bytes(self, kind: str) -> bytes:
         if kind in _TEXT_FORMATS:
             return str(self.source).encode()
+        if kind == "mmd":
+            return self.to_mermaid().encode()
         return render(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dots_per_inch)
 
     def __repr__(self) -> str:
