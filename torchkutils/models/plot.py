@@ -13,9 +13,11 @@ from torchkutils.models.forward.raised_errors import add_note, attach
 from torchkutils.models.page import ModelPage, make_page
 from torchkutils.models.picture.look import Look, PictureStyle, Splines
 from torchkutils.models.picture.mermaid import mermaid_text
+from torchkutils.models.picture.svg_in_cell import cell_bundle
+from torchkutils.models.picture.svg_titles import rendered
 from torchkutils.models.picture.torchview_drawer import torchview_graph
 from torchkutils.models.records import EngineName, Mode, Run
-from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
+from torchkutils.models.render import check_folder, picture_format_of, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +63,7 @@ class ModelPlot:
             return self.page().html.encode()
         if kind == "mmd":
             return self.to_mermaid().encode()
-        return self.source.encode() if kind == "dot" else render(self.source, kind, dpi=self.dpi)
+        return self.source.encode() if kind == "dot" else rendered(self.source, kind, dpi=self.dpi)
 
     def to_mermaid(self) -> str:
         """The picture in Mermaid's flowchart language, for a README: GitHub, GitLab and MkDocs draw it.
@@ -106,16 +108,24 @@ class ModelPlot:
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
+        """What a notebook shows and stores: a picture that fits into the cell; a bitmap only for who asks for one."""
         bundle: dict[str, Any] = {"text/plain": repr(self)}
         try:
-            bundle["image/svg+xml"] = render(self.source, "svg").decode()
-            bundle["image/png"] = render(self.source, "png", dpi=self.dpi)
+            svg = rendered(self.source, "svg").decode()
+            bundle |= cell_bundle(svg, f"The model {self.model_name}", more=self._more)
+            if "image/png" in (include or ()):
+                bundle["image/png"] = rendered(self.source, "png", dpi=self.dpi)
         except RuntimeError as error:
             bundle["text/plain"] = f"{self!r}: {error}"
         except ValueError:
             # Too large for a bitmap: the SVG is shown.
             return bundle
         return bundle
+
+    @property
+    def _more(self) -> str:
+        """How to see all of a picture that is too large for a cell."""
+        return "plot_model(…).save('model.svg')" if self._drawing is None else "plot_model(…).page()"
 
     def __repr__(self) -> str:
         return f"ModelPlot({self.model_name!r}, engine={self.caption!r})"

@@ -11,7 +11,9 @@ from torchkutils import _lazy
 from torchkutils._typing import PathLike
 from torchkutils.models.picture.drawing import Drawing
 from torchkutils.models.picture.mermaid import mermaid_text
-from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, render, write_whole
+from torchkutils.models.picture.svg_in_cell import cell_bundle
+from torchkutils.models.picture.svg_titles import rendered
+from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, write_whole
 
 _TEXT_FORMATS = ("dot", "gv", "raw")
 
@@ -133,13 +135,15 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
             return str(self.source).encode()
         if kind == "mmd":
             return self.to_mermaid().encode()
-        return render(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dots_per_inch)
+        return rendered(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dots_per_inch)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model_name!r}, engine={self.caption!r})"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
         try:
-            return {"text/plain": repr(self), "image/svg+xml": self._bytes("svg").decode()}
+            svg = self._bytes("svg").decode()
         except RuntimeError as error:
             return {"text/plain": f"{error}\n\n{self.source}"}
+        shown = cell_bundle(svg, f"The model {self.model_name}", more="plot_model(…).page()")
+        return {"text/plain": repr(self), **shown}

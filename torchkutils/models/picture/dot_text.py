@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
 
 _subgraph_numbers = itertools.count()
+# How many spaces are as wide as a letter of a title, on average.
+_SPACES_PER_LETTER = 1.9
+# A longer title is as wide as several boxes.
+_WIDENED = 60
 # What ends a frame in the DOT language.
 _END = "\t}\n"
 
@@ -87,10 +92,12 @@ class _Writer:
     def _frame_head(self, frame: str) -> Iterable[str]:
         failed = self._picture.cluster_modules[frame] == self._picture.failed_cluster
         colours = "color=red fontcolor=red" if failed else "color=gray"
-        # Arrows enter a frame in its middle: a label twice as wide as its text leaves the middle free.
         label = escape_label(frame_title(self._picture, frame))
+        if not self._drawing.look.across and len(label) <= _WIDENED:
+            # One arrow enters a frame in its middle: a label twice as wide as its text leaves the middle free.
+            label += " " * math.ceil(len(label) * _SPACES_PER_LETTER)
         yield f'\tsubgraph "cluster_{self._prefix}{frame}" {{\n'
-        yield f'\tgraph [label="{label}" labeljust=l style=rounded {colours} fontname=Helvetica]\n'
+        yield f'\tgraph [label="{label}" labeljust=l style=rounded {colours} fontname=Helvetica fontsize=12]\n'
 
     def _box(self, box: Box) -> None:
         label = label_of(box, self._picture, self._drawing.look, self._drawing.facts)
