@@ -59,6 +59,27 @@ class PictureGraph:
             self.boxes, self.arrows = folded(self.boxes, self.arrows, self._siblings)
         self._mark_failure()
 
+    # -- for the page ----------------------------------------------------------------------------------------------
+
+    def in_order_of_execution(self) -> list[str]:
+        """Keys of the boxes, each where its first node ran; what failed stands last."""
+        own = [self._own[node.index][0] for node in self.trace.nodes if node.index in self._own]
+        return [key for key in dict.fromkeys([*own, *self.boxes]) if key in self.boxes]
+
+    def calls_of_frames(self) -> dict[str, list[Call]]:
+        """The calls that each open module's frame stands for."""
+        calls: dict[str, list[Call]] = {}
+        for call in self.trace.calls:
+            closed, frame = self._place(call.index)
+            if closed is None and frame is not None:
+                calls.setdefault(frame, []).append(call)
+        return calls
+
+    def suffix_of(self, call: Call) -> str:
+        """What a title says of a call that has a box of its own: " (2)", or nothing."""
+        suffix = self._suffix(call)
+        return f" ({int(suffix[1:]) + 1})" if suffix else ""
+
     # -- boxes -----------------------------------------------------------------------------------------------------
 
     def _place(self, call: int | None) -> tuple[Call | None, str | None]:
