@@ -20,12 +20,13 @@ from torchkutils.models.picture.labels import Look
 from torchkutils.models.records import Trace
 from torchkutils.models.tree.totals import bounded, totals_of
 
-# The page's script: each file has one subject, and they are read in this order.
-_SCRIPTS = (
-    *("elements", "model", "arrows", "layout", "measure", "boxes"),
-    *("paths", "picture", "view", "colours", "theme", "app", "search"),
-    *("table", "facts", "map", "save", "link", "keys", "main"),
+# The pages' script: each file has one subject, and they are read in this order.
+_SHARED_SCRIPTS = (
+    *("elements", "model", "arrows", "layout", "measure", "boxes", "paths", "picture", "view"),
+    *("theme", "app", "search", "save", "keys"),
 )
+_PAGE_SCRIPTS = ("colours", "table", "facts", "map", "link", "main")
+_COMPARISON_SCRIPTS = ("differences", "compare")
 _MARK = re.compile("@([A-Z_]+)@")
 
 
@@ -70,11 +71,44 @@ def make_page(
         depth: Down to where modules are open at first.
         rolled: As in `PictureGraph`.
     """
+    data = _facts(trace, look, rankdir=rankdir, functions=functions, depth=depth, rolled=rolled)
+    return ModelPage(filled("page.html", trace.model_name, data, (*_SHARED_SCRIPTS, *_PAGE_SCRIPTS)), trace.model_name)
+
+
+def comparison_page(traces: tuple[Trace, Trace], pairs: dict[int, int], differences: dict[str, Any]) -> ModelPage:
+    """Two models side by side, what differs marked in both.
+
+    Args:
+        traces: What ran.
+        pairs: Indexes of the modules of the first trace that are the same in the second one.
+        differences: What `ModelComparison.to_dict` gives.
+    """
+    back = {other: one for one, other in pairs.items()}
+    changed = [one for one in differences["differences"] if one["status"] == "changed"]
+    sides = []
+    for trace, known, there, path in (
+        (traces[0], pairs, traces[1], "path"),
+        (traces[1], back, traces[0], "other_path"),
+    ):
+        side = _facts(trace, Look(), rankdir="TB", functions=False, depth=1, rolled=None)
+        alone = {module.path: "alone" for module in trace.modules if module.index not in known}
+        side["statuses"] = alone | {one[path]: "changed" for one in changed}
+        side["pairs"] = {trace.modules[one].path: there.modules[other].path for one, other in known.items()}
+        sides.append(side)
+    title = f"{traces[0].model_name} → {traces[1].model_name}"
+    data = {"name": title, "sides": sides, "comparison": differences}
+    return ModelPage(filled("compare.html", title, data, (*_SHARED_SCRIPTS, *_COMPARISON_SCRIPTS)), title)
+
+
+def _facts(
+    trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int, rolled: bool | None
+) -> dict[str, Any]:
+    """What a page holds of one model."""
     tree = item_tree(trace, functions=functions, rolled=rolled)
     grouped(tree.root, trace)
     failure = trace.failure
     failed = None if failure is None else trace.modules[trace.calls[failure.call].module]
-    data = {
+    return {
         "name": trace.model_name,
         "totals": totals_text(trace),
         "ran": trace.engine.ran != "structure",
@@ -89,7 +123,6 @@ def make_page(
         "failed_path": None if failed is None else failed.path or trace.model_name,
         "tree": packed(tree),
     }
-    return ModelPage(filled("page.html", trace.model_name, data, _SCRIPTS), trace.model_name)
 
 
 def filled(template: str, title: str, data: dict[str, Any], scripts: tuple[str, ...]) -> str:

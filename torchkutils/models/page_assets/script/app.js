@@ -3,15 +3,15 @@
 const MOST_SHOWN = 2500;
 
 class App {
-  constructor(model) {
+  constructor(model, stage = $("stage"), view = $("view")) {
     this.model = model;
     this.open = new Set();
     this.chosen = -1;
     this.arrows = new Arrows(model);
     this.boxes = new Boxes(model, this.arrows, this.open);
-    this.picture = new Picture(model, this.boxes, this.arrows, $("view"));
+    this.picture = new Picture(model, this.boxes, this.arrows, view);
     this.picture.reached = 1;
-    this.view = new View($("stage"), $("view"), () => this.boxes.size(0));
+    this.view = new View(stage, view, () => this.boxes.size(0));
     this.followers = [];
     this.deepest = 0;
     for (let item = 0; item < model.size; item += 1) {

@@ -1,7 +1,7 @@
 // Clicks and keys. The picture is a tree: arrows go up and down in order of execution, in and out by left and right.
 
 function startClicks(app) {
-  $("view").addEventListener("click", (event) => {
+  app.picture.root.addEventListener("click", (event) => {
     if (app.view.dragged && event.isTrusted) return;
     const element = event.target.closest("[data-key]");
     if (!element) return;
@@ -14,7 +14,32 @@ function startClicks(app) {
   });
 }
 
-function startKeys(app, search) {
+// Keys for one picture, or for several: those of the one that has the focus, else of the first.
+function startKeys(apps, search) {
+  const acts = new Map(apps.map((app) => [app, keysOf(app, search)]));
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+    if (typing && event.key !== "Escape") return;
+    const element = event.target.closest?.("[data-key]");
+    const app = apps.find((one) => one.picture.root.contains(element)) ?? apps[0];
+    const { onItem, anywhere } = acts.get(app);
+    const act = element && !event.shiftKey && onItem[event.key] ? onItem[event.key] : anywhere[event.key];
+    const onButton = /^(BUTTON|A)$/.test(event.target.tagName) && (event.key === "Enter" || event.key === " ");
+    if (!act || onButton) return;
+    event.preventDefault();
+    act(element ? Number(element.dataset.key) : -1);
+  });
+  for (const app of apps) {
+    // Not on the picture itself: Chromium lets the keyboard stop at an SVG element that listens for focus.
+    app.view.stage.parentNode.addEventListener("focusin", (event) => {
+      const element = event.target.closest("[data-key]");
+      if (element && Number(element.dataset.key) !== app.picture.reached) app.focus(Number(element.dataset.key));
+    });
+  }
+}
+
+function keysOf(app, search) {
   const onItem = {
     ArrowDown: (item) => step(app, item, 1),
     ArrowUp: (item) => step(app, item, -1),
@@ -42,22 +67,7 @@ function startKeys(app, search) {
     ArrowDown: () => app.view.pan(0, -60),
     Escape: () => { search.clear(); app.choose(-1); },
   };
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-    if (typing && event.key !== "Escape") return;
-    const element = event.target.closest?.("[data-key]");
-    const act = element && !event.shiftKey && onItem[event.key] ? onItem[event.key] : anywhere[event.key];
-    const onButton = /^(BUTTON|A)$/.test(event.target.tagName) && (event.key === "Enter" || event.key === " ");
-    if (!act || onButton) return;
-    event.preventDefault();
-    act(element ? Number(element.dataset.key) : -1);
-  });
-  // Not on the picture itself: Chromium lets the keyboard stop at an SVG element that listens for focus.
-  $("place").addEventListener("focusin", (event) => {
-    const element = event.target.closest("[data-key]");
-    if (element && Number(element.dataset.key) !== app.picture.reached) app.focus(Number(element.dataset.key));
-  });
+  return { onItem, anywhere };
 }
 
 // The item above or below in the picture's order, as a reader of the tree meets them.

@@ -26,7 +26,7 @@ const link = new Link(app);
 
 startTheme($("theme"));
 startClicks(app);
-startKeys(app, search);
+startKeys([app], search);
 
 $("totals").textContent = model.data.totals;
 if (model.data.failure) {

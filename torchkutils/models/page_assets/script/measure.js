@@ -52,11 +52,12 @@ function extraOf(model, item) {
 }
 
 function boxSize(model, item) {
+  const several = model.kind(item) === "group" || model.kind(item) === "range", name = model.text("name", item);
   const lines = linesOf(model, item);
   const mark = model.opens(item) ? 22 : 0;
-  // The part of a heat map, "12.3 %", always has its place.
+  // What the colour says of a box ("12.3 %", "changes inside") always has its place.
   const wide = lines.map((line, place) => textWidth(line.text, line.font) + (place ? 0 : mark));
-  const room = model.isModule(item) ? textWidth(`${model.text("class", item)} · 99.9 %`.slice(0, LONGEST), "more") : 0;
+  const room = model.isModule(item) ? textWidth(`${shortened(several ? name : model.text("class", item))} · ${model.longestShare ?? "99.9 %"}`, "more") : 0;
   return { width: Math.ceil(Math.max(...wide, room, 28) + 2 * PADDING.x), height: lines.length * LINE + 2 * PADDING.y };
 }
 

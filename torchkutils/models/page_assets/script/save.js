@@ -4,7 +4,7 @@ const MOST_SIDE = 16000, MOST_PIXELS = 120e6, SAVED_MARGIN = 16;
 
 function svgText(app) {
   const { width, height } = app.boxes.size(0);
-  const copy = $("view").cloneNode(true);
+  const copy = app.picture.root.cloneNode(true);
   copy.removeAttribute("style");
   copy.setAttribute("class", "picture");
   for (const element of [copy, ...copy.querySelectorAll("*")]) {
