@@ -538,7 +538,7 @@ def contrast(front, back):
 
 FILLS = (
     *("box", "convolution", "linear", "attention", "normalisation", "activation", "recurrent"),
-    *("embedding", "pooling", "block", "heat0", "heat1", "heat2", "heat3"),
+    *("embedding", "pooling", "dropout", "block", "heat0", "heat1", "heat2", "heat3"),
 )
 
 

@@ -225,6 +225,7 @@ KINDS = {
     "embedding": (nn.Embedding(8, 4), (1, 4)),
     "pooling": (nn.AdaptiveAvgPool2d(1), (1, 1, 4, 4)),
     "recurrent": (nn.LSTM(4, 4), (3, 4)),
+    "dropout": (nn.Dropout(), (1, 4)),
     "other": (nn.Flatten(), (1, 4)),
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 from torchkutils.models.page_tree.groups import grouped
 from torchkutils.models.page_tree.items import item_tree
 from torchkutils.models.page_tree.packed import packed
-from torchkutils.models.picture.labels import Look
+from torchkutils.models.picture.look import Look
 from torchkutils.models.records import Trace
 from torchkutils.models.tree.totals import bounded, totals_of
 
@@ -114,11 +114,11 @@ def _facts(
         "ran": trace.engine.ran != "structure",
         "rankdir": rankdir,
         "depth": depth,
-        "names": look.names,
-        "shapes": look.shapes,
-        "dtype": look.dtype,
-        "params": look.params,
-        "trainable": look.trainable,
+        "names": look.show_layer_names,
+        "shapes": look.show_shapes,
+        "dtype": look.show_dtype,
+        "params": look.show_params,
+        "trainable": look.show_trainable,
         "failure": None if failure is None else failure.error,
         "failed_path": None if failed is None else failed.path or trace.model_name,
         "tree": packed(tree),

@@ -83,11 +83,10 @@ class _Builder:
         root.failed = self.graph.failed_cluster == 0
         self.frames[None] = root
         placed = {}
-        for key in self.graph.in_order_of_execution():
-            box = self.graph.boxes[key]
+        for box in self.graph.in_order_of_execution():
             around = self._frame(box.cluster)
-            placed[key] = self._box_item(box, around)
-            around.children.append(placed[key])
+            placed[box.key] = self._box_item(box, around)
+            around.children.append(placed[box.key])
         for frame in self.graph.clusters:
             # What failed before anything in it had run is shown too.
             self._frame(frame)

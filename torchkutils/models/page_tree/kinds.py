@@ -5,42 +5,42 @@ from __future__ import annotations
 import functools
 import re
 
+from torchkutils.models.picture.layer_kinds import kind_of
+
 LAYERS = (
-    "other",
-    "convolution",
-    "linear",
-    "attention",
-    "normalisation",
-    "activation",
-    "recurrent",
-    "embedding",
-    "pooling",
-    "block",
-    "end",
+    *("other", "convolution", "linear", "attention", "normalisation", "activation", "recurrent", "embedding"),
+    *("pooling", "dropout", "block", "end"),
 )
 """The kinds, in the order of a page's legend; "block" holds other modules, "end" is an input, output or parameter."""
 
-# The first that fits. One name has capitals that matter: transformers' Conv1D is linear, torch's Conv1d is not.
-_LINEAR_BY_CASE = "Conv1D"
-_PATTERNS = {
-    "normalisation": r"norm(?!al\b)|^LRN$",
-    "activation": r"relu|gelu|silu|swish|mish|sigmoid|tanh|softmax|softplus|softsign|glu$|^[esc]elu|activation",
-    "attention": r"attention|attn",
-    "embedding": r"embed|^rotary|positional",
-    "recurrent": r"lstm|gru$|grucell|rnn|mamba|recurrent",
+_FUNCTIONS = {
+    "attention": r"attention",
+    "normalisation": r"(^|_)norm($|_)|normalize$",
+    "activation": r"relu|gelu|silu|mish|sigmoid|tanh|softmax|softplus|softsign|^[esc]elu|^glu",
+    "embedding": r"embedding",
+    "recurrent": r"^(lstm|gru|rnn)",
     "pooling": r"pool",
-    "linear": r"linear|dense(?!net|block|layer)|^(b|add)?mm$|^matmul$|^einsum$|projection",
+    "dropout": r"dropout",
+    "linear": r"linear|^(b|add|badd)?mm$|^matmul$|^einsum$",
     "convolution": r"conv",
 }
 
 
 @functools.lru_cache(maxsize=4096)
-def layer_kind(name: str) -> str:
-    """One of `LAYERS` by the name of a class or function.
+def class_kind(name: str) -> str:
+    """One of `LAYERS` by the name of a class.
 
-    >>> [layer_kind(name) for name in ("Conv2d", "Conv1D", "BertSelfAttention", "LayerNorm", "softmax", "Tiny")]
-    ['convolution', 'linear', 'attention', 'normalisation', 'activation', 'other']
+    >>> [class_kind(name) for name in ("Conv2d", "Conv1D", "BertSelfAttention", "LayerNorm", "Tiny")]
+    ['convolution', 'linear', 'attention', 'normalisation', 'other']
     """
-    if name == _LINEAR_BY_CASE:
-        return "linear"
-    return next((kind for kind, pattern in _PATTERNS.items() if re.search(pattern, name, re.IGNORECASE)), "other")
+    return kind_of([name]) or "other"
+
+
+@functools.lru_cache(maxsize=4096)
+def function_kind(name: str) -> str:
+    """One of `LAYERS` by the name of a function.
+
+    >>> [function_kind(name) for name in ("softmax", "scaled_dot_product_attention", "matmul", "add")]
+    ['activation', 'attention', 'linear', 'other']
+    """
+    return next((kind for kind, pattern in _FUNCTIONS.items() if re.search(pattern, name, re.IGNORECASE)), "other")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchkutils.models.page_tree.items import Item, ItemTree
-from torchkutils.models.page_tree.kinds import LAYERS, layer_kind
+from torchkutils.models.page_tree.kinds import LAYERS, class_kind, function_kind
 
 KINDS = ("module", "group", "range", "function", "input", "output", "parameter", "buffer", "constant")
 
@@ -73,5 +73,7 @@ def _flags(item: Item) -> int:
 def _layer(item: Item) -> str:
     if item.kind in _ENDS:
         return "end"
-    found = layer_kind(item.name if item.kind == "function" else item.class_name.strip("()").split(",")[0])
+    if item.kind == "function":
+        return function_kind(item.name)
+    found = class_kind(item.class_name.strip("()").split(",")[0])
     return "block" if item.children and found == "other" else found
