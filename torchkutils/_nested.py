@@ -72,7 +72,7 @@ def are_constants(values: Iterable[Any]) -> bool:
 
 
 def children(value: Any, *, objects: bool = False) -> Children | None:
-    """What a container holds; None for a leaf.
+    """What a container holds; None for a leaf, and for an object whose class fails when it is asked.
 
     Args:
         value: Anything.
@@ -84,6 +84,13 @@ def children(value: Any, *, objects: bool = False) -> Children | None:
         return read(value)
     if kind in _PLAIN_LEAVES or isinstance(value, _LEAVES):
         return None
+    try:
+        return _contents(value, objects)
+    except Exception:
+        return None
+
+
+def _contents(value: Any, objects: bool) -> Children | None:
     if isinstance(value, Mapping):
         return _by_key(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -95,12 +102,12 @@ def children(value: Any, *, objects: bool = False) -> Children | None:
 
 def _by_position(value: Any) -> Children:
     # Not by `len`, which a class may forbid, and which `list` asks for too.
-    contents = list(iter(value))
+    contents = [*iter(value)]
     return Children("position", range(len(contents)), contents)
 
 
 def _by_key(value: Mapping[Any, Any]) -> Children:
-    return Children("key", list(value), list(value.values()))
+    return Children("key", [*iter(value)], [*iter(value.values())])
 
 
 _READERS: dict[type[Any], Callable[[Any], Children]] = {

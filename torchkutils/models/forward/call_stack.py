@@ -7,7 +7,9 @@ import weakref
 
 import torch
 
+from torchkutils._torch_versions import inside_function_transform
 from torchkutils.models.records import Call, Collection, Value
+from torchkutils.models.tree.nested_values import storage_of
 
 
 class RunningCall:
@@ -28,12 +30,13 @@ class RunningCall:
         tensors: The tensors that it was given; empty when the call has ended.
         functions: Nodes of the functions that it ran itself.
         made: In a call that is one box, the results of its functions: weak references by `id`.
+        memory: There too, the memory of the results of functions inside of transforms.
         mode_was_on: Whether the function mode was on torch's stack when the call began.
     """
 
     __slots__ = (
-        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "made", "mode_was_on", "module", "node"),
-        *("number", "output", "parent", "sources", "tensors"),
+        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "made", "memory", "mode_was_on", "module"),
+        *("node", "number", "output", "parent", "sources", "tensors"),
     )
 
     def __init__(self, index: int, module: int, number: int, parent: int | None, inputs: Collection) -> None:
@@ -45,16 +48,29 @@ class RunningCall:
         self.tensors: list[torch.Tensor] = []
         self.functions: list[int] = []
         self.made: dict[int, weakref.ref[torch.Tensor]] = {}
+        self.memory: set[int] = set()
 
     def note_made(self, tensors: list[torch.Tensor]) -> None:
         """A function inside this call, which is one box, has returned these tensors."""
         for tensor in tensors:
             self.made[id(tensor)] = weakref.ref(tensor)
+        if inside_function_transform():
+            # What leaves a transform is the tensor that is wrapped here, or a view of it.
+            self.memory.update(map(storage_of, tensors))
 
     def has_made(self, tensor: torch.Tensor) -> bool:
         """Whether a function inside this call has returned this tensor."""
         reference = self.made.get(id(tensor))
         return reference is not None and reference() is tensor
+
+    def has_made_memory(self, storage: int) -> bool:
+        """Whether a tensor that a function inside this call has returned lies in this memory."""
+        return storage in self.memory or storage in map(storage_of, self.alive())
+
+    def alive(self) -> list[torch.Tensor]:
+        """The results of functions inside this call that still exist."""
+        made = [reference() for reference in self.made.values()]
+        return [tensor for tensor in made if tensor is not None]
 
     def add_flops(self, flops: int | None) -> None:
         """Add the operations of a function; None where they could not be counted."""
@@ -113,7 +129,7 @@ class CallStack:
         if any(call is running for running in self.running):
             while self.running.pop() is not call:
                 pass
-        call.tensors, call.made = [], {}
+        call.tensors, call.made, call.memory = [], {}, set()
 
     def record(self, call: RunningCall) -> None:
         """Keep the plain record of a call in its place: nothing changes in it from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -47,19 +48,37 @@ class DataFlow:
             self._counts[target, source, position] += 1
             self._used.add(source)
 
+    def add_edge_once(self, target: int, source: Source) -> None:
+        """A node took a tensor from this source, perhaps as one that is known already."""
+        self._counts.setdefault((target, *source), 1)
+        self._used.add(source[0])
+
+    def guess_edges(self, target: int, sources: Iterable[Source]) -> None:
+        """A node may have taken tensors from these sources."""
+        for source, position in sources:
+            if source < target:
+                key = (target, source, position)
+                self._counts.setdefault(key, 1)
+                self._guessed.add(key)
+
     def set_output(self, node: int, output: Value) -> None:
         """Describe the output of a node, once it is known."""
         old = self._nodes[node]
         self._nodes[node] = Node(node, old.kind, old.name, old.call, output, old.joins)
 
     def set_untraced(self, node: int, name: str, call: int | None, sources: Iterable[Source]) -> None:
-        """A node stands for work that nobody saw, with guessed edges from the sources that its data may come from."""
+        """A constant turns out to be the result of work that nobody saw, on data that may come from these sources."""
         self._nodes[node] = Node(node, "function", name, call, self._nodes[node].output, untraced=True)
-        for source, position in sources:
-            if source < node:
-                key = (node, source, position)
-                self._guessed.add(key)
-                self._counts.setdefault(key, 1)
+        self.guess_edges(node, sources)
+
+    def mark_untraced(self, node: int, sources: Iterable[Source]) -> None:
+        """A function may have taken data from these sources in a way that nobody saw."""
+        self._nodes[node] = dataclasses.replace(self._nodes[node], untraced=True)
+        self.guess_edges(node, sources)
+
+    def is_constant(self, node: int) -> bool:
+        """Whether a node stands for a tensor that nothing made, and that no module holds."""
+        return self._nodes[node].kind == "constant"
 
     def fold(self, functions: Iterable[int], node: int) -> None:
         """Show these functions as part of the leaf call that this node stands for."""

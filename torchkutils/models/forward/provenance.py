@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import torch
 
 from torchkutils._torch_versions import is_memory_of_others, untransformed
+from torchkutils.models.forward.call_stack import RunningCall
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.records import NodeKind
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, all_tensors_of, named_tensors, storage_of
 
 _SWEPT_EVERY = 256
+_THROUGH_NUMPY = "not traced through NumPy"
 
 
 class _Unknown(NamedTuple):
@@ -22,7 +24,7 @@ class _Unknown(NamedTuple):
 
     Attributes:
         reference: A weak reference to it.
-        node: Its node; None for one that was met inside a call that is one box.
+        node: Its node; that of the call for a tensor that was met inside a call that is one box.
         call: The call that took it.
         sources: Where its data may come from.
         name: How its node is called if forward made it.
@@ -117,9 +119,15 @@ class Provenance:
             self._flow.some_may_be_unused = True
             self.set_source(tensor, self.sources([base])[0])
 
-    def leave(self, tensors: Sequence[torch.Tensor]) -> None:
+    def leave(self, sources: Sequence[Source]) -> None:
         """Tensors are about to be handed to NumPy or Python: what comes back cannot be known again."""
-        self._left += self.sources(tensors)
+        self._left += sources
+
+    def enter(self, node: int) -> None:
+        """A function made a tensor of values in NumPy or in Python: perhaps of those that were handed there."""
+        if self._left:
+            self._flow.mark_untraced(node, self._left)
+            self._left = []
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -157,28 +165,57 @@ class Provenance:
     def _source_of_unknown(self, tensor: torch.Tensor, otherwise: int | None, call: int | None) -> Source:
         """The source of a parameter, a buffer, or a tensor that nothing is known of."""
         name = self._tree.tensor_name(tensor)
-        if name is None and otherwise is not None:
-            return otherwise, 0
-        kind: NodeKind = "constant"
         if name is not None:
-            kind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
-        node = self._flow.add(kind, name or "constant", None, self._describe.of(tensor))
-        if name is None:
-            self._note_unknown(tensor, node, call)
-        self.set_source(tensor, (node, 0))
-        return node, 0
+            kind: NodeKind = "parameter" if isinstance(tensor, torch.nn.Parameter) else "buffer"
+            return self._added(kind, name, tensor)
+        source = self._source_of_memory(tensor)
+        if source is not None:
+            return source
+        if otherwise is not None:
+            return otherwise, 0
+        source = self._added("constant", "constant", tensor)
+        self._note_unknown(tensor, source[0], call)
+        return source
 
-    def look_inside(self, tensor: torch.Tensor, call: int) -> None:
-        """A function inside a call that is one box took a tensor: work that nobody saw may have made it."""
-        if self._known_source(tensor) is None and self._tree.tensor_name(tensor) is None:
-            self._note_unknown(tensor, None, call)
+    def _added(self, kind: NodeKind, name: str, tensor: torch.Tensor) -> Source:
+        source = self._flow.add(kind, name, None, self._describe.of(tensor)), 0
+        self.set_source(tensor, source)
+        return source
+
+    def _source_of_memory(self, tensor: torch.Tensor) -> Source | None:
+        """The source of another tensor in the same memory: torch shows no function mode what `as_subclass` does."""
+        storage = storage_of(tensor)
+        newest, found = 0, None
+        for reference, source, time in self._made.values():
+            other = reference()
+            if other is not None and time > newest and storage_of(other) == storage:
+                newest, found = time, source
+        return found
+
+    def look_inside(self, tensors: Sequence[torch.Tensor], call: RunningCall) -> None:
+        """A call that is one box gives these tensors to a function, or returns them. Work that nobody saw may have made
+        them.
+        """
+        for tensor in tensors:
+            if not call.has_made(tensor) and self._tree.tensor_name(tensor) is None:
+                self._look_at(tensor, call)
+
+    def _look_at(self, tensor: torch.Tensor, call: RunningCall) -> None:
+        source = self._known_source(tensor)
+        if source is None and not call.has_made_memory(storage_of(tensor)):
+            source = self._source_of_memory(tensor)
+            if source is None:
+                self._note_unknown(tensor, call.node, call.index)
+        if source is None or call.node is None:
+            return
+        if source[0] < call.node and self._flow.is_computed(source[0]):
+            # It came from outside, another way than by the arguments.
+            self._flow.add_edge_once(call.node, source)
 
     def _note_unknown(self, tensor: torch.Tensor, node: int | None, call: int | None) -> None:
         """It may be a constant that the model keeps somewhere; whether it lives on afterwards will tell."""
-        if isinstance(tensor, torch.nn.Parameter):
-            return
         if self._left:
-            self._unknown.append(_Unknown(weakref.ref(tensor), node, call, self._left, "not traced through NumPy"))
+            self._unknown.append(_Unknown(weakref.ref(tensor), node, call, self._left, _THROUGH_NUMPY))
             self._left = []
         elif not is_memory_of_others(tensor):
             sources = self._flow.newest_unused()
@@ -193,6 +230,10 @@ class Provenance:
         gone = [unknown for unknown in self._unknown if unknown.reference() is None]
         self._unknown = []
         for unknown in gone:
-            if unknown.node is not None:
+            if unknown.node is None:
+                continue
+            if self._flow.is_constant(unknown.node):
                 self._flow.set_untraced(unknown.node, unknown.name, unknown.call, unknown.sources)
+            elif unknown.name == _THROUGH_NUMPY:
+                self._flow.guess_edges(unknown.node, unknown.sources)
         return {unknown.call or 0 for unknown in gone}

@@ -14,11 +14,20 @@ from torchkutils.models.forward.call_stack import CallStack, RunningCall
 from torchkutils.models.forward.compiled_calls import CompiledCalls, CompiledFunctionMet
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoints, replace_entry_points
-from torchkutils.models.forward.flops import examples_at_once, function_flops, module_flops
+from torchkutils.models.forward.flops import examples_at_once, function_flops, module_flops, watched_wholly
 from torchkutils.models.forward.function_mode import FunctionMode
 from torchkutils.models.forward.provenance import Provenance
 from torchkutils.models.forward.raised_errors import message_of
-from torchkutils.models.forward.torch_functions import HOOKING, LEAVING, QUIET, shown_name, written_tensors
+from torchkutils.models.forward.torch_functions import (
+    ENTERING,
+    HOOKING,
+    LEAVING,
+    QUIET,
+    SHARING,
+    asks_for_graph,
+    shown_name,
+    written_tensors,
+)
 from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.example_inputs import positional_names
@@ -39,6 +48,7 @@ class Recorder:
 
     Attributes:
         met_compiled: Whether one was met.
+        asked_for_graph: Whether forward asked a tensor for what it has only with gradients.
         provenance: Where the tensors come from.
         thread: The one whose calls are recorded.
     """
@@ -46,7 +56,7 @@ class Recorder:
     def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
         self.tree, self.describe = tree, Descriptions()
         self.thread = 0
-        self.met_compiled = False
+        self.met_compiled = self.asked_for_graph = False
         self._flow = DataFlow()
         self.provenance = Provenance(tree, self.describe, self._flow)
         self._mode = FunctionMode(self._run_function)
@@ -65,7 +75,9 @@ class Recorder:
         self.thread = get_ident()
         with ExitStack() as block:
             for index in self.tree.index_of.values():
-                self._entries.append(replace_entry_points(self, self.tree.modules[index], index))
+                module = self.tree.modules[index]
+                inside_too = watched_wholly(type(module))
+                self._entries.append(replace_entry_points(self, module, index, inside_too=inside_too))
             block.callback(self._release)
             block.enter_context(self._mode)
             if self._compiled:
@@ -206,6 +218,11 @@ class Recorder:
         return output
 
     def _finish_leaf(self, call: RunningCall, value: Value, output: Any) -> Any:
+        if call.node is not None:
+            self.provenance.look_inside(tensors_of(output), call)
+            # A closure, an iterator or an attribute may carry on what nobody sees in the output.
+            for tensor in call.alive():
+                self.provenance.set_source(tensor, (call.node, 0))
         output = aliased(output, call.tensors)
         if call.node is None:
             # It has children and called none: the functions that it ran are part of its box.
@@ -287,21 +304,26 @@ class Recorder:
             return self._run_quiet(function, name, args, kwargs)
         self.describe.transformed = running_transform() is not None
         targets = written_tensors(function, name, args, kwargs)
-        if targets and self._states is not None:
-            self._states.written(targets)
+        if self._states is not None:
+            # Whoever gets the memory of a tensor may write to it.
+            changing = tensors_of(*args) if name in SHARING else targets
+            if changing:
+                self._states.written(changing)
         if not self._calls.running:
             return function(*args, **kwargs)
         call = self._calls.running[-1]
         taken = tensors_of(*args, *kwargs.values())
         if call.node is not None:
-            self._look_inside(call, taken)
+            self.provenance.look_inside(taken, call)
+            if name in LEAVING:
+                self.provenance.leave([(call.node, 0)])
             result = function(*args, **kwargs)
             call.note_made(tensors_of(result))
             node: int | None = call.node
         else:
-            if name in LEAVING:
-                self.provenance.leave(taken)
             sources = self._sources(taken, call)
+            if name in LEAVING:
+                self.provenance.leave(sources)
             result = function(*args, **kwargs)
             node = self._function_node(call, name, sources, targets, result)
         call.add_flops(function_flops(function, args, kwargs, result))
@@ -309,12 +331,6 @@ class Recorder:
             for target in targets:
                 self.provenance.set_writer(target, node)
         return result
-
-    def _look_inside(self, call: RunningCall, taken: Sequence[torch.Tensor]) -> None:
-        """A function inside a call that is one box takes these tensors."""
-        for tensor in taken:
-            if not call.has_made(tensor):
-                self.provenance.look_inside(tensor, call.index)
 
     def _function_node(
         self, call: RunningCall, name: str, sources: list[Source], targets: list[torch.Tensor], result: Any
@@ -328,6 +344,8 @@ class Recorder:
         node = self._flow.add("function", shown_name(name), call.index, output, joins=len(computed) > 1)
         call.functions.append(node)
         self._flow.add_edges(node, sources)
+        if name in ENTERING and not computed:
+            self.provenance.enter(node)
         self.provenance.set_sources(produced, node)
         return node
 
@@ -338,6 +356,7 @@ class Recorder:
                 self._states.rebound(args[0])
             elif name in HOOKING:
                 self._states.hooked(args[0])
+        self.asked_for_graph = self.asked_for_graph or asks_for_graph(function, name)
         result = function(*args, **kwargs)
         if name == "__get__" and self._calls.running and isinstance(result, torch.Tensor):
             call = self._calls.running[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import enum
+import functools
 import io
 import pathlib
 import random
@@ -22,22 +23,23 @@ from torchkutils import _nested
 _LEFT_ALONE = (
     *(bool, int, float, complex, str, bytes, range, slice, type(None), np.generic, enum.Enum, re.Pattern),
     *(pathlib.PurePath, torch.dtype, torch.device, torch.Size, torch.nn.Module, type, types.ModuleType),
-    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.CodeType, types.FrameType),
+    *(types.CodeType, types.FrameType),
 )
 # Classes of these modules hold threads, processes, handles or state of the whole program.
 _FOREIGN = frozenset(
     [
-        *("_thread", "_weakref", "asyncio", "concurrent", "contextvars", "functools", "importlib", "logging"),
-        *("multiprocessing", "queue", "socket", "ssl", "subprocess", "threading", "weakref"),
+        *("_thread", "_weakref", "asyncio", "concurrent", "contextvars", "importlib", "logging"),
+        *("multiprocessing", "socket", "ssl", "subprocess", "threading", "weakref"),
     ]
 )
 # Of torch's own classes, those whose objects are a model's values.
 _OF_TORCH = ("torch.distributions", "torch.optim", "torch.nn.utils.rnn", "torch.return_types")
 # Their state is in no attribute: `saved_values` knows how to read it.
 STATEFUL = (
-    *(np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random, bytearray),
-    *(array.array, io.IOBase, Iterator),
+    *(np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator),
+    *(np.random.SeedSequence, random.Random, bytearray, array.array, io.IOBase, Iterator, types.CellType),
 )
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 _MOST_VALUES = 1_000_000
 
 
@@ -112,9 +114,11 @@ class Reachable:
             self._seen[id(value)] = value
             if way is _Way.TENSOR:
                 self.tensors.append(value)
-            if way in _STATEFUL_WAYS:
-                self.stateful.append(held)
-            if way in _ENTERED_WAYS:
+            elif way is _Way.FUNCTION:
+                self._enter_function(value, held.way, stack)
+            else:
+                if way is _Way.STATEFUL:
+                    self.stateful.append(held)
                 self._enter(held, stack)
 
     def _way(self, kind: type[Any]) -> _Way:
@@ -128,10 +132,10 @@ class Reachable:
             return _Way.LEAVE
         if issubclass(kind, torch.Tensor):
             return _Way.TENSOR
-        if issubclass(kind, np.ndarray):
-            return _Way.ARRAY
         if issubclass(kind, STATEFUL):
             return _Way.STATEFUL
+        if issubclass(kind, _FUNCTIONS):
+            return _Way.FUNCTION
         return _Way.LEAVE if self._is_foreign(kind) else _Way.ENTER
 
     def _is_foreign(self, kind: type) -> bool:
@@ -150,7 +154,7 @@ class Reachable:
         self._enter_items(value, way, stack)
         if type(value) in _BUILT_IN:
             return
-        attributes = getattr(value, "__dict__", None)
+        attributes = _attributes(value)
         if type(attributes) is dict:
             self.dicts.append(attributes)
             _go_on(stack, attributes.items(), (way, ".{}"), attributes)
@@ -160,12 +164,31 @@ class Reachable:
             contents = [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
             _go_on(stack, contents, (way, ".{}"), None)
 
+    def _enter_function(self, value: Any, way: Any, stack: list[Held]) -> None:
+        """Go on with what a function was made around: its closure, its object, the arguments that it holds."""
+        parts: list[tuple[str, Any]] = []
+        if isinstance(value, functools.partial):
+            parts += [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+        elif isinstance(value, types.FunctionType):
+            parts += zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+            parts += [("__defaults__", value.__defaults__), ("__kwdefaults__", value.__kwdefaults__)]
+            self.dicts.append(value.__dict__)
+            parts += value.__dict__.items()
+        else:
+            parts.append(("__self__", value.__self__))
+        _go_on(stack, parts, (way, ".{}"), None)
+
     def _enter_items(self, value: Any, way: Any, stack: list[Held]) -> None:
         if isinstance(value, dict):
             # By dict's own method. Mappings of other classes may load what they are asked for: their attributes do.
             _go_on(stack, dict.items(value), (way, "[{!r}]"), value)
-        elif isinstance(value, tuple | list | deque | set | frozenset):
-            _go_on(stack, enumerate(iter(value)), (way, "[{}]"), value if isinstance(value, list) else None)
+        elif isinstance(value, types.CellType):
+            stack.extend(Held(content, way, None, None) for content in cell_contents(value))
+        elif isinstance(value, np.ndarray):
+            if value.dtype.hasobject and value.dtype.names is None:
+                _go_on(stack, (("...", content) for content in value.flat), (way, "[{}]"), None)
+        elif isinstance(value, _SEQUENCES):
+            _go_on(stack, enumerate(_contents(value)), (way, "[{}]"), value if isinstance(value, list) else None)
 
 
 class _Way(enum.Enum):
@@ -173,17 +196,38 @@ class _Way(enum.Enum):
 
     LEAVE = enum.auto()
     TENSOR = enum.auto()
-    # Its state is noted; nothing is reached through it.
-    ARRAY = enum.auto()
+    FUNCTION = enum.auto()
     # Its state is noted, and what it holds is walked too.
     STATEFUL = enum.auto()
     ENTER = enum.auto()
 
 
-_STATEFUL_WAYS = frozenset([_Way.ARRAY, _Way.STATEFUL])
-_ENTERED_WAYS = frozenset([_Way.STATEFUL, _Way.ENTER])
+_SEQUENCES = (tuple, list, deque, set, frozenset)
 # Objects of these very classes have neither attributes nor slots.
 _BUILT_IN = frozenset([tuple, list, dict, set, frozenset])
+
+
+def cell_contents(cell: types.CellType) -> list[Any]:
+    """The value of a variable of a closure; nothing where it has none yet."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def _attributes(value: Any) -> Any:
+    """The attributes of an object; None where it has none, or where its class fails when it is asked."""
+    try:
+        return getattr(value, "__dict__", None)
+    except Exception:
+        return None
+
+
+def _contents(value: Any) -> Iterator[Any]:
+    """What a container holds, by the methods of the built-in class: those of a user's class may do anything."""
+    kind: Any = next(kind for kind in _SEQUENCES if isinstance(value, kind))
+    contents: Iterator[Any] = kind.__iter__(value)
+    return contents
 
 
 def _go_on(stack: list[Held], contents: Iterable[tuple[Any, Any]], place: tuple[Any, str], holder: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torchkutils._torch_versions import set_version_counters, untransformed
-from torchkutils.models.tree.module_tree import ModuleTree
+from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
@@ -29,13 +29,14 @@ class TensorStates:
     """
 
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
-        self._tree, self._others = tree, others
+        self._tree = tree
         # One list for each fact: an object for each tensor would make garbage collection slower.
-        self.tensors = tree.tensors
+        beside = _beside(tree, others)
+        self.tensors = [*tree.tensors, *beside]
         # A sparse or nested tensor has no one address to compare.
-        self.addressed = tree.tensors
+        self.addressed = self.tensors
         if tree.unusual:
-            self.tensors = [tensor for tensor in tree.tensors if not is_lazy(tensor)]
+            self.tensors = [tensor for tensor in self.tensors if not is_lazy(tensor)]
             self.addressed = [tensor for tensor in self.tensors if id(tensor) not in tree.unusual]
         self.requires_grad = list(map(_requires_grad, self.tensors))
         self.leaves = [t for t in self.tensors if type(t) is torch.nn.Parameter or t.is_leaf]
@@ -50,6 +51,8 @@ class TensorStates:
         # Whether something was seen that may have moved a tensor, or whether that cannot be told.
         self._moved = bool(tree.unusual)
         self.addresses = _addresses(self.addressed)
+        for tensor in beside:
+            self._hold(tensor)
         self._by_storage: dict[int, list[torch.Tensor]] | None = None
 
     def _keep_buffers(self) -> None:
@@ -85,9 +88,8 @@ class TensorStates:
 
     def _held_by_storage(self) -> dict[int, list[torch.Tensor]]:
         """All tensors that the model or the arguments hold, by their storages."""
-        attributes = [value for value in self._tree.values if isinstance(value, torch.Tensor)]
         found: dict[int, list[torch.Tensor]] = {}
-        for tensor in (*self.tensors, *attributes, *self._others):
+        for tensor in self.tensors:
             if _has_storage(tensor):
                 found.setdefault(_storage(tensor), []).append(tensor)
         return found
@@ -175,6 +177,16 @@ class TensorStates:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _beside(tree: ModuleTree, others: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors of torch's own kind that are no parameters or buffers: plain attributes, and what values reach."""
+    found = {id(tensor): tensor for tensor in (*tree.attribute_tensors, *others)}
+    return [tensor for key, tensor in found.items() if key not in tree.holders and _is_ordinary(tensor)]
+
+
+def _is_ordinary(tensor: torch.Tensor) -> bool:
+    return type(tensor) in ORDINARY and not tensor.is_nested and _has_storage(tensor)
 
 
 def lazy_like(tensor: torch.Tensor, device: str | None = None) -> torch.Tensor:

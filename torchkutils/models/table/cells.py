@@ -41,6 +41,15 @@ def field(row: SummaryRow, column: str, total_params: int) -> str:
     return share(row.params, total_params)
 
 
+def trained_mark(row: SummaryRow) -> str:
+    """ "Y" where all of a row's own parameters are trained, "N" where none is, "Y/N" for some; "-" without any."""
+    if not row.params:
+        return "-"
+    if row.trainable_params == row.params:
+        return "Y"
+    return "Y/N" if row.trainable_params else "N"
+
+
 # By the name of a column; a share needs the total too.
 _FIELDS: dict[str, Callable[[SummaryRow], str]] = {
     "input_shape": lambda row: row.input_shapes,
@@ -54,6 +63,7 @@ _FIELDS: dict[str, Callable[[SummaryRow], str]] = {
     "output_bytes": lambda row: f"{row.output_bytes:,}",
     "connected_to": lambda row: "".join(row.inbound[:1]),
     "arguments": lambda row: row.arguments,
+    "is_trainable": trained_mark,
 }
 
 

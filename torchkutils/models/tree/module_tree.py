@@ -16,10 +16,8 @@ Below: TypeAlias = list[tuple[str, torch.nn.Module]]
 """The modules that a module holds, each with its key there."""
 
 _OWN_CONTAINERS = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict | set))
-# `restore` keeps the state of tensors elsewhere; functions and classes do not belong to the model.
-_WITHOUT_CONTENTS = (
-    *(torch.Tensor, torch.nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
-)
+# Modules have entries of their own; classes do not belong to the model.
+_WITHOUT_CONTENTS = (torch.nn.Module, type)
 ORDINARY = frozenset([torch.Tensor, torch.nn.Parameter, torch.nn.Buffer])
 _STRIDED = torch.strided
 # Shared by all leaves, which most modules are: a list for each would make garbage collection slower. It stays empty.
@@ -72,6 +70,7 @@ class ModuleTree:
         index_of: Index of the first entry of each module, by `id` of the module.
         tensors: Each parameter and buffer once.
         buffers: The buffers among them.
+        attribute_tensors: Tensors that are plain attributes of modules.
         unusual: `id` of each tensor that is not strided, or not of one of torch's own classes.
         holders: Index of the first module that holds a tensor, and the tensor's name there, by `id` of the tensor.
         layouts: Names of the attributes of each distinct module, in the order of `index_of`.
@@ -95,6 +94,7 @@ class ModuleTree:
         self.index_of: dict[int, int] = {}
         self.tensors: list[torch.Tensor] = []
         self.buffers: list[torch.Tensor] = []
+        self.attribute_tensors: list[torch.Tensor] = []
         self.unusual: set[int] = set()
         self.mixed: set[int] = set()
         self.holders: dict[int, tuple[int, str]] = {}
@@ -179,7 +179,9 @@ class ModuleTree:
         """Note the attributes that a class adds to those of `nn.Module`; gives the modules inside them."""
         found: Below = []
         for name, value in zip(names, values, strict=True):
-            if not _nested.is_constant(value) and not isinstance(value, _WITHOUT_CONTENTS):
+            if isinstance(value, torch.Tensor):
+                self.attribute_tensors.append(value)
+            elif not _nested.is_constant(value) and not _is_stateless(value):
                 self.loose.append((value, index, name))
                 found += _modules_inside(name, value)
         self._any_hidden = self._any_hidden or bool(found)
@@ -220,6 +222,15 @@ class ModuleTree:
             if before in self.unregistered:
                 self.mixed.update((index, before))
                 self.holders[id(tensor)] = (index, key)
+
+
+def _is_stateless(value: Any) -> bool:
+    """Whether nothing of the model is held there, as in functions without a closure, which most functions are."""
+    if isinstance(value, types.BuiltinFunctionType):
+        return isinstance(value.__self__, types.ModuleType | type | None)
+    if isinstance(value, types.FunctionType):
+        return not (value.__closure__ or value.__dict__ or value.__defaults__)
+    return isinstance(value, _WITHOUT_CONTENTS)
 
 
 def only_calls_children(module: torch.nn.Module) -> bool:
