@@ -243,7 +243,7 @@ def test_the_model_the_input_and_the_random_state_are_as_before(fails, mode):
     model.layer(x).sum().backward()
     before = whole_state(model, x)
     if fails:
-        with pytest.raises(KeyboardInterrupt) as caught:
+        with pytest.raises(KeyboardInterrupt, match="forward failed in Messy") as caught:
             traced(model, input_data=x, mode=mode)
         assert caught.value.trace.failure.call == 0
     else:

@@ -36,11 +36,11 @@ class ShardStates:
 
     def restore(self) -> None:
         """Gather or shard each module whose parameters are not as they were."""
-        for (module, _), was_sharded in zip(self._states, self._were_sharded, strict=True):
-            is_sharded = _is_sharded(module)
-            if was_sharded and not is_sharded:
+        for (module, _), before in zip(self._states, self._were_sharded, strict=True):
+            now = _is_sharded(module)
+            if before and not now:
                 module.reshard()
-            elif is_sharded and was_sharded is False:
+            elif now and before is False:
                 module.unshard()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,19 +155,17 @@ def _lines(branches: list[_Branch]) -> Iterator[TreeLine]:
     while waiting:
         line = waiting.pop()
         first, folded = line.group[0], len(line.group) > 1
-        counted = [first.row]
-        if folded:
-            # Equal siblings stand for all that lies below them; another line only for its own row.
-            counted = [row for branch in line.group for row in branch.rows()]
+        # Equal siblings stand for all that lies below them; another line only for its own row.
+        counted = _rows_of_all(line.group) if folded else [first.row]
         params = _sum_of_params(counted)
         yield TreeLine(
             level=line.level,
             prefix=line.prefix + ("└─ " if line.last else "├─ "),
-            rows=tuple(branch.row for branch in line.group),
+            rows=tuple([branch.row for branch in line.group]),
             params=params,
             each=None if params is None else params // len(line.group),
-            trainable=sum(row.trainable_params for row in counted),
-            bytes=sum(row.param_bytes for row in counted),
+            trainable=sum([row.trainable_params for row in counted]),
+            bytes=sum([row.param_bytes for row in counted]),
             inbound=first.row.inbound,
             closed=first.row.hidden > 0,
             opens=bool(first.below),
@@ -174,6 +173,10 @@ def _lines(branches: list[_Branch]) -> Iterator[TreeLine]:
         )
         prefix = line.prefix + ("   " if line.last else "│  ")
         waiting += _waiting(first.below, prefix, line.level + 1, line.of_one or folded)
+
+
+def _rows_of_all(branches: list[_Branch]) -> list[SummaryRow]:
+    return list(itertools.chain.from_iterable(branch.rows() for branch in branches))
 
 
 class _Waiting(NamedTuple):

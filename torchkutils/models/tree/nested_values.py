@@ -45,14 +45,10 @@ class Descriptions:
             above: `id` of each container around it.
         """
         kind = type(value)
-        if self.transformed and isinstance(value, torch.Tensor) and (batches := vmap_sizes(value)):
-            return _batched(value, batches)
-        if kind in _PLAIN and not value.is_nested:
-            return self._of_tensor(value)
         if kind in _SCALARS:
             return self._of_scalar(kind)
         if isinstance(value, torch.Tensor):
-            return _unusual(value)
+            return self._of_tensor(value)
         if id(value) in above or len(above) >= _nested.DEEPEST:
             return OtherValue(kind.__name__)
         held = _nested.children(value)
@@ -61,6 +57,11 @@ class Descriptions:
         return self._of_container(kind.__name__, held, objects, (*above, id(value)))
 
     def _of_tensor(self, tensor: torch.Tensor) -> TensorValue:
+        batches = vmap_sizes(tensor) if self.transformed else {}
+        if batches:
+            return _batched(tensor, batches)
+        if type(tensor) not in _PLAIN or tensor.is_nested:
+            return _unusual(tensor)
         key = (tensor.shape, tensor.dtype)
         found = self._tensors.get(key)
         if found is None:
