@@ -142,6 +142,8 @@ def get_registered_object(
         custom_objects: Names that are looked at first.
         module_objects: Names that are looked at before the built-ins.
 
+    A registered object has its package in its name: `'Custom>Net'`, as in Keras 3; `'Net'` is not it.
+
     Returns:
         The class or function. The order: `custom_objects`, the scope's and the global names, the registry,
         `module_objects`, then torch.nn, torch.optim and the activations and losses of torch.nn.functional.
@@ -186,7 +188,10 @@ def unknown_name(
 ) -> ValueError:
     """The error for a name that nothing has: what it may have meant, and how to make it known."""
     known = {word for names in _all_names(custom_objects, module_objects) for word in names}
-    close = difflib.get_close_matches(name[:100], known, n=1)
+    # The same name with a package, or with another one, is likelier than one that is spelt alike.
+    last = name[:100].rpartition(">")[2]
+    close = sorted(word for word in known if word.rpartition(">")[2] == last)
+    close = close or difflib.get_close_matches(name[:100], known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     shown = repr(name) if len(name) <= 100 else repr(name[:100]) + "…"
     return ValueError(
