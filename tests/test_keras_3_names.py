@@ -114,5 +114,5 @@ def test_metrics_may_be_shown_as_they_are_by_default() -> None:
 
 
 def test_the_signature_shows_one_spelling() -> None:
-    assert list(inspect.signature(deserialize_keras_object).parameters)[0] == "identifier"
+    assert next(iter(inspect.signature(deserialize_keras_object).parameters)) == "identifier"
     assert "x" not in inspect.signature(torchkutils.to_categorical).parameters

@@ -32,7 +32,7 @@ class Progbar:
         verbose: 0 is silent, 1 a bar, 2 one line with the metrics at the end.
         interval: Least number of seconds between two drawings.
         stateful_metrics: Names of metrics that are shown as they are; every other one is averaged over the steps.
-        unit: What a step is (Keras 3's `unit_name`); 'B' shows bytes in KiB, MiB and GiB, with the rate and the remaining time.
+        unit: What a step is, Keras 3's `unit_name`; 'B' shows bytes in KiB, MiB …, their rate and the remaining time.
         stateless_metrics: Names of metrics that are averaged; every other one is shown as it is.
         description: A word in front of the bar.
         file: Where to write; None means standard output, as in Keras.
