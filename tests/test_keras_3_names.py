@@ -98,7 +98,7 @@ def test_one_argument_under_two_names_is_refused() -> None:
 def test_a_scope_takes_its_mapping_by_keyword(scope: Any) -> None:
     with scope(custom_objects={"net": dict}):
         assert get_custom_objects()["net"] is dict
-    with pytest.raises(TypeError, match="custom_objects must be dicts, got list"):
+    with pytest.raises(TypeError, match=r"custom_objects must be dicts from names to objects, got .<class 'dict'>"):
         scope(custom_objects=[dict])
 
 

@@ -6,9 +6,9 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ QUIET_SECONDS = 5.0
 """Without a terminal, the least time between two lines."""
 _LINES_OF_A_KNOWN_TARGET = 20
 _LINES_OF_AN_UNKNOWN_TARGET = 24
-_DEFAULT_COLUMNS = 80
-_NARROWEST_BAR = 8
+_DEFAULT_COLUMNS, _NARROWEST_BAR = 80, 8
+
+Metrics: TypeAlias = Iterable[tuple[str, Any]] | Mapping[str, Any]
 
 
 class Progbar:
@@ -72,8 +73,9 @@ class Progbar:
         description: str | None = None,
         file: TextIO | None = None,
     ) -> None:
-        if target is not None and target < 0:
-            raise ValueError(f"target must be a number of steps ≥ 0, or None when unknown, got {target!r}")
+        if target is not None and not (isinstance(target, int | float | np.number) and target >= 0):
+            length = f"; its length is {len(target)}" if isinstance(target, Sized) else ""
+            raise ValueError(f"target must be a number of steps ≥ 0, or None when unknown, got {target!r}{length}")
         if width < 1:
             raise ValueError(f"width must be at least 1 character, got {width!r}")
         self.target, self.width, self.verbose, self.interval = target, width, verbose, interval
@@ -89,21 +91,19 @@ class Progbar:
         self._started, self._finished = time.monotonic(), False
         self._drawing: _Lines | _TerminalBar | _NotebookBar | None = None
 
-    def update(
-        self, current: int, values: Iterable[tuple[str, Any]] | None = None, finalize: bool | None = None
-    ) -> None:
+    def update(self, current: int, values: Metrics | None = None, finalize: bool | None = None) -> None:
         """Say where things stand.
 
         Args:
             current: Index of the current step.
-            values: Pairs of a metric's name and its value for the last step: a number, a tensor or an array (its
-                mean counts), or a text. Averaged with the number of steps since the last call as weight, unless the
-                metric is stateful.
+            values: Pairs of a metric's name and its value for the last step, or a dict of them: a number, a tensor or
+                an array (its mean counts), or a text. Averaged, with the number of steps since the last call as weight,
+                unless the metric is stateful.
             finalize: Whether this is the last call; None means when the target is reached.
         """
         if current < self._seen_so_far:
             self._begin_anew()
-        given = list(values or ())
+        given = list(values.items() if isinstance(values, Mapping) else values or ())
         for name, value in given:
             self._take(name, _plain(value), current - self._seen_so_far)
         self._seen_so_far = current
@@ -117,7 +117,7 @@ class Progbar:
         elif self.verbose == 2 and (self.target is None or self._finished):
             self._output.line(" - ".join(self._metrics()))
 
-    def add(self, n: int, values: Iterable[tuple[str, Any]] | None = None) -> None:
+    def add(self, n: int, values: Metrics | None = None) -> None:
         """Go `n` steps forward; `values` as in `update`."""
         self.update(self._seen_so_far + n, values)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from torchkutils._call_hints import hinting
 from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
 from torchkutils.models.records import EngineName, Mode, Run, Trace
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 
+@hinting(input_shape="input_size", col_names="columns", device="the model runs where it is: model.to(device)")
 def summarize(
     model: torch.nn.Module,
     *,
@@ -102,6 +104,7 @@ def summarize(
     return summary_of(trace, view)
 
 
+@hinting(input_shape="input_size", col_names="columns", device="the model runs where it is: model.to(device)")
 def print_summary(
     model: torch.nn.Module,
     line_length: int | None = None,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import nearest
 from torchkutils._dtypes import torch_dtype
 from torchkutils._typing import DTypeLike
 
@@ -79,7 +80,12 @@ def pad_sequences(
 
 
 def _array_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    return np.dtype(str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype)
+    try:
+        return np.dtype(str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype)
+    except TypeError:
+        raise TypeError(
+            f"dtype must be one that NumPy has, got {dtype!r}{nearest(str(dtype), np.sctypeDict)}"
+        ) from None
 
 
 def _lengths(sequences: Any) -> npt.NDArray[np.int64]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 
+from torchkutils._call_hints import shown
+
 __all__ = ["CustomObjectScope", "custom_object_scope", "get_custom_objects"]
 
 
@@ -154,7 +156,9 @@ class CustomObjectScope:
     def __init__(self, *custom_objects: Mapping[str, Any]) -> None:
         for number, names in enumerate(custom_objects):
             if not isinstance(names, Mapping):
-                raise TypeError(f"custom_objects must be dicts, got {type(names).__name__} as argument {number}")
+                raise TypeError(
+                    f"custom_objects must be dicts from names to objects, got {shown(names)} as argument {number}"
+                )
             for name in names:
                 if not isinstance(name, str):
                     raise TypeError(f"custom_objects must have strings as names, got {name!r} in argument {number}")
