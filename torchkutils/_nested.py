@@ -2,7 +2,7 @@
 
 A *container* is a tuple, list, deque, set, mapping, named tuple, one of torch's return types, a `PackedSequence`, a
 dataclass, or, where the caller asks for `objects`, any object with attributes. Everything else is a *leaf*: tensors,
-modules, arrays, numbers, strings, functions, classes, iterators (which nobody may use up), `torch.Size`.
+modules, arrays, numbers, strings, functions, classes, iterators (which a walk would use up), `torch.Size`.
 
 The one depth rule: what lies deeper than `DEEPEST` levels, and a container inside itself, counts as a leaf.
 """
@@ -157,7 +157,7 @@ def rebuild(value: Any, contents: Sequence[Any]) -> Any:
     that what the class holds besides them is kept.
 
     Raises:
-        TypeError: The class allows no other contents (a mapping that nobody can write to).
+        TypeError: The class allows no other contents (a mapping without a way to write).
     """
     kind = type(value)
     if kind is dict or kind is collections.OrderedDict:
@@ -216,7 +216,7 @@ def _called(kind: Any, value: Any, contents: Any) -> Any:
 
 
 def leaves(value: Any, *, objects: bool = False) -> Iterator[Any]:
-    """The leaves of a value, from left to right, as often as they stand there."""
+    """The leaves of a value, from left to right, as often as they occur."""
     return _leaves(value, objects, ())
 
 
@@ -250,7 +250,7 @@ def _too_deep(value: Any, above: tuple[int, ...]) -> bool:
 
 
 def of_kind(kind: type[Any], *values: Any, objects: bool = False) -> list[Any]:
-    """The leaves of one class (`torch.Tensor`), from left to right, as often as they stand there."""
+    """The leaves of one class (`torch.Tensor`), from left to right, as often as they occur."""
     found: list[Any] = []
     for value in values:
         # Nearly every value on the way of a call is a leaf or a flat tuple of leaves.
@@ -278,7 +278,7 @@ def map_leaves(
 ) -> Any:
     """The same value with its leaves exchanged; the same objects wherever nothing changed.
 
-    A container that stands in several places stands in as many places of the result.
+    A container that occurs several times is made once, and occurs as often in the result.
 
     Args:
         value: Anything.

@@ -216,7 +216,7 @@ class _Forward:
 
 
 def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:
-    """Copies of the caller's tensors, so that in-place work reaches no one else; others are noted to be put back."""
+    """Copies of the caller's tensors, for forward to change; the tensors that cannot be exchanged are restored."""
     with torch.no_grad():
         private: Arguments = map_tensors(arguments, _copy)
     if states is not None:

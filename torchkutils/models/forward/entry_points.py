@@ -127,7 +127,7 @@ class EntryPoints:
         self.listener, self.forward_entry = _NO_LISTENER, None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EntryPoints:
-        """Of a module that forward copies: the copy has its own forward, and nobody is told of its calls."""
+        """Of a module that forward copies: the copy has its own forward, and its calls are not recorded."""
         own = None if self.stored is None else self.stored.get("forward")
         return _without_listener(memo.get(id(self.module), self.module), self.index, deepcopy(own, memo))
 

@@ -184,7 +184,7 @@ def _length(operand: Tensor, term: str, label: str) -> int:
 def _tensordot(a: Tensor, b: Tensor, dims: Any = 2, *, out_val: Tensor, **named: Any) -> int | None:
     """The output times the axes summed over. One that is 1 long on one side is summed on the other before."""
     if isinstance(dims, Tensor):
-        # Its values tell, and nobody may read them on every device.
+        # The axes are its values, which cannot be read on every device.
         return None
     axes, others = (range(-dims, 0), range(dims)) if isinstance(dims, int) else dims
     summed = (int(min(a.shape[axis], b.shape[other])) for axis, other in zip(axes, others, strict=True))

@@ -161,7 +161,7 @@ def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 
 
 def _formula_of(function: Callable[..., Any]) -> Formula | None:
-    """The formula of a function; None where nobody has one."""
+    """The formula of a function; None where there is none."""
     key = _key(function)
     formula = _registered.get(key) or FORMULAS.get(key)
     if formula is not None:
@@ -190,7 +190,7 @@ def _with_names_of_functions(kwargs: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-# What of these comes through `__torch_function__` is torch's; they say so themselves only at times.
+# Functions of these classes that come through `__torch_function__` are torch's; not all of them have a `__module__`.
 _WRITTEN_IN_C = frozenset([types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType])
 
 

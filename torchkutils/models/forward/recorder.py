@@ -44,7 +44,7 @@ class Recorder:
     Args:
         tree: The model, walked.
         states: Told of parameters that are about to change; None where nothing must be put back.
-        compiled: Let functions that torch.compile made run unwatched. Without it the look ends where one is met.
+        compiled: Functions that torch.compile made run unwatched. Without it, forward is stopped where one is called.
 
     Attributes:
         met_compiled: Whether one was met.
@@ -199,7 +199,7 @@ class Recorder:
         return self.provenance.sources(tensors, outer.node, outer.index)
 
     def _note_failure(self, index: int, inputs: Collection, error: BaseException) -> None:
-        """Keep the innermost call that an exception passes through, in case that nobody catches it."""
+        """Keep the innermost call that an exception passes through, in case that the model does not catch it."""
         if self._failed is None or self._failed[2] is not error or self._failed[0] < index:
             self._failed = (index, inputs, error)
 
@@ -220,7 +220,7 @@ class Recorder:
     def _finish_leaf(self, call: RunningCall, value: Value, output: Any) -> Any:
         if call.node is not None:
             self.provenance.look_inside(tensors_of(output), call)
-            # A closure, an iterator or an attribute may carry on what nobody sees in the output.
+            # Tensors may leave the call in a closure, an iterator or an attribute, too.
             for tensor in call.alive():
                 self.provenance.set_source(tensor, (call.node, 0))
         output = aliased(output, call.tensors)

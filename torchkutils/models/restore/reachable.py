@@ -72,7 +72,7 @@ class Reachable:
     """Walks values through containers and through the attributes of objects, and lists what can change.
 
     Modules are left out: their attributes are where a walk begins. So are objects of threads, processes, loggers and
-    of torch itself. Each object is visited once; nobody asks a container for its length, which a class may forbid.
+    of torch itself. Each object is visited once; no container is asked for its length, which a class may forbid.
 
     Args:
         roots: Values, each with its name and with the attributes (or the list) that hold it.

@@ -99,7 +99,7 @@ def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
 
 def _set_training(module: torch.nn.Module, flag: bool) -> None:
     if "training" in module.__dict__:
-        # As it would be set, but for a class that lets no one set attributes.
+        # Not by an assignment, which a class may forbid.
         module.__dict__["training"] = flag
     elif hasattr(module, "training"):
         # A script keeps its flag elsewhere; a frozen one has none.

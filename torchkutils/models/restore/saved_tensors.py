@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ class TensorStates:
         # A sparse or nested tensor has no one address to compare.
         self.addressed = self.tensors
         if tree.unusual:
-            self.tensors = [tensor for tensor in self.tensors if not is_lazy(tensor)]
+            self.tensors = list(itertools.filterfalse(is_lazy, self.tensors))
             self.addressed = [tensor for tensor in self.tensors if id(tensor) not in tree.unusual]
         self.requires_grad = list(map(_requires_grad, self.tensors))
         self.leaves = [t for t in self.tensors if type(t) is torch.nn.Parameter or t.is_leaf]
@@ -57,14 +58,15 @@ class TensorStates:
 
     def _keep_buffers(self) -> None:
         unusual = self._tree.unusual
-        for tensor in self._tree.buffers:
-            if not (unusual and is_lazy(tensor)):
-                self._hold(tensor)
-                self.keep(tensor)
+        buffers = self._tree.buffers
         if unusual:
-            for tensor in self.tensors:
-                if id(tensor) in unusual:
-                    self._hold(tensor)
+            buffers = list(itertools.filterfalse(is_lazy, buffers))
+        for tensor in buffers:
+            self._hold(tensor)
+            self.keep(tensor)
+        for tensor in self.tensors if unusual else ():
+            if id(tensor) in unusual:
+                self._hold(tensor)
 
     def take_gradients(self) -> None:
         """Set all gradients to None until the end, so that a backward inside forward does not add to them."""
@@ -96,13 +98,16 @@ class TensorStates:
 
     def rebound(self, tensor: Any) -> None:
         """A tensor is about to be given other memory; if it is one of the model's, its memory is held."""
-        if any(tensor is held for held in self.tensors):
+        if self._has(tensor):
             self._moved = True
             self._hold(tensor)
 
+    def _has(self, tensor: Any) -> bool:
+        return any(tensor is held for held in self.tensors)
+
     def hooked(self, tensor: torch.Tensor) -> None:
         """A hook is about to be registered with this tensor."""
-        if id(tensor) in self.hooks or not any(tensor is held for held in self.tensors):
+        if id(tensor) in self.hooks or not self._has(tensor):
             return
         before = []
         for name in _HOOKS:
@@ -148,13 +153,7 @@ class TensorStates:
     def _restore_hooks(self) -> None:
         for tensor, before in self.hooks.values():
             for name, (hooks, items) in zip(_HOOKS, before, strict=True):
-                now = getattr(tensor, name)
-                if now is not None:
-                    # In place: torch and the handles of these hooks hold this very dict.
-                    now.clear()
-                    now.update(items)
-                if now is not hooks:
-                    setattr(tensor, name, hooks)
+                _restore_hooks_of(tensor, name, hooks, items)
 
     def _restore_flags(self) -> None:
         if list(map(_requires_grad, self.tensors)) != self.requires_grad:
@@ -177,6 +176,16 @@ class TensorStates:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _restore_hooks_of(tensor: torch.Tensor, name: str, hooks: Any, items: list[Any]) -> None:
+    now = getattr(tensor, name)
+    if now is not None:
+        # In place: torch and the handles of these hooks hold this very dict.
+        now.clear()
+        now.update(items)
+    if now is not hooks:
+        setattr(tensor, name, hooks)
 
 
 def _beside(tree: ModuleTree, others: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -54,7 +54,7 @@ class _State:
 
     Args:
         read: Gives the state, comparable by `==`.
-        write: Sets the state; None where nobody can.
+        write: Sets the state; None where that is not possible.
     """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], Any] | None) -> None:

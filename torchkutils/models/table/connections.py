@@ -24,7 +24,7 @@ def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
         return {}
     box = _boxes(trace, shown)
     reaching: dict[int, Taken] = {}
-    inbound: dict[int, dict[str, None]] = {}
+    inbound: dict[int, tuple[str, ...]] = {}
     # Edges are sorted by their targets, and sources stand before their targets.
     for target, edges in itertools.groupby(trace.edges, operator.attrgetter("target")):
         taken = _taken(edges, box, reaching, trace.nodes[target].joins)
@@ -33,9 +33,10 @@ def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
             reaching[target] = taken
             continue
         names = [_name(trace, call, tensor) for call, tensor in taken if call != here]
+        module = trace.calls[here].module
         if names:
-            inbound.setdefault(trace.calls[here].module, {}).update(dict.fromkeys(names))
-    return {module: tuple(names) for module, names in inbound.items()}
+            inbound[module] = tuple(dict.fromkeys([*inbound.get(module, ()), *names]))
+    return inbound
 
 
 def _taken(edges: Iterable[Edge], box: list[int | None], reaching: dict[int, Taken], joins: bool) -> Taken:

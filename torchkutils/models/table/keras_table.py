@@ -1,10 +1,11 @@
-"""A summary in Keras's layout: to the byte where a width is given, else widened and marked so that nothing is lost."""
+"""A summary in Keras's layout: byte for byte where a width is given, else widened so that nothing is cut."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
 
+from torchkutils._call_hints import meant, shown
 from torchkutils.models.table.cells import field, label_of, marks_of
 from torchkutils.models.table.rows import SummaryRow, leaves_of
 from torchkutils.models.table.text_table import fitting_positions, print_table
@@ -22,7 +23,7 @@ def check_layout(line_length: int | None, positions: Sequence[float] | None, col
         ValueError: `line_length` under 10, positions that do not ascend, or too few or too many of them.
     """
     if line_length is not None and not _is_length(line_length):
-        raise ValueError(f"line_length must be an int of at least 10, got {line_length!r}")
+        raise ValueError(f"line_length must be an int of at least 10, got {shown(line_length)}{meant(line_length)}")
     if positions is None:
         return
     if not len(positions) or not _ascend([0, *positions]):

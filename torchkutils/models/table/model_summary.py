@@ -1,4 +1,4 @@
-"""The summary of a model as plain data, and its faces: text, HTML, Markdown and tables of other programs."""
+"""The summary of a model as plain data, and what it is shown as: text, HTML, Markdown, tables of other programs."""
 
 from __future__ import annotations
 

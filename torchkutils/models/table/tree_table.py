@@ -17,7 +17,7 @@ _NARROW, _NARROWEST = 28, 14
 
 
 def tree_columns(columns: tuple[str, ...] | None, ran: bool) -> tuple[str, ...]:
-    """The columns that were asked for; else those that say something: without a forward no shape is known."""
+    """The columns that were asked for; else those whose values are known: without a forward no shape is."""
     if columns is not None:
         return columns
     return ("output_shape", "params", "share", "macs") if ran else ("params", "share")
@@ -134,7 +134,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _fitted(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[int]:
-    """The width of each column; shapes and then names give way where all would be too wide, numbers never."""
+    """The width of each column; where all would be too wide, shapes and then names are shortened, numbers never."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(right))]
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
     texts = [column for column, is_number in enumerate(right) if column and not is_number]

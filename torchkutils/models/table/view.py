@@ -1,10 +1,12 @@
-"""What of a trace a table shows, and how: chosen once, handed on as one value."""
+"""Which part of a trace a table shows, and how: one value that all functions take."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
+
+from torchkutils._call_hints import nearest
 
 Style: TypeAlias = Literal["keras", "tree"]
 
@@ -69,11 +71,19 @@ def checked_view(depth: Any, columns: Sequence[str] | None, style: Any, fold: bo
     if style not in get_args(Style):
         raise ValueError(f"style must be one of {', '.join(map(repr, get_args(Style)))}, got {style!r}")
     if columns is not None:
-        if isinstance(columns, str) or not COLUMNS.keys() >= set(columns):
-            raise ValueError(f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}")
-        columns = tuple(columns)
+        columns = _checked_columns(columns)
     return View(depth, columns, style, bool(fold), bool(weights))
 
 
 def _is_depth(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _checked_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    rule = f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}"
+    if isinstance(columns, str):
+        raise ValueError(f"{rule}; write [{columns!r}]")
+    for name in columns:
+        if name not in COLUMNS:
+            raise ValueError(f"{rule}{nearest(str(name), COLUMNS)}")
+    return tuple(columns)

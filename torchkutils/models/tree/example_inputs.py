@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from torchkutils import _nested
+from torchkutils._call_hints import meant, shown
 from torchkutils._dtypes import torch_dtype
 from torchkutils.models.records import Run
 from torchkutils.models.tree.offloaded import execution_device
@@ -18,8 +19,8 @@ from torchkutils.models.tree.offloaded import execution_device
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 Sizes: TypeAlias = Sequence[int | None]
 
-# What stands for open dimensions in two runs: for a first axis, which is small since it is the batch, and for others,
-# which are large since layers that stride over a small one leave 1 of it at any size.
+# The sizes that open dimensions have in two runs: small ones for a first axis, which is the batch; large ones for other
+# axes, since layers with a stride shorten a small axis to 1 at any size.
 OPEN_SIZES = (((2, 64), (3, 96)), ((2, 2), (3, 3)))
 
 
@@ -37,7 +38,7 @@ def model_arguments(
     Args:
         model: Whose forward is to be called.
         run: Gives `input_size` or `input_data`, `input_kwargs` and `dtypes`.
-        open_sizes: What stands for an open first axis, and for other open axes.
+        open_sizes: The size of an open first axis, and of other open axes.
         largest_index: The largest of the indices that are made; None lets the model's tables decide.
 
     Raises:
@@ -81,7 +82,10 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 
 
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
-    """How to give one argument that is a dict or a list, if `input_data` may have been meant so; None elsewhere."""
+    """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
+    unknown = _unknown_name(model, run)
+    if unknown is not None:
+        return unknown
     if run.input_size is not None:
         return _hint_about_sizes(model, run.input_size)
     data = run.input_data
@@ -104,6 +108,21 @@ def _hint_about_sizes(model: torch.nn.Module, sizes: Any) -> str | None:
     if accepted or not _accepts(model, [None], {}):
         return None
     return f"For one argument that is a {kind} of tensors, give the tensors: input_data=(batch,)"
+
+
+def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
+    """What forward takes, where a name that was given is none of it."""
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    names = [*(run.input_size if isinstance(run.input_size, Mapping) else ()), *(run.input_kwargs or ())]
+    for name in names:
+        if name not in parameters:
+            return f"forward has no argument {name!r}; it takes ({', '.join(parameters)})"
+    return None
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -175,7 +194,7 @@ class _Made:
     Args:
         model: What they are for.
         dtypes: As given: one, or a list or dict like the sizes; None takes the model's own.
-        open_sizes: What stands for an open first axis, and for other open axes.
+        open_sizes: The size of an open first axis, and of other open axes.
         largest_index: Of integer inputs; None lets the model's tables decide.
     """
 
@@ -239,9 +258,9 @@ class _Made:
 
 def _list_of_sizes(input_size: Any) -> list[Sizes]:
     if not isinstance(input_size, Sequence) or isinstance(input_size, str):
-        way_out = "; tensors go into input_data" if isinstance(input_size, torch.Tensor | np.ndarray) else ""
+        hint = f"; did you mean (None, {input_size})?" if isinstance(input_size, int) else meant(input_size)
         raise TypeError(
-            f"input_size must be a shape, a list of shapes or a dict of them, got {input_size!r:.200}{way_out}"
+            f"input_size must be a shape, a list of shapes or a dict of them, got {shown(input_size)}{hint}"
         )
     if len(input_size) and isinstance(input_size[0], Sequence):
         return list(input_size)
@@ -282,6 +301,6 @@ def _begins_with_table(model: torch.nn.Module) -> bool:
 
 
 def _largest_index(model: torch.nn.Module) -> int:
-    """An index that lies inside each of the model's tables: nobody knows yet which of them an input reaches."""
+    """An index that lies inside each of the model's tables: it is not known yet which of them an input reaches."""
     lengths = {module.num_embeddings for module in model.modules() if isinstance(module, _TABLES)}
     return min(lengths - {0}, default=2) - 1
