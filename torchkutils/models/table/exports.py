@@ -12,17 +12,19 @@ from torchkutils import _lazy
 from torchkutils.models.table.rows import SummaryRow
 from torchkutils.models.table.view import is_numeric
 
-_MARKDOWN_MARKS = "\\|<>`*_[]~$&"
-_LATEX_MARKS = {
-    "\\": r"\textbackslash{}",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "≥": r"$\geq$",
-    "×": r"$\times$",
-    "–": "--",
-    "▸": r"$\triangleright$",
-}
+_MARKDOWN_NUMBERS = str.maketrans({mark: f"&#{ord(mark)};" for mark in "\\|<>`*_[]~$&"})
+_LATEX_MARKS = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "≥": r"$\geq$",
+        "×": r"$\times$",
+        "–": "--",
+        "▸": r"$\triangleright$",
+    }
+)
 
 
 def rows_as_dicts(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
@@ -46,9 +48,11 @@ def csv_text(rows: Sequence[SummaryRow]) -> str:
 
 
 def _csv_field(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return " ".join(str(part).replace(" ", "") for part in value)
-    return "" if value is None else value
+    if value is None:
+        return ""
+    if not isinstance(value, tuple):
+        return value
+    return " ".join([str(part).replace(" ", "") for part in value])
 
 
 def data_frame(rows: Sequence[SummaryRow]) -> Any:
@@ -67,8 +71,7 @@ def markdown_text(title: str, table: Sequence[Sequence[str]], columns: Sequence[
 
 def _markdown(text: str) -> str:
     """Each character that Markdown or HTML would read as markup stands as its number."""
-    escaped = "".join(f"&#{ord(mark)};" if mark in _MARKDOWN_MARKS else mark for mark in text)
-    return escaped.replace("\n", " ").replace("  ", "&nbsp;&nbsp;")
+    return text.translate(_MARKDOWN_NUMBERS).replace("\n", " ").replace("  ", "&nbsp;&nbsp;")
 
 
 def latex_text(table: Sequence[Sequence[str]], columns: Sequence[str], totals: Sequence[str]) -> str:
@@ -81,9 +84,10 @@ def latex_text(table: Sequence[Sequence[str]], columns: Sequence[str], totals: S
 
 
 def _latex(text: str) -> str:
-    escaped = "".join(_LATEX_MARKS.get(mark, mark) for mark in text)
-    indented = len(escaped) - len(escaped.lstrip(" "))
-    return f"\\hspace*{{{indented // 2}em}}{escaped.lstrip(' ')}" if indented else escaped
+    escaped = text.translate(_LATEX_MARKS)
+    words = escaped.lstrip(" ")
+    indentation = len(escaped) - len(words)
+    return f"\\hspace*{{{indentation // 2}em}}{words}" if indentation else words
 
 
 def rich_table(

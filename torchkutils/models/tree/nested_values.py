@@ -172,10 +172,12 @@ def named_tensors(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
     """
     leaves = list(_named_leaves(value, name, ()))
     found = [(path, leaf) for path, leaf in leaves if isinstance(leaf, torch.Tensor)]
-    if not found:
-        for path, leaf in leaves:
-            inside = tensors_in_objects(leaf)
-            found += [(path, inside[0])] if len(inside) == 1 else [(f"{path}[{i}]", t) for i, t in enumerate(inside)]
+    if found:
+        return found
+    for path, leaf in leaves:
+        inside = tensors_in_objects(leaf)
+        paths = [path] if len(inside) == 1 else [f"{path}[{position}]" for position in range(len(inside))]
+        found += zip(paths, inside, strict=True)
     return found
 
 

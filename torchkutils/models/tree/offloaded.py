@@ -15,10 +15,13 @@ def is_offloaded(modules: Iterable[torch.nn.Module]) -> bool:
 
 def execution_device(modules: Iterable[torch.nn.Module]) -> torch.device | None:
     """Where accelerate's hooks run the first module that they load; None without such hooks."""
-    hooks = [module.__dict__.get("_hf_hook") for module in modules]
-    for hook in hooks:
+    for module in modules:
+        hook = module.__dict__.get("_hf_hook")
+        # Several hooks are held by one.
         for part in getattr(hook, "hooks", [hook]):
             device: Any = getattr(part, "execution_device", None)
+            if isinstance(device, int):
+                return torch.device(f"cuda:{device}")
             if device is not None:
-                return torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+                return torch.device(device)
     return None
