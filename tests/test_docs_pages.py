@@ -138,6 +138,22 @@ def test_the_chinese_guide_is_the_english_program() -> None:
         assert first == second
     outlines = [re.findall(r"^(#+) |^\|(?! *-)", page, flags=re.M) for page in (english, chinese)]
     assert outlines[0] == outlines[1]
+    sections = [re.split(r"^## .*\n", page, flags=re.M) for page in (english, chinese)]
+    for one, other in zip(*sections, strict=True):
+        assert shape_of(one) == shape_of(other)
+
+
+def shape_of(section: str) -> list[str | set[str]]:
+    """What a section has to have in each language: paragraphs, tables and blocks in this order, and its links."""
+    kinds: list[str | set[str]] = []
+    for part in re.sub(r"^```.*?^```", "```", section.strip(), flags=re.M | re.S).split("\n\n"):
+        if part.startswith("|"):
+            kinds.append("table")
+        else:
+            kinds.append("block" if part.startswith("```") else "paragraph")
+    # Each page leads to the other one.
+    links = set(re.findall(r"\]\(([\w/.-]+)\)", section)) - {"moving-from-keras.md", "moving-from-keras.zh.md"}
+    return [*kinds, links]
 
 
 @pytest.fixture(scope="module")
