@@ -125,6 +125,13 @@ RETURNED = {
 }
 """What a public name hands out that has no public name of its own, described on the same page."""
 
+SHOWN = {
+    "plot_model": ("bert-layer.svg", "A layer of BERT, drawn by plot_model with expand_nested=True"),
+    "model_to_dot": ("residual-blocks.svg", "Two residual blocks"),
+    "ModelPlot": ("unet.svg", "A U-Net"),
+}
+"""Pictures of the gallery that stand on a name's own page."""
+
 ROOT_PAGES = {"changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "security": "SECURITY.md"}
 
 
@@ -195,6 +202,9 @@ def _reference_page(name: str, shown: Any) -> str:
     if inspect.isclass(shown) and shown.__name__ != name:
         # Another name of a class: Sphinx says no more than that.
         parts.append(f"{_directive(f'torchkutils.{shown.__name__}', shown)}\n   :no-index:")
+    if name in SHOWN:
+        picture, says = SHOWN[name]
+        parts.append(f".. image:: ../images/gallery/{picture}\n   :alt: {says}\n\nFrom the :doc:`gallery </gallery>`.")
     for path in RETURNED.get(name, []):
         parts += [_title(path.rpartition(".")[2], "-"), f".. autoclass:: {path}\n   :members:"]
     return "\n\n".join(parts) + "\n"
