@@ -88,6 +88,8 @@ REFERENCE = {
         "plot_model",
         "ModelPlot",
         "model_to_dot",
+        "compare_models",
+        "ModelComparison",
     ],
     "Saving": [
         "save_model",
@@ -122,6 +124,7 @@ RETURNED = {
         "torchkutils.models.table.comparison.Change",
     ],
     "ModelPlot": ["torchkutils.models.page.ModelPage"],
+    "ModelComparison": ["torchkutils.models.comparing.differences.ModuleDifference"],
 }
 """What a public name hands out that has no public name of its own, described on the same page."""
 

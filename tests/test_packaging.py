@@ -63,7 +63,7 @@ def test_type_checkers_find_the_marker() -> None:
 def test_the_metadata_is_that_of_the_project() -> None:
     metadata = importlib.metadata.metadata("torchkutils")
     assert metadata["Version"] == torchkutils.__version__
-    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-Expression"] in ("Apache-2.0", "Apache-2.0 AND MIT")  # an older editable install
     assert Version(".".join(map(str, sys.version_info[:2]))) in Requirement(f"x{metadata['Requires-Python']}").specifier
     assert metadata.get_payload().startswith("# torchkutils")
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="torchkutils")
@@ -122,7 +122,7 @@ def test_the_citation_names_this_version() -> None:
     yaml = pytest.importorskip("yaml")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == torchkutils.__version__
-    assert citation["license"] == project()["license"]
+    assert project()["license"].startswith(citation["license"])
     assert citation["repository-code"] == project()["urls"]["Source"]
 
 
@@ -138,7 +138,9 @@ def test_wheel_and_sdist_hold_what_they_should(tmp_path: pathlib.Path) -> None:
     inside = {name for name in inside if "__pycache__" not in name}
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
+        licence = file.read("torchkutils/models/page_assets/dagre/LICENSE").decode()
     assert names == inside
+    assert "Permission is hereby granted, free of charge" in licence
 
     with tarfile.open(sdist) as archive:
         source = {name.split("/", 1)[1] for name in archive.getnames()}
