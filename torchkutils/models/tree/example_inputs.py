@@ -84,11 +84,15 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
     """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
     unknown = _unknown_name(model, run)
-    if unknown is not None:
-        return unknown
-    if run.input_size is not None:
-        return _hint_about_sizes(model, run.input_size)
-    data = run.input_data
+    if run.input_size is None:
+        return unknown or _hint_about_data(model, run.input_data)
+    # A dict of sizes may have been meant as names, or as the keys of one argument.
+    hints = [hint for hint in (unknown, _hint_about_sizes(model, run.input_size)) if hint is not None]
+    return ". ".join(hints) or None
+
+
+def _hint_about_data(model: torch.nn.Module, data: Any) -> str | None:
+    """How to give one argument that is a dict or a list, where its items were taken for arguments."""
     if not isinstance(data, Mapping | list) or not _accepts(model, [None], {}):
         return None
     kind, taken_as = ("dict", "keyword") if isinstance(data, Mapping) else ("list", "positional")
@@ -99,7 +103,7 @@ def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
 
 
 def _hint_about_sizes(model: torch.nn.Module, sizes: Any) -> str | None:
-    """The same where sizes were given for what forward takes as one dict or list of tensors."""
+    """How to give one argument that is a dict or a list of tensors, where sizes were given."""
     if isinstance(sizes, Mapping):
         kind, accepted = "dict", _accepts(model, [], dict(sizes))
     else:
