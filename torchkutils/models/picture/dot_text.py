@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
 
 _subgraph_numbers = itertools.count()
+# In colours boxes stand closer, so that more of a model is seen at once.
+_CLOSE = {"nodesep": "0.2", "ranksep": "0.3"}
 # How many spaces are as wide as a letter of a title, on average.
 _SPACES_PER_LETTER = 1.9
 # A longer title is as wide as several boxes.
@@ -46,8 +48,9 @@ def draw(
     graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
     graph.model_name, graph.caption, graph.dots_per_inch = trace.model_name, str(trace.engine), look.dpi
     graph.drawing = drawing
-    splines = {} if look.splines is None else {"splines": look.splines}
-    graph.attr("graph", rankdir=look.rankdir, dpi=str(look.dpi), fontname="Helvetica", **splines)
+    drawn = {} if look.splines is None else {"splines": look.splines}
+    drawn |= _CLOSE if look.coloured else {}
+    graph.attr("graph", rankdir=look.rankdir, dpi=str(look.dpi), fontname="Helvetica", **drawn)
     if subgraph:
         graph.attr("graph", label=_plain(trace.model_name))
     elif trace.engine.ran == "structure":
@@ -55,6 +58,8 @@ def draw(
     if trace.failure is not None and picture.failed_cluster == 0:
         graph.attr("graph", label=_plain(failed_text(trace.failure.error)), fontcolor="red")
     graph.attr("node", shape="record", fontname="Helvetica")
+    if look.coloured:
+        graph.attr("edge", arrowsize="0.7")
     _Writer(graph, picture, drawing, prefix, tooltips).write()
     return graph
 
@@ -108,7 +113,7 @@ class _Writer:
         styles = []
         if box.untraced or box.kind in ("parameter", "buffer", "constant"):
             styles.append("dashed")
-        if box.kind in ("input", "output"):
+        if box.kind in ("input", "output") or self._drawing.look.coloured:
             styles.append("rounded")
         kind = self._drawing.kind_of(box)
         if kind:
