@@ -73,6 +73,27 @@ class PictureGraph:
         self.cluster_modules: dict[str, int] = {}
         self._list_frames()
 
+    # -- for the page ----------------------------------------------------------------------------------------------
+
+    def in_order_of_execution(self) -> list[Box]:
+        """The boxes, each where its first node ran; what failed stands last."""
+        return sorted(self.boxes.values(), key=lambda box: box.order)
+
+    def calls_of_frames(self) -> dict[str, list[Call]]:
+        """The calls that each open module's frame stands for."""
+        calls: dict[str, list[Call]] = {}
+        for call in self.trace.calls:
+            place = self._frames.place_of(call.index)
+            # A list of modules that is called has no frame of its own.
+            if place.closed is None and place.frame is not None and place.frame.module == call.module:
+                calls.setdefault(place.frame.key, []).append(call)
+        return calls
+
+    def suffix_of(self, call: Call) -> str:
+        """What a title says of a call that has a box of its own: " (2)", or nothing."""
+        number = self._frames.number_of(call)
+        return f" ({number + 1})" if number else ""
+
     # -- boxes -----------------------------------------------------------------------------------------------------
 
     def _box_nodes(self) -> None:
