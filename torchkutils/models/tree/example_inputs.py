@@ -73,14 +73,11 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
     """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
-    unknown = _unknown_name(model, run)
-    if unknown is not None:
-        return unknown
+    about_sizes = None if run.input_size is None else _hint_about_sizes(model, run.input_size)
+    hint = about_sizes or _unknown_name(model, run)
     data = run.input_data
-    if run.input_size is not None:
-        return _hint_about_sizes(model, run.input_size)
-    if not isinstance(data, Mapping | list):
-        return None
+    if hint is not None or run.input_size is not None or not isinstance(data, Mapping | list):
+        return hint
     taken_as = "keyword arguments" if isinstance(data, Mapping) else "positional arguments"
     kind = "dict" if isinstance(data, Mapping) else "list"
     hint = f"input_data is a {kind}, and its items were the {taken_as} of forward"
