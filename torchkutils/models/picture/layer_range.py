@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from torchkutils.models.picture.boxes import Arrow, Box
 from torchkutils.models.records import Trace
@@ -24,10 +25,12 @@ def boxes_in_range(
         ValueError: A name fits no box.
     """
     modules = [box for box in boxes.values() if box.module is not None]
-    first, last = (_fitting(name, modules, trace) for name in layer_range)
-    if min(first) > max(last):
-        first, last = last, first
-    begin, end = min(first), max(last)
+    paths = [trace.modules[box.module].path for box in modules if box.module is not None]
+    first, last = positions_in_range(paths, layer_range)
+    places = [box.order for box in modules]
+    begin, end = min(places[place] for place in first), max(places[place] for place in last)
+    if begin > end:
+        begin, end = min(places[place] for place in last), max(places[place] for place in first)
     inside = {key for key, box in boxes.items() if begin <= box.order <= end and box.kind not in _HANGING}
     ends = [(arrow.source, arrow.target) for arrow in arrows] + [(arrow.target, arrow.source) for arrow in arrows]
     kept = inside | {other for one, other in ends if one in inside and boxes[other].kind in _HANGING}
@@ -37,15 +40,24 @@ def boxes_in_range(
     )
 
 
-def _fitting(name: str, modules: list[Box], trace: Trace) -> list[int]:
-    """The places in the data flow of the boxes that a name fits."""
-    paths = {box.key: trace.modules[box.module].path for box in modules if box.module is not None}
-    exact = [box.order for box in modules if re.match(rf"{re.escape(name)}(?:[.\[]|$)", paths[box.key])]
-    found = exact or [box.order for box in modules if re.match(name, paths[box.key])]
+def positions_in_range(paths: Sequence[str], layer_range: tuple[str, str]) -> tuple[list[int], list[int]]:
+    """The positions of the paths that the first name fits, and of those that the second fits.
+
+    Raises:
+        ValueError: A name fits no path; some that are there are named.
+    """
+    first, last = (_fitting(name, paths) for name in layer_range)
+    return first, last
+
+
+def _fitting(name: str, paths: Sequence[str]) -> list[int]:
+    inside = re.compile(rf"{re.escape(name)}(?:[.\[]|$)")
+    found = [place for place, path in enumerate(paths) if inside.match(path)]
+    found = found or [place for place, path in enumerate(paths) if re.match(name, path)]
     if found:
         return found
-    known = list(dict.fromkeys(paths.values()))
+    known = [path for path in dict.fromkeys(paths) if path]
     near = difflib.get_close_matches(name, known, n=3) or known[:5]
     raise ValueError(
-        f"layer_range: {name!r} fits none of the {len(known)} layers that are drawn; some are {', '.join(near)}"
+        f"layer_range: {name!r} fits none of the {len(known)} layers that are shown; some are {', '.join(near)}"
     )
