@@ -261,6 +261,17 @@ def test_equal_blocks_are_one_box_that_opens(chromium, files):
     assert page.errors() == []
 
 
+def test_the_last_stop_of_the_slider_unfolds_equal_blocks(chromium, files):
+    page = Page(chromium, files / "blocks.html")
+    page.depth(2)
+    assert page.shown() == ["x: Input", "12 × Sequential"]
+    page.depth(3)
+    assert page.text("depth-shown") == "unfolded"
+    assert len(page.shown()) == 2 + 12 * 3
+    page.depth(1)
+    assert page.shown() == ["x: Input", "12 × Sequential"]
+
+
 # ---- what is known of the chosen one ------------------------------------------------------------------------------
 
 
@@ -538,7 +549,7 @@ def contrast(front, back):
 
 FILLS = (
     *("box", "convolution", "linear", "attention", "normalisation", "activation", "recurrent"),
-    *("embedding", "pooling", "dropout", "block", "heat0", "heat1", "heat2", "heat3"),
+    *("embedding", "pooling", "dropout", "block", "changed", "alone", "inside", "heat0", "heat1", "heat2", "heat3"),
 )
 
 
@@ -672,6 +683,35 @@ def test_a_stranger_s_names_are_text(chromium, files):
     assert page.js("return document.title") == HOSTILE
     assert page.js("return window.broken") is None
     assert page.driver.find_elements("css selector", "img") == []
+    assert page.errors() == []
+
+
+STRANGE = [
+    "a\ud800b",
+    "\x00\x1b[2J\u202e\u2028",
+    "𝔛" * 300,
+    "__proto__",
+    "constructor",
+    "%E0%A4%A",
+    "a&open=b",
+    "'\"<&>`",
+]
+
+
+def test_names_of_any_characters_can_be_chosen_found_and_saved(chromium, tmp_path):
+    model = nn.Sequential()
+    for name in STRANGE:
+        model._modules[name] = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    torchkutils.plot_model(model, tmp_path / "strange.html", input_size=(1, 2))
+    page = Page(chromium, tmp_path / "strange.html")
+    assert len(page.driver.find_elements("css selector", "[data-key]")) == 1 + len(STRANGE)
+    for key in range(2, 2 + 3 * len(STRANGE), 3):
+        one = page.driver.find_element("css selector", f"[data-key='{key}']")
+        page.js("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", one)
+        again = Page(chromium, tmp_path / "strange.html", page.js("return location.hash"))
+        assert again.js("return document.querySelector('[data-key].chosen').dataset.key") == str(key)
+    xml.etree.ElementTree.fromstring(saved(page, "save-svg", tmp_path, "svg").decode())
+    assert saved(page, "save-png", tmp_path, "png").startswith(b"\x89PNG")
     assert page.errors() == []
 
 

@@ -324,6 +324,20 @@ def test_calls_that_are_drawn_one_by_one_say_which_they_are():
     assert items_of(Pools(), input_size=(1, 2, 8), rolled=True).drawn() == ["x", "pool"]
 
 
+def test_modules_that_never_ran_are_named():
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+            self.tied = self.body[0]
+            self.unused = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+        def forward(self, x):
+            return self.body[1](self.body[0](x))
+
+    assert items_of(Partly(), input_size=(1, 2)).facts["uncalled"] == ["unused"]
+
+
 def test_without_input_the_structure_is_a_page_too():
     items = items_of(Residual(4))
     assert "structure" in items.facts["totals"]
