@@ -292,6 +292,31 @@ def test_where_forward_failed_is_in_the_page(tmp_path):
     assert [items.path(item) for item in range(items.tree["size"]) if items.number("flags", item) & 1] == ["1"]
 
 
+def test_a_module_that_failed_before_anything_in_it_ran_is_there_with_those_around_it():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.child = nn.Linear(2, 2)
+
+        def forward(self, x):
+            raise RuntimeError("not today")
+
+    class Starts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Fails()
+            self.other = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    with pytest.raises(RuntimeError, match="not today") as raised:
+        torchkutils.plot_model(nn.Sequential(nn.Linear(2, 2), Starts()), None, input_size=(1, 2))
+    items = Items(raised.value.plot.page().html)
+    assert items.facts["failed_path"] == "1.inner"
+    assert [items.path(item) for item in range(items.tree["size"]) if items.number("flags", item) & 1] == ["1.inner"]
+
+
 def test_shapes_in_which_calls_differ_are_multiple():
     class Twice(nn.Module):
         def __init__(self):
