@@ -10,6 +10,7 @@ import time
 import xml.etree.ElementTree
 
 import pytest
+import torch
 from torch import nn
 
 import torchkutils
@@ -221,6 +222,21 @@ def test_what_opens_lies_inside_and_overlaps_nothing(page):
     for place, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[place + 1 :]:
             assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
+
+
+def test_what_ran_first_stands_on_the_left(chromium, tmp_path):
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return torch.cat([self.query(x), self.key(x), self.value(x)])
+
+    torchkutils.plot_model(Wide(), tmp_path / "wide.html", input_size=(1, 2))
+    page = Page(chromium, tmp_path / "wide.html")
+    lefts = [page.box(f"{name}: Linear")[0] for name in ("query", "key", "value")]
+    assert lefts == sorted(lefts)
 
 
 def test_a_click_on_the_paper_of_an_open_module_only_chooses_it(page):

@@ -144,6 +144,15 @@ class Around(nn.Module):
         return x
 
 
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.act = linear(), nn.Tanh()
+
+    def forward(self, x):
+        return torch.stack([self.act(self.cell(x)) for _ in range(50)])
+
+
 class Projections(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +175,7 @@ FOLDED = {
         ["input", "6 × (Linear, ReLU): 0 … 11", "12"],
     ),
     "functions between them": (lambda: Around(5), ["x", "5 × Sequential: blocks.0 … blocks.4", "add"]),
+    "calls of one module": (Loop, ["x", "cell", "50 × Tanh: act … act (50)", "stack"]),
     "names that do not count": (
         Projections,
         ["x", "query", "key", "matmul", "value", "matmul", "out"],

@@ -122,12 +122,25 @@ function byDagre(members, links) {
     links.forEach(([from, to, weight], number) => graph.setEdge(String(from), String(to), { weight }, String(number)));
     dagre.layout(graph);
     if (pieces.size === MOST_PIECES) pieces.clear();
-    pieces.set(key, {
+    pieces.set(key, inReadingOrder({
       nodes: members.map((_, number) => graph.node(String(number))),
       points: links.map(([from, to], number) => graph.edge({ v: String(from), w: String(to), name: String(number) }).points),
-    });
+    }));
   }
   return pieces.get(key);
+}
+
+// A layout is as good mirrored: what ran first shall stand on the left.
+function inReadingOrder(piece) {
+  const last = new Map();
+  let order = 0;
+  for (const { x, y } of piece.nodes) {
+    if (last.has(y)) order += Math.sign(x - last.get(y));
+    last.set(y, x);
+  }
+  if (order >= 0) return piece;
+  const mirrored = ({ x, y }) => ({ x: -x, y });
+  return { nodes: piece.nodes.map(mirrored), points: piece.points.map((points) => points.map(mirrored)) };
 }
 
 // Half the height of each row of a piece, by the row's middle.
