@@ -9,7 +9,7 @@ from torch import distributed, multiprocessing
 
 
 def on_ranks(check, folder, *arguments, world=2):
-    """Run `check(rank, *arguments)` on every rank; what fails on one fails here, what this torch lacks skips the test."""
+    """Run `check(rank, *arguments)` on every rank; a failure on one fails here, what this torch lacks is skipped."""
     store = tempfile.mktemp(prefix="store", dir=folder)
     try:
         multiprocessing.spawn(_on_rank, args=(world, store, check, arguments), nprocs=world)
