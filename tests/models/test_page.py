@@ -286,6 +286,18 @@ def test_the_layout_library_s_licence_is_in_the_page_and_beside_the_library():
     assert licence in torchkutils.plot_model(nn.Linear(2, 2), None, input_size=(1, 2)).page().html
 
 
+def test_each_part_of_the_script_is_in_a_page_that_is_used():
+    folder = importlib.resources.files("torchkutils.models") / "page_assets" / "script"
+    model = nn.Linear(2, 2)
+    pages = [
+        torchkutils.plot_model(model, None, input_size=(1, 2)).page().html,
+        torchkutils.compare_models(model, model).page().html,
+    ]
+    parts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in folder.iterdir()}
+    assert [name for name, text in parts.items() if not any(text in page for page in pages)] == []
+    assert [name for name, text in parts.items() if not text.startswith("// ")] == []
+
+
 def test_a_notebook_gets_a_frame_that_reaches_nothing():
     page = torchkutils.plot_model(nn.Linear(2, 2), None, input_size=(1, 2)).page()
     frame = page._repr_html_()
