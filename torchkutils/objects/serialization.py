@@ -99,10 +99,8 @@ def deserialize_keras_object(
     """
     if identifier is None or inspect.isfunction(identifier):
         return identifier
-    name = identifier.get("class_name") if isinstance(identifier, Mapping) else identifier
-    if not isinstance(name, str) or (
-        isinstance(identifier, Mapping) and not isinstance(identifier.get("config"), Mapping)
-    ):
+    name = _name_in(identifier)
+    if name is None:
         raise ValueError(
             f"Could not interpret serialized {printable_module_name}: it must be a name or a dict of class_name and "
             f"config, got {str(identifier)[:100]}"
@@ -114,10 +112,18 @@ def deserialize_keras_object(
         return found
     if not inspect.isclass(found):
         raise ValueError(f"class_name must name a class, got {name!r}, which is a {type(found).__name__}")
+    visible = {**(module_objects or {}), **(custom_objects or {}), name: found}
     with CustomObjectScope(custom_objects or {}):
-        return _build(
-            found, name, identifier["config"], {**(module_objects or {}), **(custom_objects or {}), name: found}
-        )
+        return _build(found, name, identifier["config"], visible)
+
+
+def _name_in(identifier: Any) -> str | None:
+    """The name that an identifier gives; None for one that is neither a name nor a dict of both parts."""
+    if isinstance(identifier, Mapping):
+        name = identifier.get("class_name") if isinstance(identifier.get("config"), Mapping) else None
+    else:
+        name = identifier
+    return name if isinstance(name, str) else None
 
 
 def _build(kind: type, name: str, config: Mapping[str, Any], names: Mapping[str, Any]) -> Any:
