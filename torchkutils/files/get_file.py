@@ -169,7 +169,7 @@ def get_file(
     _warn_of_deprecated(untar=untar, md5_hash=md5_hash is not None)
     arguments.check_paths(fname=fname, cache_dir=cache_dir, cache_subdir=cache_subdir)
     arguments.check_switches(force=force, force_download=force_download, offline=offline, netrc=netrc)
-    sources = arguments.checked_sources(origin, mirrors)
+    sources = arguments.checked_sources(origin, mirrors, fname)
     name = file_names.name_without_asking(fname, sources[0])
     short_name = os.path.basename(name or "")
     request = transfer.Request(
