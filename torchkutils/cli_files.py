@@ -18,6 +18,7 @@ from torchkutils.cli_usage import SomeFailed, WrongUsage, complain
 from torchkutils.files.cache_contents import cached_files, remove_file, remove_leftovers
 from torchkutils.files.cache_folder import base_folder
 from torchkutils.files.doi import doi_in
+from torchkutils.files.download_options import DownloadOptions
 from torchkutils.files.get_file import get_file
 from torchkutils.files.hashing import parse_hash
 from torchkutils.files.registry import Registry
@@ -88,7 +89,7 @@ def _check_hash(text: str | None, algorithm: str) -> None:
         raise WrongUsage(f"--hash: {error}") from error
 
 
-_REGISTRY_OPTIONS = frozenset(inspect.signature(Registry).parameters)
+_REGISTRY_OPTIONS = frozenset([*inspect.signature(Registry).parameters, *DownloadOptions.__annotations__])
 
 
 def _one_file(name: str | None, url: str, options: dict[str, Any]) -> list[str]:
