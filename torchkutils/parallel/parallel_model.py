@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchkutils.parallel.batch_axes import BatchAxes
+from torchkutils.parallel.losses import check_mergeable
 from torchkutils.parallel.template_view import TemplateView
 
 Weights = Callable[[Any], Any]
@@ -39,6 +40,21 @@ class Settings:
     batch_axes: BatchAxes
 
 
+@dataclass(frozen=True)
+class LossRequest:
+    """What the caller of `sharded_loss` asked for: its arguments."""
+
+    fn: Callable[[Any, Any], Tensor]
+    inputs: Any
+    targets: Any
+    reduction: str
+    weights: Weights | None
+
+    def check(self) -> None:
+        """Refuse what shards cannot merge exactly; see `check_mergeable`."""
+        check_mergeable(self.fn, self.targets, self.reduction, self.weights)
+
+
 class ParallelModel(TemplateView):
     """A model on several devices, made by `multi_gpu_model`; it is called as the model (the template) is.
 
@@ -59,6 +75,9 @@ class ParallelModel(TemplateView):
         """The template's forward on every device."""
 
     @abstractmethod
+    def _loss_of(self, request: LossRequest) -> Tensor:
+        """See `sharded_loss`."""
+
     def sharded_loss(
         self,
         fn: Callable[[Any, Any], Tensor],
@@ -91,6 +110,7 @@ class ParallelModel(TemplateView):
                 a sum, or different batches with 'merged' on the ranks.
             RuntimeError: It failed on another rank.
         """
+        return self._loss_of(LossRequest(fn, inputs, targets, reduction, weights))
 
     def refresh(self) -> None:
         """Copy weights and buffers to the replicas at the next call, whatever seems unchanged.
