@@ -115,8 +115,8 @@ class DistributedModel(ParallelModel):
         if self._strategy == "fsdp":
             check_still_sharded(self.template)
             raise ValueError(
-                "parameters must stay frozen or trained as they were when they were sharded, got others; set "
-                "requires_grad before multi_gpu_model, or call it again with a fresh model"
+                "layers must stay those that were sharded, and trained or frozen as they were, got others; replace "
+                "layers (SyncBatchNorm.convert_sync_batchnorm does) and set requires_grad before multi_gpu_model"
             )
         self._control.agree(
             "changing the layers or what is trained",

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchkutils._torch_versions import outside_compiler
 from torchkutils.parallel.batch_axes import BatchAxes
 from torchkutils.parallel.losses import check_mergeable
 from torchkutils.parallel.template_view import TemplateView
@@ -63,7 +64,8 @@ class ParallelModel(TemplateView):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The template's forward, its batch cut over the devices and its outputs merged."""
-        return super().__call__(*args, **kwargs)
+        # What cuts and merges is no code for a compiler: it looks at values, and speaks with other ranks.
+        return outside_compiler(nn.Module.__call__)(self, *args, **kwargs)
 
     @property
     def module(self) -> nn.Module:
@@ -110,7 +112,9 @@ class ParallelModel(TemplateView):
                 a sum, or different batches with 'merged' on the ranks.
             RuntimeError: It failed on another rank.
         """
-        return self._loss_of(LossRequest(fn, inputs, targets, reduction, weights))
+        request = LossRequest(fn, inputs, targets, reduction, weights)
+        loss: Tensor = outside_compiler(_loss)(self, request)
+        return loss
 
     def refresh(self) -> None:
         """Copy weights and buffers to the replicas at the next call, whatever seems unchanged.
@@ -125,3 +129,7 @@ class ParallelModel(TemplateView):
         In one process there is nothing to save: gradients add up on the template in any case.
         """
         return contextlib.nullcontext()
+
+
+def _loss(model: ParallelModel, request: LossRequest) -> Tensor:
+    return model._loss_of(request)
