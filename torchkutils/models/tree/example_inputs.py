@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from torchkutils import _nested
+from torchkutils._call_hints import meant, shown
 from torchkutils._dtypes import torch_dtype
 from torchkutils.models.records import Run
 from torchkutils.models.tree.offloaded import execution_device
@@ -71,23 +72,41 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 
 
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
-    """How to give one argument that is a dict or a list, if `input_data` may have been meant so; None elsewhere."""
+    """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
+    about_sizes = None if run.input_size is None else _hint_about_sizes(model, run.input_size)
+    hint = about_sizes or _unknown_name(model, run)
     data = run.input_data
-    if not isinstance(data, Mapping | list):
-        return None
+    if hint is not None or run.input_size is not None or not isinstance(data, Mapping | list):
+        return hint
     taken_as = "keyword arguments" if isinstance(data, Mapping) else "positional arguments"
     kind = "dict" if isinstance(data, Mapping) else "list"
     hint = f"input_data is a {kind}, and its items were the {taken_as} of forward"
-    return f"{hint}; for one argument that is a {kind}, wrap it: input_data=(batch,)" if _takes_one(model) else None
+    takes_one = _accepts(model, [None], {})
+    return f"{hint}; for one argument that is a {kind}, wrap it: input_data=(batch,)" if takes_one else None
 
 
-def _takes_one(model: torch.nn.Module) -> bool:
-    """Whether forward can be called with a single positional argument."""
+def _hint_about_sizes(model: torch.nn.Module, sizes: Any) -> str | None:
+    """The same where sizes were given for what forward takes as one dict or list of tensors."""
+    if isinstance(sizes, Mapping):
+        as_named = _accepts(model, [], dict(sizes))
+        kind, meant = "dict", not as_named and _accepts(model, [None], {})
+    else:
+        count = len(_list_of_sizes(sizes))
+        kind, meant = "list", count > 1 and not _accepts(model, [None] * count, {}) and _accepts(model, [None], {})
+    return f"For one argument that is a {kind} of tensors, give the tensors: input_data=(batch,)" if meant else None
+
+
+def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
+    """What forward takes, where a name that was given is none of it."""
     try:
-        inspect.signature(model.forward).bind(None)
+        parameters = inspect.signature(model.forward).parameters
     except (TypeError, ValueError):
-        return False
-    return True
+        return None
+    names = [*(run.input_size if isinstance(run.input_size, Mapping) else ()), *(run.input_kwargs or ())]
+    unknown = [name for name in names if name not in parameters]
+    if not unknown or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return f"forward has no argument {unknown[0]!r}; it takes ({', '.join(parameters)})"
 
 
 def _each_size(input_size: Any) -> list[Sizes]:
@@ -101,11 +120,31 @@ def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
     given = _tensors_for_arrays(model, data)
     if given is None:
         return (), {}
+    if _is_pair(model, given):
+        return tuple(given[0]), dict(given[1])
     if type(given) in (tuple, list):
         return tuple(given), {}
     if isinstance(given, Mapping):
         return (), dict(given)
     return (given,), {}
+
+
+def _is_pair(model: torch.nn.Module, data: Any) -> bool:
+    """Whether it can only be meant as positional and keyword arguments: forward takes them so, and no two others."""
+    if type(data) is not tuple or len(data) != 2 or not isinstance(data[0], tuple | list):
+        return False
+    args, kwargs = data
+    named = isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)
+    return named and not _accepts(model, data, {}) and _accepts(model, args, kwargs)
+
+
+def _accepts(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether forward can be called with these arguments."""
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _named(model: torch.nn.Module, input_kwargs: Any) -> dict[str, Any]:
@@ -127,7 +166,10 @@ def _tensors_for_arrays(model: torch.nn.Module, data: Any) -> Any:
     return _nested.map_leaves(data, lambda array: _tensor(model, array), kind=np.ndarray, rigid=True)
 
 
-def _tensor(model: torch.nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
+def _tensor(model: torch.nn.Module, array: np.ndarray[Any, Any]) -> Any:
+    if isinstance(array, np.ma.MaskedArray) or array.dtype.kind not in "biufc":
+        # No tensor can hold it: objects, text, records, a mask.
+        return array
     tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
     return tensor.to(_device(model), _floating_dtype(model) if tensor.is_floating_point() else tensor.dtype)
 
@@ -183,7 +225,10 @@ class _Made:
             )
         for length in size:
             if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer)):
-                raise TypeError(f"input_size holds {length!r}; sizes are ints, or None for an open dimension")
+                raise TypeError(
+                    f"input_size holds {length!r:.200}; sizes are ints, or None for an open dimension; "
+                    "nested arguments and tensors go into input_data"
+                )
             if length is not None and length < 0:
                 raise ValueError(f"input_size holds {length}; sizes cannot be negative")
         return [self.open_sizes[axis > 0] if length is None else int(length) for axis, length in enumerate(size)]
@@ -191,7 +236,10 @@ class _Made:
 
 def _list_of_sizes(input_size: Any) -> list[Sizes]:
     if not isinstance(input_size, Sequence) or isinstance(input_size, str):
-        raise TypeError(f"input_size must be a shape, a list of shapes or a dict of them, got {input_size!r}")
+        hint = f"; did you mean (None, {input_size})?" if isinstance(input_size, int) else meant(input_size)
+        raise TypeError(
+            f"input_size must be a shape, a list of shapes or a dict of them, got {shown(input_size)}{hint}"
+        )
     if len(input_size) and isinstance(input_size[0], Sequence):
         return list(input_size)
     return [input_size]
