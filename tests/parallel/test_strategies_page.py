@@ -36,6 +36,7 @@ class Net(nn.Module):
             "layers": lambda: [y, y * 2],
             "state": lambda: self.rnn(x[:, None])[1],
             "number": lambda: {"y": y, "count": len(x)},
+            "tensor": lambda: {"y": y, "count": (y > -9).sum()},
             "others": lambda: (y, None, "text", note),
         }
         if self.kind == "sets":
@@ -144,6 +145,8 @@ LINES = {
     "a recurrent state, named in `batch_axes`": ("state", False, None, lambda p: _train(p, X), {"output": 1}),
     "a number": ("number", False, None, lambda p: _train(p, X), {}),
     "a number, named in `batch_axes`": ("number", False, None, lambda p: _train(p, X), {"count": "sum"}),
+    "a number as a 0-d tensor of integers": ("tensor", False, None, lambda p: _train(p, X), {}),
+    "the same, named in `batch_axes`": ("tensor", False, None, lambda p: _train(p, X), {"output['count']": "sum"}),
     "text, None and what was handed in": ("others", False, None, lambda p: _train(p, X, note="mine"), {}),
     "a batch smaller than the devices": ("rows", False, None, lambda p: _train(p, X[:1]), {}),
     "a model that was compiled before": ("rows", False, None, lambda p: _train(p, X), {}),
@@ -200,7 +203,7 @@ def outcome(name, strategy):
 
 def _tensors(value):
     if isinstance(value, dict):
-        return [*_tensors(value["y"]), torch.tensor(value["count"])]
+        return [*_tensors(value["y"]), torch.as_tensor(value["count"])]
     if isinstance(value, list | tuple):
         assert [one for one in value if not isinstance(one, torch.Tensor)] in ([], [None, "text", "mine"])
         return [one.detach() for one in value if isinstance(one, torch.Tensor)]

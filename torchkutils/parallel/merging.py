@@ -61,6 +61,8 @@ class Merger:
         first = outputs[0]
         if isinstance(first, Tensor):
             self._check_types(outputs, path, Tensor)
+            if len(outputs) > 1 and is_count(first) and self._axes.said.rule(path) is None:
+                return self._count(outputs, path, inside_object)
             return self._tensor(outputs, path)
         if isinstance(first, int | float | complex | np.number) and not isinstance(first, bool):
             self._check_types(outputs, path, type(first))
@@ -103,6 +105,14 @@ class Merger:
         if axis == "sum" and not tensors[0].is_floating_point():
             return torch.stack([tensor.to(self._target) for tensor in tensors]).sum(0)
         return weighted_sum(tensors, weights, self._target)
+
+    def _count(self, counts: Sequence[Tensor], path: str, inside_object: bool) -> Tensor:
+        """A 0-d tensor of integers or a bool: no mean of the replicas' is the whole batch's."""
+        first = counts[0]
+        alike = all(bool(count.to(first.device) == first) for count in counts)
+        if not alike or not (first.dtype == torch.bool or inside_object or self._handed_in(first)):
+            raise ValueError(number_refused(path, first))
+        return first.to(self._target)
 
     def _check_axis(self, path: str, shapes: Sequence[Sizes], axis: int) -> None:
         for shape, shard in zip(shapes, self._plan, strict=True):
@@ -221,6 +231,11 @@ def same(one: Any, other: Any) -> bool:
         return type(one) is type(other) and bool(one == other)
     except Exception:
         return False
+
+
+def is_count(tensor: Tensor) -> bool:
+    """Whether a tensor is one integer or bool, which is no mean over samples."""
+    return tensor.ndim == 0 and not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def number_refused(path: str, number: Any) -> str:
