@@ -329,6 +329,13 @@ def _equal_ranks_are_no_false_alarm(rank):
 
                 optimizer.step(closure)
         assert not compared
+        # A frozen part that the optimizer holds too: what was exchanged is not exchanged again.
+        model = Deep()
+        model.layers[0].requires_grad_(False)
+        frozen = multi_gpu_model(model, strategy="ddp", outputs="local")
+        frozen._exchange._average = None
+        _trained(frozen, torch.optim.SGD(frozen.parameters(), lr=1e-3, momentum=0.9), 3)
+        assert not compared
         # Updates by hand: the first is looked at, what repeats is not.
         for seed in range(5):
             parallel.zero_grad()

@@ -67,22 +67,25 @@ class Merger:
         if isinstance(first, int | float | complex | np.number) and not isinstance(first, bool):
             self._check_types(outputs, path, type(first))
             return self._number(outputs, path, inside_object)
-        held = contents(first, path)
-        if held is None:
-            merged = self._value(outputs, path)
-            if inside_object and len(outputs) > 1:
-                self._axes.check_steady(path, first, self._trial)
-            return merged
+        if contents(first, path) is not None:
+            return self._container(outputs, path, inside_object)
+        merged = self._value(outputs, path)
+        if inside_object and len(outputs) > 1:
+            self._axes.check_steady(path, first, self._trial)
+        return merged
+
+    def _container(self, outputs: Sequence[Any], path: str, inside_object: bool) -> Any:
+        first = outputs[0]
         self._check_types(outputs, path, type(first))
         if isinstance(first, list) and self._has_entries(outputs, path):
             joined = [_on(self._target, entry) for output in outputs for entry in output]
             return rebuild(first, joined)
-        opened = [contents(output, path) for output in outputs]
-        if any(other is None or list(other.keys) != list(held.keys) for other in opened):
+        opened = [held for held in (contents(output, path) for output in outputs) if held is not None]
+        if len(opened) < len(outputs) or any(list(one.keys) != list(opened[0].keys) for one in opened):
             self._refuse_structures(outputs)
         plain = inside_object or is_object_with_tensors(first)
-        columns = zip(*[other.values for other in opened if other is not None], strict=True)
-        parts = [self.merge(column, where, plain) for where, column in zip(held.paths(path), columns, strict=True)]
+        columns = zip(*[held.values for held in opened], strict=True)
+        parts = [self.merge(column, where, plain) for where, column in zip(opened[0].paths(path), columns, strict=True)]
         return rebuild(first, parts)
 
     def _tensor(self, tensors: Sequence[Tensor], path: str) -> Tensor:
