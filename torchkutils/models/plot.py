@@ -88,12 +88,12 @@ class ModelPlot:
     def page(self) -> ModelPage:
         """The model as one interactive HTML page, shown by a notebook inside the cell.
 
-        It has zoom, pan, a slider from the top level to the leaves, search, and every module's facts; it needs no
-        network. Its file is `page().html`, or what `save` writes to a path that ends in .html.
+        A click opens a module in place; there are search, colours by kind or share, a table, themes, and every
+        module's facts. It needs no network, and writing it no Graphviz. Its file is `page().html`, or what `save`
+        writes to a path that ends in .html.
 
         Raises:
-            ValueError: The graph is torchview's, which has no levels.
-            RuntimeError: Graphviz is missing, or refused the graph.
+            ValueError: The graph is torchview's, which has no modules inside each other.
         """
         if self._drawing is None:
             raise ValueError("drawer='torchview' has no interactive page; write .svg, or use drawer='layers'")

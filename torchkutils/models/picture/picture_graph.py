@@ -274,13 +274,15 @@ class PictureGraph:
     def _list_frames(self) -> None:
         """Keep the frames that hold a box, and those around them, each after the one around it."""
         needed = set()
-        for box in self.boxes.values():
-            frame = None if box.cluster is None else self._frames.by_key[box.cluster]
+        # A module that failed before anything in it ran holds no box.
+        failed = [key for key, frame in self._frames.by_key.items() if frame.module == self.failed_cluster]
+        for cluster in [*(box.cluster for box in self.boxes.values()), *failed]:
+            frame = None if cluster is None else self._frames.by_key[cluster]
             while frame is not None and frame.key not in needed:
                 needed.add(frame.key)
                 frame = frame.around
         for key, frame in self._frames.by_key.items():
-            if key in needed or frame.module == self.failed_cluster:
+            if key in needed:
                 self.clusters[key] = None if frame.around is None else frame.around.key
                 self.cluster_modules[key] = frame.module
 
