@@ -42,13 +42,18 @@ demo: $(READY)  ## Train on real handwritten digits from a download to a saved m
 test: $(READY)  ## Run the tests (under 5 minutes)
 	$(PY) -m pytest -q -m "not slow and not browser" -n $(WORKERS)
 
-test-slow: .venv/.vision  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
+test-slow: .venv/.vision build/pyright/bin/pyright  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
 	$(PY) -m pytest -q -m "slow and not browser" -n $(WORKERS)
 
 # One release of torchvision fits one release of torch; beside the rest, since transformers imports it where it can.
 .venv/.vision: $(READY)
 	$(PY) $(PIP) --no-deps --upgrade --target .venv/vision torchvision==0.28.0 timm==1.0.31
 	touch $@
+
+# A checker of types that users have; in a venv of its own, since it brings a JavaScript engine.
+build/pyright/bin/pyright:
+	$(PYTHON) -m venv build/pyright
+	build/pyright/bin/python -m pip install --quiet --disable-pip-version-check 'pyright[nodejs]==1.1.414'
 
 # None of these brings what it depends on: nothing that is there already changes.
 .venv/.zoo: .venv/.vision

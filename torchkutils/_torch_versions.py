@@ -293,6 +293,21 @@ def compiler_is_loaded() -> bool:
     return "torch._dynamo" in sys.modules
 
 
+_run_as_written: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def outside_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch.compile leaves as it is, with all that it calls. (What was compiled itself stays so.)
+
+    `torch.compiler.disable` loads the compiler, which takes a second: it is asked only where the compiler is loaded.
+    """
+    if not compiler_is_loaded():
+        return function
+    if function not in _run_as_written:
+        _run_as_written[function] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return _run_as_written[function]
+
+
 def is_call_of_compiled_function(code: types.CodeType) -> bool:
     """Whether a frame with this code runs a function that `torch.compile` made. No public way."""
     return code.co_qualname in _COMPILED_CALLS
