@@ -111,11 +111,11 @@ class SequenceLoader:
         self.sequence: BatchSource = sequence
         self.steps_per_epoch = steps_per_epoch
         self._length()
-        self.num_workers = whole_number("num_workers", num_workers, at_least=0)
+        self.num_workers: int = whole_number("num_workers", num_workers, at_least=0)
         check_workers(self.num_workers, prefetch_factor, timeout, multiprocessing_context)
         if workers == "threads" and multiprocessing_context is not None:
             raise ValueError("multiprocessing_context needs workers='processes', got workers='threads'")
-        self.shuffle = bool(shuffle)
+        self.shuffle: bool = bool(shuffle)
         self.seed = None if seed is None else whole_number("seed", seed, at_least=0)
         check_world(rank, world_size, shard)
         if isinstance(world_size, int):
@@ -123,7 +123,7 @@ class SequenceLoader:
         self._asked_world = rank, world_size, shard
         self.workers = workers
         self.on_error = on_error
-        self.pin_memory = bool(pin_memory)
+        self.pin_memory: bool = bool(pin_memory)
         self._prefetch_factor = prefetch_factor
         self.timeout = timeout
         self.multiprocessing_context = multiprocessing_context

@@ -56,11 +56,11 @@ class Answer:
         self._wire = wire
         self._body = Body(wire, head)
         self.url = url
-        self.status = head.status
+        self.status: int = head.status
         self.headers = head.headers
-        self.length = self._body.length
+        self.length: int | None = self._body.length
         tag = self.headers.get("ETag").strip()
-        self.etag = tag if re.fullmatch(r'"[^"]+"', tag) else None
+        self.etag: str | None = tag if re.fullmatch(r'"[^"]+"', tag) else None
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer as far as data comes; 0 at the end."""

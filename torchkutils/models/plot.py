@@ -34,10 +34,10 @@ class ModelPlot:
     """
 
     def __init__(self, graph: ModelDigraph) -> None:
-        self.model_name = graph.model_name
-        self.source = str(graph.source)
-        self.caption = graph.caption
-        self.dpi = graph.dots_per_inch
+        self.model_name: str = graph.model_name
+        self.source: str = str(graph.source)
+        self.caption: str = graph.caption
+        self.dpi: float = graph.dots_per_inch
         self._drawing = graph.drawing
 
     def save(self, path: PathLike) -> None:

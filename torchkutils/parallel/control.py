@@ -48,8 +48,8 @@ class Control:
     """Lets the ranks of the default process group agree. Made by all of them at once; see `control_of_group`."""
 
     def __init__(self) -> None:
-        self.world = distributed.get_world_size()
-        self.rank = distributed.get_rank()
+        self.world: int = distributed.get_world_size()
+        self.rank: int = distributed.get_rank()
         self._group: Any = None
         if self.world > 1:
             timeout: datetime.timedelta | None = group_timeout()

@@ -125,7 +125,7 @@ class ReplicaSet:
 
     def __init__(self, template: nn.Module, devices: Sequence[torch.device]) -> None:
         self.template = template
-        self.devices = list(devices)
+        self.devices: list[torch.device] = list(devices)
         self.replicas: list[Replica] = []
         self.generation = 0
         self._lock = threading.Lock()

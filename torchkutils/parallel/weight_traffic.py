@@ -36,8 +36,8 @@ class WeightTraffic:
     """
 
     def __init__(self, tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> None:
-        self.tensors = list(tensors)
-        self.devices = list(devices)
+        self.tensors: list[Tensor] = list(tensors)
+        self.devices: list[torch.device] = list(devices)
         self.copies: dict[torch.device, list[Tensor]] = {device: list(tensors) for device in devices}
         self.copies_made = 0
         self._buckets = (

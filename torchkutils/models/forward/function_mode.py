@@ -76,7 +76,7 @@ class without_function_modes:  # noqa: N801
     __slots__ = ("guard",)
 
     def __init__(self, needed: bool = True) -> None:
-        self.guard = without_torch_function() if needed else None
+        self.guard: Any | None = without_torch_function() if needed else None
 
     def __enter__(self) -> None:
         if self.guard is not None:

@@ -44,8 +44,9 @@ class Recorder:
     """
 
     def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
-        self.tree, self.describe = tree, Descriptions()
-        self.flow = DataFlow(tree, self.describe)
+        self.tree: ModuleTree = tree
+        self.describe: Descriptions = Descriptions()
+        self.flow: DataFlow = DataFlow(tree, self.describe)
         self.thread = 0
         self._mode = FunctionMode(self._run_function)
         self._calls = CallStack()

@@ -34,7 +34,10 @@ class PictureGraph:
     def __init__(
         self, trace: Trace, depth: int, *, functions: bool = False, rolled: bool | None = None, fold: bool = False
     ) -> None:
-        self.trace, self.depth, self.functions, self.rolled = trace, depth, functions, rolled
+        self.trace: Trace = trace
+        self.depth: int = depth
+        self.functions: bool = functions
+        self.rolled: bool | None = rolled
         self.boxes: dict[str, Box] = {}
         self.clusters: dict[str, str | None] = {}
         self.cluster_modules: dict[str, int] = {}

@@ -32,9 +32,9 @@ class TensorStates:
         tensors = [t for t in tree.tensors if not is_lazy(t)] if tree.unusual else tree.tensors
         # One list for each fact: an object for each tensor would keep the garbage collector busy.
         self.tensors = tensors
-        self.requires_grad = list(map(_requires_grad, tensors))
+        self.requires_grad: list[bool] = list(map(_requires_grad, tensors))
         self.leaves = [t for t in tensors if type(t) is torch.nn.Parameter or t.is_leaf]
-        self.gradients = list(map(_gradient, self.leaves))
+        self.gradients: list[torch.Tensor | None] = list(map(_gradient, self.leaves))
         # What can be written to, what lay in it, and the counter of its writes where it has one.
         self.contents: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.hooks: dict[int, tuple[torch.Tensor, list[tuple[Any, list[Any]]]]] = {}
@@ -44,8 +44,10 @@ class TensorStates:
         self._moved = bool(tree.unusual)
         self._keep_buffers(tree)
         # A sparse or nested tensor has no one address to compare: it takes its memory back in any case.
-        self.addressed = [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
-        self.addresses = _addresses(self.addressed)
+        self.addressed: list[torch.Tensor] = (
+            [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
+        )
+        self.addresses: list[int] = _addresses(self.addressed)
         self._tree, self._others = tree, others
         self._by_storage: dict[int, list[torch.Tensor]] | None = None
 
