@@ -46,6 +46,8 @@ class FileBatches(Sequence):
         labels: Class numbers, one a file; None without labels.
     """
 
+    labels: npt.NDArray[np.int64] | None
+
     def __init__(
         self,
         listing: Listing,

@@ -35,6 +35,9 @@ class Place:
     """
 
     __slots__ = ("aside", "begun", "consumed", "ended", "epoch", "first", "handed_out", "owner", "total")
+    aside: bool
+    begun: bool
+    ended: bool
 
     def __init__(self, epoch: int, first: int = 0, consumed: int = 0) -> None:
         self.epoch: int = epoch

@@ -72,6 +72,8 @@ class SequenceLoader:
     [10, 20]
     """
 
+    seed: int | None
+
     def __init__(
         self,
         sequence: Any,

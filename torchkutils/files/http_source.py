@@ -19,7 +19,7 @@ from torchkutils.files.attempts import Deadline, FailedAttempt, Timeouts, server
 from torchkutils.files.certificates import Verify
 from torchkutils.files.connecting import host_and_port, open_wire, proxy_refusal
 from torchkutils.files.cookies import Cookies
-from torchkutils.files.http_wire import Body, Head, Wire, request_head
+from torchkutils.files.http_wire import Body, Head, Headers, Wire, request_head
 from torchkutils.files.proxies import Proxy, proxy_for
 from torchkutils.files.waiting import asked_wait, is_rate_limited
 
@@ -51,6 +51,8 @@ class Answer:
         length: Bytes of the body, None when the server does not say.
         etag: The strong entity tag, None when there is none or a weak one.
     """
+
+    headers: Headers
 
     def __init__(self, url: str, wire: Wire, head: Head) -> None:
         self._wire = wire

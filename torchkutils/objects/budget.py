@@ -39,6 +39,10 @@ class Budget:
         nbytes: Bytes of the stored tensors.
     """
 
+    modules_left: int
+    mentions_left: int
+    bytes_left: int
+
     def __init__(self, tensors: int, names: int, nbytes: int) -> None:
         free = _FREE_MODULES + _MODULES_PER_TENSOR * tensors
         self.modules_left = min(free, _MODULES_AT_MOST + nbytes // _BYTES_PER_MODULE)

@@ -123,6 +123,8 @@ class ReplicaSet:
         generation: How often the replicas were built.
     """
 
+    generation: int
+
     def __init__(self, template: nn.Module, devices: Sequence[torch.device]) -> None:
         self.template = template
         self.devices: list[torch.device] = list(devices)

@@ -35,6 +35,8 @@ class WeightTraffic:
         copies_made: How many tensors were copied to how many devices so far.
     """
 
+    copies_made: int
+
     def __init__(self, tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> None:
         self.tensors: list[Tensor] = list(tensors)
         self.devices: list[torch.device] = list(devices)

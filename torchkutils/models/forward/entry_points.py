@@ -218,6 +218,8 @@ class StockEntryPoints(EntryPoints):
     """
 
     __slots__ = ("rule", "stock_forward")
+    rule: Rule | None
+    stock_forward: Callable[..., Any]
 
     def __init__(
         self,

@@ -43,6 +43,9 @@ class Recorder:
         thread: The one whose calls are recorded.
     """
 
+    thread: int
+    met_compiled: bool
+
     def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
         self.tree: ModuleTree = tree
         self.describe: Descriptions = Descriptions()

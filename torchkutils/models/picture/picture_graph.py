@@ -31,6 +31,8 @@ class PictureGraph:
         fold: Whether equal blocks that follow each other are one box.
     """
 
+    arrows: list[Arrow]
+
     def __init__(
         self, trace: Trace, depth: int, *, functions: bool = False, rolled: bool | None = None, fold: bool = False
     ) -> None:

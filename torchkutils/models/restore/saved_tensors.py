@@ -28,6 +28,8 @@ class TensorStates:
         others: Tensors that attributes and arguments reach. Copied at the first write that is seen, as parameters are.
     """
 
+    leaves: list[torch.Tensor]
+
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         tensors = [t for t in tree.tensors if not is_lazy(t)] if tree.unusual else tree.tensors
         # One list for each fact: an object for each tensor would keep the garbage collector busy.
