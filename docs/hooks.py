@@ -54,6 +54,8 @@ REFERENCE = {
         "plot_model",
         "ModelPlot",
         "model_to_dot",
+        "compare_models",
+        "ModelComparison",
     ],
     "Saving": [
         "save_model",
@@ -88,6 +90,7 @@ RETURNED = {
         "torchkutils.models.table.comparison.Change",
     ],
     "ModelPlot": ["torchkutils.models.page.ModelPage"],
+    "ModelComparison": ["torchkutils.models.comparing.differences.ModuleDifference"],
 }
 """What a public name hands out that has no public name of its own, described on the same page."""
 

@@ -31,8 +31,19 @@ TOP = {"__init__", "__main__", "cli", "cli_files", "cli_models", "cli_usage", "i
 
 # Inside models: a room imports its own modules and rooms further down; so do the doors, among themselves in this order.
 # `records` and `forward.raised_errors` are what everyone speaks: they import nothing of the house.
-MODEL_DOORS = ["plot", "page", "dot", "summary"]
-MODEL_ROOMS = ["table", "picture", "trace", "forward", "without_running", "restore", "tree", "records"]
+MODEL_DOORS = ["plot", "compare", "page", "dot", "summary"]
+MODEL_ROOMS = [
+    "comparing",
+    "page_tree",
+    "table",
+    "picture",
+    "trace",
+    "forward",
+    "without_running",
+    "restore",
+    "tree",
+    "records",
+]
 MODEL_BESIDE = {"render", "graphviz_process", "forward.raised_errors"}
 
 

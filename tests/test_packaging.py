@@ -87,7 +87,9 @@ def test_wheel_and_sdist_hold_what_they_should(tmp_path: pathlib.Path) -> None:
     inside = {name for name in inside if "__pycache__" not in name}
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
+        licence = file.read("torchkutils/models/page_assets/dagre/LICENSE").decode()
     assert names == inside
+    assert "Permission is hereby granted, free of charge" in licence
 
     with tarfile.open(sdist) as archive:
         source = {name.split("/", 1)[1] for name in archive.getnames()}

@@ -22,6 +22,8 @@ from torchkutils.files.get_file import get_file as get_file
 from torchkutils.files.hashing import hash_file as hash_file
 from torchkutils.files.hashing import validate_file as validate_file
 from torchkutils.files.registry import Registry as Registry
+from torchkutils.models.compare import ModelComparison as ModelComparison
+from torchkutils.models.compare import compare_models as compare_models
 from torchkutils.models.dot import model_to_dot as model_to_dot
 from torchkutils.models.plot import ModelPlot as ModelPlot
 from torchkutils.models.plot import plot_model as plot_model
@@ -66,6 +68,7 @@ __all__ = [
     "DownloadError",
     "GeneratorEnqueuer",
     "HDF5Matrix",
+    "ModelComparison",
     "ModelPlot",
     "ModelSummary",
     "OrderedEnqueuer",
@@ -77,6 +80,7 @@ __all__ = [
     "SequenceLoader",
     "array_to_img",
     "audio_dataset_from_directory",
+    "compare_models",
     "count_params",
     "custom_object_scope",
     "deserialize_keras_object",

@@ -57,7 +57,7 @@ class Children(NamedTuple):
 
 
 def children(value: Any, *, objects: bool = False) -> Children | None:
-    """What a container holds; None for a leaf.
+    """What a container holds; None for a leaf, and for what its class lets nobody look at.
 
     Args:
         value: Anything.
@@ -65,13 +65,20 @@ def children(value: Any, *, objects: bool = False) -> Children | None:
     """
     if type(value) in _PLAIN_LEAVES or isinstance(value, _LEAVES):
         return None
+    try:
+        return _contents(value, objects)
+    except Exception:
+        return None
+
+
+def _contents(value: Any, objects: bool) -> Children | None:
     if isinstance(value, Mapping):
-        return Children("key", list(value), list(value.values()))
+        return Children("key", [*iter(value)], [*iter(value.values())])
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return Children("field", value._fields, list(value))
     if isinstance(value, tuple | list | collections.deque | Set):
         # Not by `len`, which a class may forbid, and which `list` asks for too.
-        contents = list(iter(value))
+        contents = [*iter(value)]
         return Children("position", range(len(contents)), contents)
     names = _attribute_names(value, objects)
     return None if names is None else Children("field", names, [getattr(value, name) for name in names])

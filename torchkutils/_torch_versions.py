@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._library.custom_ops import CustomOpDef
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -29,6 +30,8 @@ TORCH_VERSION: tuple[int, int] = tuple(map(int, re.findall(r"\d+", torch.__versi
 # What torch.ops holds. Their schemas say what they write to. No public name up to 2.15.
 OPERATORS: tuple[type[Any], ...] = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 OperatorOverload: Any = torch._ops.OpOverload
+# Those, and what `torch.library.custom_op` gives.
+NAMED_OPERATORS: tuple[type[Any], ...] = (*OPERATORS, CustomOpDef)
 
 
 # What `nn.Module.__call__` is made of. Only a class that replaces it has another. No public name.
@@ -244,6 +247,8 @@ def newer_module_class(name: str) -> type[nn.Module] | None:
 
 def operator_name(operator: Any) -> str:
     """The name of an operator with its namespace and without its overload: "aten::mm". No public way."""
+    if isinstance(operator, CustomOpDef):
+        return str(operator._qualname)
     packet = operator.overloadpacket if isinstance(operator, OperatorOverload) else operator
     return str(packet._qualified_op_name)
 

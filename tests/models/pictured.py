@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import html
 import re
 
 import pygraphviz
@@ -23,10 +24,17 @@ def titles_of(source: str) -> list[str]:
 
 
 def title(graph: pygraphviz.AGraph, node: str) -> str:
-    label = re.split(r"(?<!\\)[|]|\\n", graph.get_node(node).attr["label"].strip("{"))[0]
-    name, _, class_name = re.sub(r"\\(.)", r"\1", label).partition(": ")
+    """The whole path of a box, out of its tooltip, with what its label says of calls."""
+    path, _, class_name = html.unescape(graph.get_node(node).attr["tooltip"]).partition(": ")
     calls = re.search(r" \(\d+ calls\)$", class_name)
-    return name + (calls.group() if calls else "")
+    return path + (calls.group() if calls else "")
+
+
+def labels_of(source: str) -> list[str]:
+    """The first line of each box's label, as a reader sees it."""
+    graph = pygraphviz.AGraph(string=source)
+    labels = [re.split(r"(?<!\\)[|]|\\n", node.attr["label"].strip("{"))[0] for node in graph.nodes()]
+    return sorted(re.sub(r"\\(.)", r"\1", html.unescape(label)) for label in labels)
 
 
 class Plain(nn.Module):

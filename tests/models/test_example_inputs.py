@@ -112,6 +112,21 @@ def test_keyword_arguments_stand_beside_positional_ones(inputs: dict[str, Any], 
     assert summarize(Varied(), depth=0, **inputs).rows[0].output_shapes == shape
 
 
+@pytest.mark.parametrize("data", [((X,), {"scale": 2.0}), ([X], {"scale": X})], ids=["tuple", "list"])
+def test_a_pair_that_can_mean_nothing_else_is_positional_and_keyword_arguments(data: Any) -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: torch.Tensor, *, scale: Any) -> torch.Tensor:
+            return super().forward(x) * scale
+
+    class Pair(nn.Module):
+        def forward(self, parts: Any, options: Any) -> torch.Tensor:
+            assert "scale" in options
+            return parts[0] * 2
+
+    assert summarize(Scaled(4, 4), input_data=data).flops > 0
+    assert summarize(Pair(), input_data=data).rows[0].output_shapes == "(3, 4)"
+
+
 def test_keyword_arguments_alone_are_inputs() -> None:
     class Named(nn.Module):
         def forward(self, *, a: np.ndarray) -> Any:
@@ -129,6 +144,8 @@ def test_keyword_arguments_alone_are_inputs() -> None:
         ({"input_data": X, "input_kwargs": {1: X}}, TypeError, "input_kwargs must be a dict"),
         ({"input_size": {"x": (3, 4), "flag": True}}, TypeError, "flags that forward takes go into input_kwargs"),
         ({"input_size": (3, 4), "input_data": X}, ValueError, "both given"),
+        ({"input_size": X}, TypeError, "tensors go into input_data"),
+        ({"input_size": [[(3, 4), (3, 4)]]}, TypeError, "nested arguments and tensors go into input_data"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(inputs: dict[str, Any], error: Any, match: str) -> None:
@@ -156,6 +173,27 @@ def test_one_argument_that_is_a_collection_gets_a_hint(model: nn.Module, data: A
         summarize(model, input_data=data)
     assert any("wrap it: input_data=(batch,)" in note for note in caught.value.__notes__)
     assert summarize(model, input_data=(data,)).flops > 0
+    sizes = {"x": (3, 4)} if isinstance(data, dict) else [(3, 4)] * 3
+    with pytest.raises(TypeError, match="argument") as caught:
+        summarize(model, input_size=sizes)
+    assert any("give the tensors: input_data=(batch,)" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([[1]], object), np.array(["a"]), np.zeros(2, [("a", "i4")]), np.ma.array([1.0], mask=[1])],
+    ids=["objects", "text", "records", "masked"],
+)
+def test_an_array_that_no_tensor_can_hold_stays_one(array: Any) -> None:
+    seen = []
+
+    class Takes(nn.Identity):
+        def forward(self, x: torch.Tensor, array: Any) -> torch.Tensor:
+            seen.append(type(array))
+            return x
+
+    summarize(Takes(), input_data=(X, array))
+    assert seen == [type(array)]
 
 
 def test_who_gave_a_tensor_gets_no_hint_about_wrapping() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,11 @@ def test_functions_count_as_torchs_counter_does(name: str) -> None:
     assert all(row.flops_known for row in summary.rows)
 
 
+class Marked(torch.Tensor):
+    """A class of tensors as people write them."""
+
+
+PACKED = nn.LSTM(3, 4)
 INT8 = torch.ones(32, 16, dtype=torch.int8), torch.ones(16, 32, dtype=torch.int8)
 HALVES = torch.ones(16, 16, dtype=torch.bfloat16), torch.ones(2, 16, 32, dtype=torch.bfloat16)
 # Those that torch's counter does not know, by hand.
@@ -111,6 +118,26 @@ WORKED_OUT = {
     ),
     "bilinear": (lambda: functional.bilinear(torch.ones(2, 3), torch.ones(2, 4), torch.ones(5, 3, 4)), 2 * 2 * 5 * 16),
     "a norm": (lambda: torch.linalg.norm(torch.ones(3, 4)), 0),
+    "a chain by name": (
+        lambda: torch.linalg.multi_dot(tensors=[torch.ones(4, 5), torch.ones(5, 6), torch.ones(6, 2)]),
+        2 * (5 * 6 * 2 + 4 * 5 * 2),
+    ),
+    "tensordot over axes of 1": (
+        lambda: torch.tensordot(torch.ones(4, 1), torch.ones(5, 6), dims=([1], [0])),
+        2 * 4 * 6,
+    ),
+    "convolution by its mode": (
+        lambda: torch._convolution_mode(torch.ones(1, 3, 9), torch.ones(4, 3, 3), None, [1], "same", [1], 1),
+        2 * 4 * 9 * 9,
+    ),
+    "frequencies": (lambda: torch.fft.fftfreq(8), 0),
+    "a packed LSTM": (
+        lambda: nn.utils.rnn.pad_packed_sequence(
+            PACKED(nn.utils.rnn.pack_padded_sequence(torch.ones(5, 2, 3), torch.tensor([5, 3])))[0]
+        )[0],
+        2 * 8 * 16 * 7,
+    ),
+    "a class of tensors": (lambda: torch.ones(4, 5).as_subclass(Marked) @ torch.ones(5, 6), 2 * 4 * 5 * 6),
 }
 NEWER = {"experts": (functional, "grouped_mm")}
 
@@ -142,6 +169,19 @@ def test_modules_count_what_was_worked_out_by_hand(model: nn.Module, size: Any, 
     assert all(row.flops_known for row in summary.rows)
 
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+    @torch.jit.script
+    def scripted_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a @ b
+
+
+def in_another_thread(function: Any) -> Any:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(function).result()
+
+
 SQUARE = torch.eye(4) * 2
 UNKNOWN = {
     "a product of three operands": lambda: torch.einsum("ij,jk,kl->il", SQUARE, SQUARE, SQUARE),
@@ -165,6 +205,10 @@ UNKNOWN = {
     ),
     "numpy": lambda: torch.from_numpy(SQUARE.numpy() @ SQUARE.numpy()),
     "numpy's functions": lambda: torch.as_tensor(np.matmul(SQUARE, SQUARE)),
+    "a script": lambda: scripted_product(SQUARE, SQUARE),
+    "a script's result in a dict": lambda: {"a": scripted_product(SQUARE, SQUARE)},
+    "another thread": lambda: in_another_thread(lambda: SQUARE @ SQUARE),
+    "axes in a tensor": lambda: torch.tensordot(SQUARE, SQUARE, torch.tensor([[1], [0]])),
     "backward": lambda: torch.func.grad(lambda x: (x @ SQUARE).sum())(SQUARE),
 }
 
@@ -305,6 +349,8 @@ def raw_formula(x: Any, *, out_val: Any, **named: Any) -> int:
         ("torchkutils_tests::twice", {}, shapes_formula, 1000),
         (["torchkutils_tests::thrice", "torchkutils_tests::twice"], {}, shapes_formula, 1000),
         ("torchkutils_tests::twice", {"get_raw": True}, raw_formula, 64),
+        ("torchkutils_tests::twice", {}, lambda shape, out_shape: np.int64(7), 7),
+        ("torchkutils_tests::twice", {}, lambda shape, out_shape: 7.0, 7),
     ],
 )
 @pytest.mark.usefixtures("no_formula_stays")
@@ -351,13 +397,40 @@ def test_an_operator_of_torchs_own_registry_is_known() -> None:
         del flop_registry[operator]
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 4))], ids=["", "nested"])
 @pytest.mark.usefixtures("no_formula_stays")
-def test_a_formula_that_raises_warns_and_leaves_a_lower_bound() -> None:
-    def broken(*args: Any, **named: Any) -> int:
-        raise ValueError("no such axis")
+def test_formulas_count_for_layers_of_torch_too(layer: nn.Module) -> None:
+    register_flop_formula(nn.Linear)(lambda module, x, *, out_shape: 1000)
+    summary = summarize(nn.Sequential(layer, nn.ReLU()), input_size=(2, 4))
+    assert (summary.flops, summary.flops_known) == (1000, True)
+    register_flop_formula(torch.relu)(lambda x, **named: 5)
+    assert summarize(nn.Sequential(nn.ReLU()), input_size=(2, 4)).flops == 5
+
+
+@pytest.mark.usefixtures("no_formula_stays")
+def test_an_operator_may_be_given_as_custom_op_made_it() -> None:
+    register_flop_formula(thrice)(lambda shape, *, out_shape: 11)
+    assert summarize(Custom(thrice), input_size=(2, 4)).flops == 64 + 11
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        (ValueError("no such axis"), "ValueError: no such axis"),
+        (1.5, "TypeError: 'float'"),
+        ("many", "TypeError: 'str'"),
+        (-3, "ValueError: a number of operations cannot be negative, got -3"),
+    ],
+)
+@pytest.mark.usefixtures("no_formula_stays")
+def test_a_formula_that_raises_warns_and_leaves_a_lower_bound(gives: Any, said: str) -> None:
+    def broken(*args: Any, **named: Any) -> Any:
+        if isinstance(gives, Exception):
+            raise gives
+        return gives
 
     register_flop_formula("torchkutils_tests::twice")(broken)
-    with pytest.warns(UserWarning, match=r"FLOP formula .*broken raised ValueError: no such axis"):
+    with pytest.warns(UserWarning, match=rf"FLOP formula .*broken raised {said}"):
         summary = summarize(Custom(torch.ops.torchkutils_tests.twice), input_size=(2, 4))
     assert (summary.flops, summary.flops_known) == (64, False)
 
@@ -368,6 +441,7 @@ def test_a_formula_that_raises_warns_and_leaves_a_lower_bound() -> None:
         (3, {}, TypeError, "targets must be functions.*got 3"),
         ("cdist", {}, TypeError, "names like 'mylib::op', got 'cdist'"),
         (nn.Linear, {"get_raw": True}, ValueError, "get_raw=True is not possible for Linear"),
+        (nn.Linear(2, 2), {}, TypeError, "got an instance of Linear; give the class Linear"),
     ],
 )
 def test_targets_that_cannot_be_counted_are_refused(targets: Any, options: Any, error: Any, match: str) -> None:
@@ -378,7 +452,7 @@ def test_targets_that_cannot_be_counted_are_refused(targets: Any, options: Any, 
 # -- torch's own lists ---------------------------------------------------------------------------------------------
 
 PRODUCT_LIKE = re.compile(
-    r"mm(?!ing|a|ax|in|on)|matmul|dot|conv\dd|convolution|conv_t|^mv|_mv|linear|einsum|attention|lstm|gru(?!p)|rnn|cdist|fft_[ihr]*fft(?!shift)|svd|eig"
+    r"mm(?!ing|a|ax|in|on)|matmul|dot|conv\dd|convolution|conv_t|^mv|_mv|linear|einsum|attention|lstm|gru(?!p)|rnn|cdist|fft_[ihr]*fft(?!shift|freq)|svd|eig"
     r"|(?<!s)qr|solve(?!_)|inverse|_inv|cholesky|^lu|_lu$|det$|multi_dot|inner|matrix|^cov|corr|grid_samp|stft|power(?!_)"
 )
 # They have such a name and are none.

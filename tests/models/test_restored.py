@@ -6,8 +6,10 @@ import collections
 import contextlib
 import copy
 import dataclasses
+import functools
 import io
 import itertools
+import queue
 import random
 import subprocess
 import sys
@@ -297,6 +299,31 @@ class Counter:
         )
 
 
+class Closed(list[Any]):
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+
+def counting() -> Callable[[], None]:
+    count = 0
+
+    def call() -> None:
+        nonlocal count
+        count += 1
+
+    return call
+
+
+def remembering() -> Callable[[], None]:
+    def call(seen: list[int] = []) -> None:
+        seen.append(1)
+
+    return call
+
+
 class Slotted:
     __slots__ = ("m", "n")
 
@@ -340,6 +367,40 @@ VALUES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any],
     "an ordered dict": (lambda: collections.OrderedDict(a=1, b=2), lambda d: d.move_to_end("a"), list),
     "a deque": (lambda: collections.deque([1]), lambda d: d.append(2), list),
     "a counter": (lambda: collections.Counter("aab"), lambda c: c.update("c"), dict),
+    "what an array of objects holds": (
+        lambda: np.array([[], {}], object),
+        lambda a: a[0].append(1),
+        lambda a: a.tolist(),
+    ),
+    "a masked array": (
+        lambda: np.ma.array([1, 2], mask=[0, 1]),
+        lambda a: (a.__setitem__(0, 9), a.mask.__setitem__(0, True)),
+        repr,
+    ),
+    "NumPy's source of bits": (lambda: np.random.PCG64(0), lambda g: g.random_raw(), lambda g: repr(g.state)),
+    "a file in memory": (lambda: io.StringIO("abc"), lambda f: f.write("zz"), lambda f: (f.getvalue(), f.tell())),
+    "a queue": (queue.Queue, lambda q: q.put(1), lambda q: q.qsize()),
+    "a variable of a closure": (counting, lambda f: f(), lambda f: f.__closure__[0].cell_contents),
+    "a default": (remembering, lambda f: f(), lambda f: f.__defaults__[0][:]),
+    "a partial": (lambda: functools.partial(list.append, []), lambda f: f(1), lambda f: f.args[0][:]),
+    "a bound method": (lambda: Counter().change, lambda f: f(), lambda f: f.__self__.state()),
+    "a bound method of a list": (lambda: [].append, lambda f: f(1), lambda f: f.__self__[:]),
+    "a list that forbids to be looked at": (lambda: Closed([1]), lambda v: list.append(v, 2), lambda v: list.copy(v)),
+    "a gradient": (
+        lambda: [torch.zeros(2, requires_grad=True)],
+        lambda v: setattr(v[0], "grad", torch.ones(2)),
+        lambda v: v[0].grad,
+    ),
+    "memory of a tensor": (
+        lambda: [torch.zeros(2)],
+        lambda v: (v[0].set_(torch.ones(3)), None)[1],
+        lambda v: v[0].tolist(),
+    ),
+    "an array of a tensor": (
+        lambda: [torch.zeros(2)],
+        lambda v: v[0].numpy().__iadd__(1),
+        lambda v: v[0].tolist(),
+    ),
 }
 ITERATORS: dict[str, Callable[[], Any]] = {
     "of a list": lambda: iter([1, 2, 3]),
@@ -531,7 +592,9 @@ def test_an_offloaded_model_runs_for_real() -> None:
             assert all(parameter.is_meta for parameter in offloaded.parameters())
 
 
-@pytest.mark.parametrize("way", ["autograd.grad", "backward", "a hook of a tensor"])
+@pytest.mark.parametrize(
+    "way", ["autograd.grad", "backward", "a hook of a tensor", "an error of its own", "an assertion"]
+)
 def test_a_forward_that_wants_a_graph_gets_one(way: str) -> None:
     class Forces(nn.Module):
         def __init__(self) -> None:
@@ -541,6 +604,9 @@ def test_a_forward_that_wants_a_graph_gets_one(way: str) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = x.requires_grad_(True)
             energy = self.net(x)
+            if way == "an error of its own" and energy.grad_fn is None:
+                raise ValueError("no graph")
+            assert way != "an assertion" or energy.requires_grad
             if way == "a hook of a tensor":
                 energy.register_hook(lambda gradient: gradient)
                 return energy
@@ -553,6 +619,18 @@ def test_a_forward_that_wants_a_graph_gets_one(way: str) -> None:
     model = Forces()
     before = whole_state(model)
     assert summarize(model, input_size=(4, 2)).rows[0].output_shapes == "(4, 1)"
+    assert whole_state(model) == before
+
+
+def test_a_parameter_that_is_written_to_through_numpy_is_put_back() -> None:
+    class Writes(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.detach().numpy()[:] = 1
+            return super().forward(x)
+
+    model = Writes(4, 4)
+    before = whole_state(model)
+    summarize(model, input_size=(2, 4))
     assert whole_state(model) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import types
 
 import pytest
 import torch
@@ -225,21 +226,44 @@ def test_a_failure_has_one_note_that_names_module_and_shapes(model, inputs, says
     assert [words for words in not_said if words in note] == []
 
 
+class Unmade(nn.Module):
+    def __init__(self):
+        self.size = 3
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [
         (nn.Linear, r"got the class Linear; give an instance of it: Linear\(\.\.\.\)"),
         (nn.Linear(3, 1).state_dict(), "got a state dict .* call load_state_dict"),
+        ({"model": nn.Linear(3, 1), "epoch": 3}, "got dict; it holds a module under 'model': give that"),
+        (types.SimpleNamespace(net=nn.Linear(3, 1)), "got SimpleNamespace; it holds a module under 'net': give that"),
+        ([nn.Linear(3, 1), nn.ReLU()], r"got a list of 2 values; give one module, or torch.nn.Sequential"),
+        (Unmade(), r"__init__ of Unmade must call super\(\).__init__\(\)"),
         ({"epoch": 3, "model": {}}, "got dict; of a checkpoint, give the model"),
         ("weights.pt", "got str 'weights.pt'; give the model that was loaded from it"),
         (pathlib.Path("weights.pt"), r"got \w*Path 'weights.pt'; give the model"),
         (lambda: nn.Linear(3, 1), "got the function <lambda>; give the module that it returns"),
         (3, "got int$"),
     ],
-    ids=["class", "state dict", "checkpoint", "path", "pathlib", "factory", "int"],
+    ids=[
+        *(
+            "class",
+            "state dict",
+            "with a model",
+            "object",
+            "list",
+            "no super",
+            "checkpoint",
+            "path",
+            "pathlib",
+            "factory",
+        ),
+        "int",
+    ],
 )
 def test_what_is_no_model_is_refused_with_what_to_give(given, match):
-    with pytest.raises(TypeError, match=rf"model must be a torch\.nn\.Module, {match}"):
+    with pytest.raises(TypeError, match=rf"^model (must be a torch\.nn\.Module|is no module yet)[,:] {match}"):
         summarize(given, input_size=(2, 3))
 
 

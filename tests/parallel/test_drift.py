@@ -16,6 +16,7 @@ from torch.distributed.algorithms.join import Join
 
 from tests.ranks import batch, on_ranks, same_on_all_ranks
 from torchkutils import multi_gpu_model
+from torchkutils.parallel.parameter_checks import ParameterChecks
 
 pytestmark = pytest.mark.slow
 
@@ -200,37 +201,163 @@ def _changes_are_taken_over(rank):
             assert same_on_all_ranks(tensor.detach()), change
 
 
+class Deep(nn.Module):
+    """More parameters than one sample of values holds."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(*[nn.Linear(4, 4) for _ in range(40)]).double()
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def _load(m, optimizer):
+    m.load_state_dict({name: value * 1.5 for name, value in m.state_dict().items()})
+
+
+def _edit_one_value(m, optimizer):
+    with torch.no_grad():
+        m.layers[20].bias[2] += 0.01
+
+
+def _edit_through_data(m, optimizer):
+    m.layers[20].bias.data[2] += 1
+
+
+def _replace_the_data(m, optimizer):
+    m.layers[20].bias.data = m.layers[20].bias.data + 1
+
+
+def _draw_anew(m, optimizer):
+    m.layers.apply(lambda module: module.reset_parameters() if isinstance(module, nn.Linear) else None)
+
+
+# What one rank does between a step and the next forward, and within how many passes all ranks see it: at once what
+# torch counts or an optimizer did; what goes around torch's counts when the sample of values comes to it.
+ALONE = {
+    "a state that is loaded": (_load, 1),
+    "one value, in place": (_edit_one_value, 1),
+    "one value, through .data": (_edit_through_data, 40),
+    "other data": (_replace_the_data, 40),
+    "initial values of another seed": (_draw_anew, 1),
+}
+
+
+def _trained(parallel, optimizer, passes):
+    for seed in range(passes):
+        optimizer.zero_grad()
+        parallel(batch(3, seed=seed)).square().sum().backward()
+        optimizer.step()
+
+
 def _what_only_one_rank_does_raises_on_all(rank):
-    def load(m):
-        m.load_state_dict({name: value + 1 for name, value in m.state_dict().items()})
+    for name, (change, passes) in ALONE.items():
+        parallel = multi_gpu_model(Deep(), strategy="ddp", outputs="local")
+        optimizer = torch.optim.SGD(parallel.parameters(), lr=1e-3)
+        _trained(parallel, optimizer, 2)
+        torch.manual_seed(rank)
+        if rank == 1 or change is _draw_anew:
+            change(parallel, optimizer)
+        try:
+            _trained(parallel, optimizer, passes)
+            message = ""
+        except RuntimeError as error:
+            message = str(error)
+        assert "ranks must hold the same parameters, got other values than rank 0's on rank 1" in message, name
 
-    def edit(m):
-        with torch.no_grad():
-            m.heads[0].bias.add_(1)
 
-    for change in (load, edit):
-        parallel = multi_gpu_model(Net(), strategy="ddp", outputs="local")
-        if rank == 1:
-            change(parallel)
-        with pytest.raises(
-            RuntimeError, match="ranks must hold the same parameters, got other values than rank 0's on rank 1"
-        ):
-            parallel(batch(3)).sum().backward()
-    parallel = multi_gpu_model(Net(), strategy="ddp", outputs="local")
-    torch.manual_seed(rank)
-    parallel.apply(lambda module: module.reset_parameters() if isinstance(module, nn.Linear) else None)
-    with pytest.raises(RuntimeError, match="with one seed or on all ranks before multi_gpu_model"):
-        parallel(batch(3)).sum().backward()
+def _gradients_that_one_rank_changes(rank):
+    def clip(p):
+        nn.utils.clip_grad_value_(p.parameters(), 1e-3)
+
+    def scale(p):
+        p.layers[20].bias.grad.mul_(0.5)
+
+    for change in (clip, scale):
+        parallel = multi_gpu_model(Deep(), strategy="ddp", outputs="local")
+        optimizer = torch.optim.SGD(parallel.parameters(), lr=10.0)
+
+        def passes(change=change, parallel=parallel, optimizer=optimizer):
+            for seed in range(2):
+                optimizer.zero_grad()
+                parallel(batch(3, seed=seed)).square().sum().backward()
+                if rank == 1 and seed == 0:
+                    change(parallel)
+                optimizer.step()
+
+        with pytest.raises(RuntimeError, match="ranks must hold the same parameters, got other values than rank 0's"):
+            passes()
+
+
+def _an_optimizer_step_of_one_rank(rank):
+    parallel = multi_gpu_model(Deep(), strategy="ddp", outputs="local")
+    optimizer = torch.optim.Adam(parallel.parameters(), lr=1e-3, fused=True)
+    _trained(parallel, optimizer, 2)
+    if rank == 1:
+        # Its gradients are those that were exchanged; a fused optimizer leaves no trace in torch's counts.
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="ranks must hold the same parameters, got other values than rank 0's"):
+        _trained(parallel, optimizer, 1)
+
+
+def _update_by_hand(parallel):
+    with torch.no_grad():
+        for parameter in parallel.parameters():
+            parameter -= 1e-3 * parameter.grad
+
+
+def _equal_ranks_are_no_false_alarm(rank):
+    compared = []
+    compare = ParameterChecks._compare
+    ParameterChecks._compare = lambda self: (compared.append(1), compare(self))
+    try:
+        # An optimizer's step, also one that runs backward passes inside, and clipping on every rank: no comparison.
+        for make in (torch.optim.SGD, lambda p, lr: torch.optim.LBFGS(p, lr=lr, max_iter=3)):
+            parallel = multi_gpu_model(Deep(), strategy="ddp", outputs="local")
+            optimizer = make(parallel.parameters(), lr=1e-3)
+            for seed in range(4):
+
+                def closure(seed=seed, parallel=parallel, optimizer=optimizer):
+                    optimizer.zero_grad()
+                    loss = parallel(batch(3, seed=seed)).square().sum()
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(parallel.parameters(), 1.0)
+                    return loss
+
+                optimizer.step(closure)
+        assert not compared
+        # Updates by hand: the first is looked at, what repeats is not.
+        for seed in range(5):
+            parallel.zero_grad()
+            parallel(batch(3, seed=seed)).square().sum().backward()
+            _update_by_hand(parallel)
+        assert len(compared) == 1
+        # Averaged weights that one rank puts in for an evaluation, and takes out again.
+        kept = copy.deepcopy(parallel.state_dict())
+        if rank == 0:
+            parallel.load_state_dict({name: value * 0.5 for name, value in kept.items()})
+            parallel.load_state_dict(kept)
+        _trained(parallel, torch.optim.SGD(parallel.parameters(), lr=1e-3), 2)
+        assert len(compared) >= 2
+    finally:
+        ParameterChecks._compare = compare
+    for parameter in parallel.parameters():
+        assert same_on_all_ranks(parameter.detach())
 
 
 def _another_structure_on_one_rank_raises_on_all(rank, outputs):
     parallel = multi_gpu_model(Net(), strategy="ddp", outputs=outputs)
     parallel.body.requires_grad_(rank == 0)
-    with pytest.raises(RuntimeError, match="ranks must do the same things in the same order"):
+    # With local outputs rank 0 knows nothing of it in its backward pass, and waits for gradients until rank 1 ends.
+    waits = outputs == "local" and rank == 0
+    with pytest.raises(RuntimeError, match="" if waits else "ranks must do the same things in the same order"):
         parallel(batch(3)).sum().backward()
     # What one rank had sent before is still under way: after such an error the processes end.
     (pathlib.Path(os.environ["DONE"]) / str(rank)).touch()
-    time.sleep(1)
+    if outputs == "merged":
+        time.sleep(1)
     os._exit(0)
 
 
@@ -310,6 +437,9 @@ def test_every_way_of_training_is_exchanged_under_fsdp(tmp_path):
     [
         _changes_are_taken_over,
         _what_only_one_rank_does_raises_on_all,
+        _gradients_that_one_rank_changes,
+        _an_optimizer_step_of_one_rank,
+        _equal_ranks_are_no_false_alarm,
         _uneven_numbers_of_batches,
         _running_statistics_after_a_method,
         _fsdp_refuses_what_it_would_not_exchange,

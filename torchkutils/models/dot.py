@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchkutils import _lazy
-from torchkutils.models.picture.boxes import Arrow, Box
-from torchkutils.models.picture.labels import Drawing, Look, escape_label, failed_text, label_of, title_of
-from torchkutils.models.picture.picture_graph import PictureGraph
+from torchkutils._call_hints import hinting, meant, shown
+from torchkutils._typing import InputDTypes, InputSize, Rankdir
+from torchkutils.models.forward.raised_errors import attach
+from torchkutils.models.picture.dot_text import draw
+from torchkutils.models.picture.drawing import Drawing
+from torchkutils.models.picture.layer_kinds import LayerFacts, layer_facts
+from torchkutils.models.picture.look import Look, PictureStyle, Splines
 from torchkutils.models.records import EngineName, Mode, Run, Trace
 from torchkutils.models.trace import trace_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torchkutils.models.picture.digraph import ModelDigraph
 
-RANKDIRS = ("TB", "BT", "LR", "RL")
-# More arrows than these between two boxes become one with a number.
-_DRAWN_ARROWS = 3
-_subgraph_numbers = itertools.count()
-# What ends a frame in the DOT language.
-_END = "\t}\n"
 
-
+@hinting(input_shape="input_size", device="the model runs where it is: model.to(device)")
 def model_to_dot(
     model: torch.nn.Module,
     show_shapes: bool = False,
     show_layer_names: bool = True,
-    rankdir: str = "TB",
+    rankdir: Rankdir = "TB",
     expand_nested: bool = False,
     dpi: int = 96,
     subgraph: bool = False,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    dtypes: Any = None,
+    dtypes: InputDTypes | None = None,
     depth: int | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
@@ -46,8 +43,12 @@ def model_to_dot(
     show_params: bool = False,
     show_trainable: bool = False,
     show_ops: bool = False,
+    show_layer_activations: bool = False,
     rolled: bool | None = None,
     fold: bool = False,
+    layer_range: Sequence[str] | None = None,
+    splines: Splines | None = None,
+    style: PictureStyle = "keras",
 ) -> ModelDigraph:
     """A model as a `graphviz.Digraph`, with the edges that its tensors take.
 
@@ -60,13 +61,19 @@ def model_to_dot(
         dpi: Dots per inch of a bitmap.
         subgraph: Give a cluster that can be put into another graph by its `subgraph` method.
         input_size, input_data, dtypes, mode, engine: As in `summarize`.
-        depth: How many levels to open; beats `expand_nested`. 0 is one box.
+        depth: How many levels to open; beats `expand_nested`. 0 is one box. `ModuleList` and `ModuleDict` are no level.
         show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors. Comparisons that only decide
             what Python does are left out.
         rolled: None: the calls of a module share one box, which says how many, if it holds parameters; else each
             call has a box. True: always one box, and a repeated pattern of functions once with "× n". False: never.
+        show_layer_activations: The activation that a module holds as an attribute, as nn.TransformerEncoderLayer does.
         fold: Equal blocks that follow each other are one box, "12 × BertLayer".
+        layer_range: The first and the last layer that is drawn, both included: paths, or regular expressions that match
+            from the beginning of a path. What is no layer stays where it hangs on one.
+        splines: How arrows run: "ortho", "curved", "polyline", "spline" or "line"; None: Graphviz's own way.
+        style: "keras", or "color": boxes have a colour for their kind of layer (convolution, attention, normalisation,
+            activation, recurrent, embedding, linear, pooling, dropout), out of Okabe and Ito's palette.
 
     Returns:
         A `graphviz.Digraph` whose `pipe`, `render`, inline display and pydot-like `create` and `write` need no
@@ -84,17 +91,26 @@ def model_to_dot(
     >>> graph.caption
     'real'
     """
-    check_drawing(rankdir, dpi, depth)
-    across = rankdir in ("LR", "RL")
-    look = Look(show_shapes, show_layer_names, show_dtype, show_params, show_trainable, across)
-
-    def graph_of(trace: Trace) -> ModelDigraph:
-        limit = opened_depth(trace, depth, expand_nested)
-        picture = PictureGraph(trace, limit, functions=show_ops, rolled=rolled, fold=fold)
-        graph = draw(picture, look, rankdir=rankdir, dpi=dpi, subgraph=subgraph)
-        graph.drawing = Drawing(trace, look, rankdir, show_ops, limit, rolled, fold)
-        return graph
-
+    if meant(show_shapes):
+        raise TypeError(f"show_shapes must be True or False, got {shown(show_shapes)}{meant(show_shapes)}")
+    look = Look(
+        show_shapes=show_shapes,
+        show_layer_names=show_layer_names,
+        rankdir=rankdir,
+        expand_nested=expand_nested,
+        dpi=dpi,
+        depth=depth,
+        show_dtype=show_dtype,
+        show_params=show_params,
+        show_trainable=show_trainable,
+        show_layer_activations=show_layer_activations,
+        show_ops=show_ops,
+        rolled=rolled,
+        fold=fold,
+        layer_range=layer_range,  # type: ignore[arg-type]
+        splines=splines,
+        style=style,
+    )
     run = Run(
         input_size=input_size,
         input_data=input_data,
@@ -103,132 +119,23 @@ def model_to_dot(
         engine=engine,
         module_arguments=True,
     )
+    return drawn(model, run, look, subgraph=subgraph)
+
+
+def drawn(model: torch.nn.Module, run: Run, look: Look, *, subgraph: bool = False) -> ModelDigraph:
+    """The graph of one run of a model.
+
+    Raises:
+        TypeError, ValueError, Exception: As `model_to_dot`.
+    """
+    facts = layer_facts(model) if look.coloured or look.show_layer_activations else LayerFacts()
     try:
         trace = trace_model(model, run)
     except Exception as error:
         partial = getattr(error, "trace", None)
         if isinstance(partial, Trace):
-            error.dot = graph_of(partial)  # type: ignore[attr-defined]
+            # The range's end may be what did not run.
+            whole = replace(look, layer_range=None)
+            attach(error, "dot", draw(Drawing(partial, whole, facts), subgraph=subgraph))
         raise
-    return graph_of(trace)
-
-
-def check_drawing(rankdir: str, dpi: float, depth: int | None) -> None:
-    """Refuse what no picture can be drawn with.
-
-    Raises:
-        ValueError: An unknown direction, dots per inch or depth that are no numbers in range.
-    """
-    if rankdir not in RANKDIRS:
-        raise ValueError(f"rankdir must be one of {', '.join(RANKDIRS)}; got {rankdir!r}")
-    if isinstance(dpi, bool) or not isinstance(dpi, int | float) or not 0 < dpi < 10_000:
-        raise ValueError(f"dpi must be a number above 0 and below 10,000, got {dpi!r}")
-    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
-        raise ValueError(f"depth must be None or an int of 0 or more, got {depth!r}")
-
-
-def opened_depth(trace: Trace, depth: int | None, expand_nested: bool) -> int:
-    """The depth below which modules are closed boxes."""
-    if depth is not None:
-        return depth
-    if expand_nested:
-        return max(module.depth for module in trace.modules)
-    # A root whose one child does all the work is looked through.
-    limit, root = 1, trace.modules[0]
-    while len(root.children) == 1 and trace.modules[root.children[0]].children:
-        root = trace.modules[root.children[0]]
-        limit += 1
-    return limit
-
-
-def draw(
-    picture: PictureGraph, look: Look, *, rankdir: str, dpi: float, subgraph: bool = False, tooltips: bool = True
-) -> ModelDigraph:
-    """The picture in the DOT language."""
-    from torchkutils.models.picture.digraph import ModelDigraph
-
-    trace = picture.trace
-    # Two models in one graph must not share names of boxes.
-    prefix = f"s{next(_subgraph_numbers)}_" if subgraph else ""
-    # Graphviz's own default for a file is the graph's name: no slashes, no angle brackets, no quotes.
-    name = re.sub(r"[^\w.-]", "_", trace.model_name) or "model"
-    graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
-    graph.model_name, graph.caption, graph.dots_per_inch = trace.model_name, str(trace.engine), dpi
-    graph.attr("graph", rankdir=rankdir, dpi=str(dpi), fontname="Helvetica")
-    if subgraph:
-        graph.attr("graph", label=_plain(trace.model_name))
-    elif trace.engine.ran == "structure":
-        graph.attr("graph", label=_plain(graph.caption), fontsize="10")
-    if trace.failure is not None and picture.failed_cluster == 0:
-        graph.attr("graph", label=_plain(failed_text(trace.failure.error)), fontcolor="red")
-    graph.attr("node", shape="record", fontname="Helvetica")
-    _add_boxes(graph, picture, look, prefix, tooltips)
-    for arrow in picture.arrows:
-        _add_arrow(graph, arrow, prefix)
-    return graph
-
-
-def _add_boxes(graph: Any, picture: PictureGraph, look: Look, prefix: str, tooltips: bool) -> None:
-    """Boxes and clusters; a stack stands in for recursion, since models nest deeper than Python does."""
-    boxes: dict[str | None, list[Box]] = {}
-    for box in picture.boxes.values():
-        boxes.setdefault(box.cluster, []).append(box)
-    inner: dict[str | None, list[str]] = {}
-    for module, around in picture.clusters.items():
-        inner.setdefault(around, []).append(module)
-    stack: list[str | None] = [None]
-    while stack:
-        here = stack.pop()
-        if here == _END:
-            graph.body.append(_END)
-            continue
-        if here is not None:
-            graph.body.extend(_cluster_head(picture, here, prefix))
-            stack.append(_END)
-        for box in boxes.get(here, ()):
-            graph.node(
-                f"{prefix}{box.key}", label=_plain_or_record(label_of(box, picture, look)), **_marks(box, tooltips)
-            )
-        stack.extend(reversed(inner.get(here, [])))
-
-
-def _cluster_head(picture: PictureGraph, frame: str, prefix: str) -> Iterable[str]:
-    module = picture.cluster_modules[frame]
-    record = picture.trace.modules[module]
-    failed = module == picture.failed_cluster and picture.trace.failure is not None
-    text = f"{record.path}: {record.class_name}"
-    if failed and picture.trace.failure is not None:
-        text += f" {failed_text(picture.trace.failure.error)}"
-    colours = "color=red fontcolor=red" if failed else "color=gray"
-    yield f'\tsubgraph "cluster_{prefix}{frame}" {{\n'
-    yield f'\tgraph [label="{escape_label(text)}" labeljust=l style=rounded {colours} fontname=Helvetica]\n'
-
-
-def _marks(box: Box, tooltips: bool) -> dict[str, Any]:
-    marks = {"tooltip": _plain(title_of(box, cut=False))} if tooltips else {}
-    if box.untraced or box.kind in ("parameter", "buffer", "constant"):
-        marks["style"] = "dashed"
-    if box.kind in ("input", "output"):
-        marks["style"] = "rounded"
-    if box.failed:
-        marks |= {"color": "red", "fontcolor": "red", "penwidth": "2"}
-    return marks
-
-
-def _add_arrow(graph: Any, arrow: Arrow, prefix: str) -> None:
-    style = {"style": "dashed"} if arrow.guessed else {}
-    ends = (f"{prefix}{arrow.source}", f"{prefix}{arrow.target}")
-    if arrow.count > _DRAWN_ARROWS:
-        graph.edge(*ends, label=f"×{arrow.count}", **style)
-        return
-    for _ in range(arrow.count):
-        graph.edge(*ends, **style)
-
-
-def _plain(text: str) -> Any:
-    return _plain_or_record(escape_label(text))
-
-
-def _plain_or_record(label: str) -> Any:
-    """A label that is no HTML, whatever angle brackets stand in it."""
-    return _lazy.graphviz.nohtml(label)
+    return draw(Drawing(trace, look, facts), subgraph=subgraph)

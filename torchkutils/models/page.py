@@ -1,31 +1,38 @@
-"""A model as one interactive HTML file: Graphviz's layouts, one a nesting depth, and a script that moves in them."""
+"""A model as one interactive HTML file: its modules and arrows as data, and a script that lays out what is open."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
+import hashlib
 import html
 import importlib.resources
 import json
-from concurrent.futures import ThreadPoolExecutor
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from torchkutils.models.dot import draw
-from torchkutils.models.picture.boxes import agreed, arguments_text, dtypes_of
-from torchkutils.models.picture.labels import Look
-from torchkutils.models.picture.picture_graph import PictureGraph
-from torchkutils.models.records import Call, Trace, shape_text
-from torchkutils.models.render import render
-from torchkutils.models.tree.totals import Operations, bounded, held_below, held_by_each, totals_of
+from torchkutils.models.page_tree.groups import grouped
+from torchkutils.models.page_tree.items import item_tree
+from torchkutils.models.page_tree.packed import packed
+from torchkutils.models.picture.look import Look
+from torchkutils.models.records import Trace
+from torchkutils.models.tree.totals import bounded, totals_of
 
-# Deeper nesting than this is drawn at the leaves at once: a slider with more stops helps no one.
-_MOST_LEVELS = 12
+# The pages' script: each file has one subject, and they are read in this order.
+_SHARED_SCRIPTS = (
+    *("elements", "model", "arrows", "layout", "measure", "boxes", "paths", "picture", "view"),
+    *("theme", "app", "search", "save", "keys"),
+)
+_PAGE_SCRIPTS = ("colours", "table", "facts", "map", "link", "main")
+_COMPARISON_SCRIPTS = ("differences", "compare")
+_MARK = re.compile("@([A-Z_]+)@")
 
 
 @dataclass(frozen=True)
 class ModelPage:
-    """One HTML file that shows a model: zoom, pan, depth, search, facts; it needs no network.
+    """One HTML file that shows a model: modules that open in place, search, colours, a table; it needs no network.
 
     Attributes:
         html: The whole file.
@@ -36,133 +43,118 @@ class ModelPage:
     model_name: str = ""
 
     def _repr_html_(self) -> str:
-        # srcdoc in a sandbox: the page's script reaches nothing of the notebook.
-        text = html.escape(self.html, quote=True)
-        return (
-            f'<iframe srcdoc="{text}" sandbox="allow-scripts allow-modals" '
-            'style="width:100%;height:640px;border:1px solid #888" title="the model"></iframe>'
-        )
+        return in_frame(self.html, "the model")
 
     def __repr__(self) -> str:
         return f"ModelPage({self.model_name!r}, {len(self.html.encode()) / 1000:,.0f} KB of HTML)"
 
 
+def in_frame(page: str, title: str) -> str:
+    """A page for a notebook's cell, in a sandbox: its script reaches nothing of the notebook."""
+    text = html.escape(page, quote=True)
+    return (
+        f'<iframe srcdoc="{text}" sandbox="allow-scripts allow-modals allow-downloads" '
+        f'style="width:100%;height:640px;border:1px solid #888" title="{html.escape(title, quote=True)}"></iframe>'
+    )
+
+
 def make_page(
     trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int, rolled: bool | None = None
 ) -> ModelPage:
-    """Draw every depth of a trace and put the drawings, the facts and the script into one file.
+    """Put the items of a trace, the layout library and the script into one file.
 
     Args:
         trace: What ran.
         look: What stands in a box.
         rankdir: "TB", "BT", "LR" or "RL".
         functions: Show functions between modules too.
-        depth: The depth shown first.
+        depth: Down to where modules are open at first.
         rolled: As in `PictureGraph`.
-
-    Raises:
-        RuntimeError: Neither `dot` nor pygraphviz is there, or Graphviz refused the graph.
     """
-    pictures = _pictures(trace, functions, rolled)
-    # Each layout is a process of its own: they run side by side.
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        drawn = list(pool.map(lambda picture: _svg(picture, look, rankdir), pictures))
-    data = _facts(trace) | {
-        "boxes": {key: _box_facts(box) for picture in pictures for key, box in picture.boxes.items()},
-        "frames": {frame: module for picture in pictures for frame, module in picture.cluster_modules.items()},
-        "levels": [
-            {"svg": svg, "arrows": [[a.source, a.target, a.count] for a in picture.arrows]}
-            for svg, picture in zip(drawn, pictures, strict=True)
-        ],
-        "depth": min(depth, len(pictures) - 1),
-    }
-    packed = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), mtime=0)
-    parts = {
-        "@TITLE@": html.escape(trace.model_name),
-        "@STYLE@": _asset("page.css"),
-        "@SCRIPT@": _asset("page.js"),
-        "@DATA@": base64.b64encode(packed).decode(),
-    }
-    page = _asset("page.html")
-    # The model's name goes in last: nothing is put into what a stranger named.
-    for mark in ("@STYLE@", "@SCRIPT@", "@DATA@", "@TITLE@"):
-        page = page.replace(mark, parts[mark])
-    return ModelPage(page, trace.model_name)
+    data = _facts(trace, look, rankdir=rankdir, functions=functions, depth=depth, rolled=rolled)
+    return ModelPage(filled("page.html", trace.model_name, data, (*_SHARED_SCRIPTS, *_PAGE_SCRIPTS)), trace.model_name)
 
 
+def comparison_page(traces: tuple[Trace, Trace], pairs: dict[int, int], differences: dict[str, Any]) -> ModelPage:
+    """Two models side by side, what differs marked in both.
+
+    Args:
+        traces: What ran.
+        pairs: Indexes of the modules of the first trace that are the same in the second one.
+        differences: What `ModelComparison.to_dict` gives.
+    """
+    back = {other: one for one, other in pairs.items()}
+    changed = [one for one in differences["differences"] if one["status"] == "changed"]
+    sides = []
+    for trace, known, there, path in (
+        (traces[0], pairs, traces[1], "path"),
+        (traces[1], back, traces[0], "other_path"),
+    ):
+        side = _facts(trace, Look(), rankdir="TB", functions=False, depth=1, rolled=None)
+        alone = {module.path: "alone" for module in trace.modules if module.index not in known}
+        side["statuses"] = alone | {one[path]: "changed" for one in changed}
+        side["pairs"] = {trace.modules[one].path: there.modules[other].path for one, other in known.items()}
+        sides.append(side)
+    title = f"{traces[0].model_name} → {traces[1].model_name}"
+    data = {"name": title, "sides": sides, "comparison": differences}
+    return ModelPage(filled("compare.html", title, data, (*_SHARED_SCRIPTS, *_COMPARISON_SCRIPTS)), title)
+
+
+def _facts(
+    trace: Trace, look: Look, *, rankdir: str, functions: bool, depth: int, rolled: bool | None
+) -> dict[str, Any]:
+    """What a page holds of one model."""
+    tree = item_tree(trace, functions=functions, rolled=rolled)
+    grouped(tree.root, trace)
+    failure = trace.failure
+    failed = None if failure is None else trace.modules[trace.calls[failure.call].module]
+    return {
+        "name": trace.model_name,
+        "totals": totals_text(trace),
+        "ran": trace.engine.ran != "structure",
+        "rankdir": rankdir,
+        "depth": depth,
+        "names": look.show_layer_names,
+        "shapes": look.show_shapes,
+        "dtype": look.show_dtype,
+        "params": look.show_params,
+        "trainable": look.show_trainable,
+        "failure": None if failure is None else failure.error,
+        "failed_path": None if failed is None else failed.path or trace.model_name,
+        "tree": packed(tree),
+    }
+
+
+def filled(template: str, title: str, data: dict[str, Any], scripts: tuple[str, ...]) -> str:
+    """A page's file: the template with its styles, scripts and data, and the hashes that let only those run."""
+    styles = {"STYLE": _asset("page.css"), "PICTURE_STYLE": _asset("picture.css")}
+    script = _script(scripts)
+    # JSON packed as base64 has no mark that ends the element.
+    content = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), mtime=0)
+    parts = styles | {
+        "SCRIPT": script,
+        "STYLE_HASHES": " ".join(map(_hash, styles.values())),
+        "SCRIPT_HASHES": _hash(script),
+        "DATA": base64.b64encode(content).decode(),
+        "TITLE": html.escape(title),
+    }
+    # One pass: nothing is put into what a stranger named.
+    return _MARK.sub(lambda mark: parts[mark[1]], _asset(template))
+
+
+@functools.cache
+def _script(names: tuple[str, ...]) -> str:
+    own = "\n".join(_asset(f"script/{name}.js") for name in names)
+    return f'{_asset("dagre/dagre.min.js")}\n(async () => {{\n"use strict";\n{own}\n}})();\n'
+
+
+@functools.cache
 def _asset(name: str) -> str:
     return (importlib.resources.files(__package__) / "page_assets" / name).read_text(encoding="utf-8").rstrip()
 
 
-def _pictures(trace: Trace, functions: bool, rolled: bool | None) -> list[PictureGraph]:
-    """One graph for each depth, as deep as something opens."""
-    deepest = max((trace.modules[call.module].depth for call in trace.calls), default=0)
-    last = min(deepest, _MOST_LEVELS)
-    depths = [*range(last), deepest]
-    return [PictureGraph(trace, depth, functions=functions, rolled=rolled) for depth in depths]
-
-
-def _svg(picture: PictureGraph, look: Look, rankdir: str) -> str:
-    return render(draw(picture, look, rankdir=rankdir, dpi=72, tooltips=False).source, "svg").decode()
-
-
-def _box_facts(box: Any) -> dict[str, Any]:
-    facts = {
-        "module": box.module,
-        "kind": box.kind,
-        "title": box.title,
-        "class_name": box.class_name,
-        "inputs": box.inputs,
-        "outputs": box.outputs,
-        "dtype": box.dtype,
-    }
-    if box.cluster is not None:
-        facts["cluster"] = box.cluster
-    return facts | ({"failed": True} if box.failed else {})
-
-
-def _facts(trace: Trace) -> dict[str, Any]:
-    """The model's name, totals, modules and failure, as JSON holds them."""
-    failure = trace.failure
-    failed = None if failure is None else trace.calls[failure.call].module
-    return {
-        "name": trace.model_name,
-        "totals": totals_text(trace),
-        "modules": _modules(trace),
-        "failure": None if failure is None else failure.error,
-        "failed": failed,
-        "failed_path": None if failed is None else trace.modules[failed].path or trace.model_name,
-    }
-
-
-def _modules(trace: Trace) -> list[dict[str, Any]]:
-    calls: dict[int, list[Call]] = {}
-    for call in trace.calls:
-        calls.setdefault(call.module, []).append(call)
-    operations, below = Operations(trace), held_below(trace, held_by_each(trace))
-    facts = []
-    for module in trace.modules:
-        own = calls.get(module.index, [])
-        held, (flops, known) = below[module.index], operations.of(own)
-        facts.append(
-            {
-                "index": module.index,
-                "path": module.path,
-                "class_name": module.class_name,
-                "depth": module.depth,
-                "parent": module.parent,
-                "extra_repr": module.extra_repr,
-                "inputs": agreed(arguments_text(call.inputs) for call in own) if own else "",
-                "outputs": agreed(shape_text(call.output) for call in own) if own else "",
-                "dtype": dtypes_of(own[0].output) if own else "",
-                "calls": len(own),
-                "params": "?" if held.lazy else f"{held.elements:,}",
-                "trainable": f"{held.trainable:,}",
-                "flops": bounded(flops, known) if own else "",
-                "opens": any(not call.leaf for call in own),
-            }
-        )
-    return facts
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def totals_text(trace: Trace) -> str:

@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from torchkutils._typing import PathLike
-from torchkutils.models.dot import check_drawing, model_to_dot
+from torchkutils._call_hints import hinting
+from torchkutils._typing import InputDTypes, InputSize, PathLike, Rankdir
+from torchkutils.models.dot import drawn
 from torchkutils.models.forward.raised_errors import add_note, attach
 from torchkutils.models.page import ModelPage, make_page
+from torchkutils.models.picture.look import Look, PictureStyle, Splines
+from torchkutils.models.picture.mermaid import mermaid_text
+from torchkutils.models.picture.svg_in_cell import cell_bundle
+from torchkutils.models.picture.svg_titles import rendered
 from torchkutils.models.picture.torchview_drawer import torchview_graph
-from torchkutils.models.records import EngineName, Mode
-from torchkutils.models.render import check_folder, picture_format_of, render, write_whole
+from torchkutils.models.records import EngineName, Mode, Run
+from torchkutils.models.render import check_folder, picture_format_of, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torchkutils.models.picture.digraph import ModelDigraph
 
 
@@ -41,20 +48,43 @@ class ModelPlot:
         self._drawing = graph.drawing
 
     def save(self, path: PathLike) -> None:
-        """Write the picture; the ending chooses the format (svg, png, pdf, jpg, ps, dot, html; none: PNG).
+        """Write the picture; the ending chooses the format (svg, png, pdf, jpg, ps, dot, mmd, html; none: PNG).
 
         Raises:
-            ValueError: An unknown ending, a picture too large for a bitmap, or .html for torchview's graph.
+            ValueError: An unknown ending, a picture too large for a bitmap, or .html or .mmd for torchview's graph.
             RuntimeError: Graphviz is missing, or refused the graph.
             OSError: The file cannot be written.
         """
         kind = picture_format_of(path)
         check_folder(path)
+        write_whole(pathlib.Path(path), self._bytes(kind))
+
+    def _bytes(self, kind: str) -> bytes:
         if kind == "html":
-            data = self.page().html.encode()
-        else:
-            data = self.source.encode() if kind == "dot" else render(self.source, kind, dpi=self.dpi)
-        write_whole(pathlib.Path(path), data)
+            return self.page().html.encode()
+        if kind == "mmd":
+            return self.to_mermaid().encode()
+        return self.source.encode() if kind == "dot" else rendered(self.source, kind, dpi=self.dpi)
+
+    def to_mermaid(self) -> str:
+        """The picture in Mermaid's flowchart language, for a README: GitHub, GitLab and MkDocs draw it.
+
+        It has the boxes, labels and arrows of the picture. Mermaid draws up to 500 arrows and 50,000 characters where
+        nobody changes its limits; a text beyond that begins with a comment that says so.
+
+        Raises:
+            ValueError: The graph is torchview's.
+
+        >>> print(plot_model(torch.nn.Linear(2, 1), to_file=None, input_size=(1, 2)).to_mermaid())
+        flowchart TB
+          b0(["input: Input"])
+          b1["Linear: Linear"]
+          b0 --> b1
+        <BLANKLINE>
+        """
+        if self._drawing is None:
+            raise ValueError("drawer='torchview' has no Mermaid text; write .svg, or use drawer='layers'")
+        return mermaid_text(self._drawing)
 
     def page(self) -> ModelPage:
         """The model as one interactive HTML page, shown by a notebook inside the cell.
@@ -72,17 +102,20 @@ class ModelPlot:
         return make_page(
             drawing.trace,
             drawing.look,
-            rankdir=drawing.rankdir,
-            functions=drawing.functions,
+            rankdir=drawing.look.rankdir,
+            functions=drawing.look.show_ops,
             depth=drawing.depth,
-            rolled=drawing.rolled,
+            rolled=drawing.look.rolled,
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
+        """What a notebook shows and stores: a picture that fits into the cell; a bitmap only for who asks for one."""
         bundle: dict[str, Any] = {"text/plain": repr(self)}
         try:
-            bundle["image/svg+xml"] = render(self.source, "svg").decode()
-            bundle["image/png"] = render(self.source, "png", dpi=self.dpi)
+            svg = rendered(self.source, "svg").decode()
+            bundle |= cell_bundle(svg, f"The model {self.model_name}", more=self._more)
+            if "image/png" in (include or ()):
+                bundle["image/png"] = rendered(self.source, "png", dpi=self.dpi)
         except RuntimeError as error:
             bundle["text/plain"] = f"{self!r}: {error}"
         except ValueError:
@@ -90,22 +123,28 @@ class ModelPlot:
             return bundle
         return bundle
 
+    @property
+    def _more(self) -> str:
+        """How to see all of a picture that is too large for a cell."""
+        return "plot_model(…).save('model.svg')" if self._drawing is None else "plot_model(…).page()"
+
     def __repr__(self) -> str:
         return f"ModelPlot({self.model_name!r}, engine={self.caption!r})"
 
 
+@hinting(input_shape="input_size", device="the model runs where it is: model.to(device)")
 def plot_model(
     model: torch.nn.Module,
     to_file: PathLike | None = "model.png",
     show_shapes: bool = False,
     show_layer_names: bool = True,
-    rankdir: str = "TB",
+    rankdir: Rankdir = "TB",
     expand_nested: bool = False,
     dpi: int = 96,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    dtypes: Any = None,
+    dtypes: InputDTypes | None = None,
     depth: int | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
@@ -116,6 +155,10 @@ def plot_model(
     drawer: Literal["layers", "torchview"] = "layers",
     rolled: bool | None = None,
     fold: bool = False,
+    style: PictureStyle = "keras",
+    show_layer_activations: bool = False,
+    layer_range: Sequence[str] | None = None,
+    splines: Splines | None = None,
 ) -> ModelPlot:
     """Draw a model as Keras does, with the edges that its tensors really take.
 
@@ -132,12 +175,12 @@ def plot_model(
         show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors.
         drawer: "layers", or "torchview" for torchview's operations, drawn from a copy of the model; it has its own
-            labels, and `show_layer_names`, `show_dtype`, `show_params`, `show_trainable`, `show_ops` and `rolled` are
-            not its.
+            labels: of the look it takes shapes, levels, direction, dpi and splines.
         rolled: None: the calls of a module share one box, which says how many, if it holds parameters; else each
             call has a box (`relu`, `relu (2)`). True: always one box, and a repeated pattern of functions once with
             "× n". False: never.
         fold: Equal blocks that follow each other are one box, "12 × BertLayer"; the page shows them all.
+        style, show_layer_activations, layer_range, splines: As in `model_to_dot`.
 
     Returns:
         A `ModelPlot`.
@@ -154,48 +197,54 @@ def plot_model(
     >>> plot_model(torch.nn.ReLU(), to_file=None).caption.split(" ")[0]
     'structure'
     """
-    if to_file is not None:
-        if picture_format_of(to_file) == "html" and drawer == "torchview":
-            raise ValueError("drawer='torchview' has no interactive page; write .svg, or use drawer='layers'")
-        check_folder(to_file)
     if drawer not in ("layers", "torchview"):
         raise ValueError(f"drawer must be 'layers' or 'torchview', got {drawer!r}")
-    check_drawing(rankdir, dpi, depth)
-    run: dict[str, Any] = {
-        "input_size": input_size,
-        "input_data": input_data,
-        "dtypes": dtypes,
-        "mode": mode,
-        "engine": engine,
-    }
-    look: dict[str, Any] = {
-        "show_shapes": show_shapes,
-        "expand_nested": expand_nested,
-        "rankdir": rankdir,
-        "dpi": dpi,
-        "depth": depth,
-    }
+    if to_file is not None:
+        _check_file(to_file, drawer)
+    look = Look(
+        show_shapes=show_shapes,
+        show_layer_names=show_layer_names,
+        rankdir=rankdir,
+        expand_nested=expand_nested,
+        dpi=dpi,
+        depth=depth,
+        show_dtype=show_dtype,
+        show_params=show_params,
+        show_trainable=show_trainable,
+        show_layer_activations=show_layer_activations,
+        show_ops=show_ops,
+        rolled=rolled,
+        fold=fold,
+        layer_range=layer_range,  # type: ignore[arg-type]
+        splines=splines,
+        style=style,
+    )
+    run = Run(
+        input_size=input_size,
+        input_data=input_data,
+        dtypes=dtypes,
+        mode=mode,
+        engine=engine,
+        module_arguments=True,
+    )
     if drawer == "torchview":
-        return _plotted(torchview_graph(model, **run, **look), to_file)
+        return _plotted(torchview_graph(model, run, look), to_file)
     try:
-        graph = model_to_dot(
-            model,
-            **run,
-            **look,
-            show_layer_names=show_layer_names,
-            show_dtype=show_dtype,
-            show_params=show_params,
-            show_trainable=show_trainable,
-            show_ops=show_ops,
-            rolled=rolled,
-            fold=fold,
-        )
+        graph = drawn(model, run, look)
     except Exception as error:
         partial = getattr(error, "dot", None)
         if partial is not None:
             _attach_plot(error, partial, to_file)
         raise
     return _plotted(graph, to_file)
+
+
+def _check_file(to_file: PathLike, drawer: str) -> None:
+    """Refuse what could not be written, before any work."""
+    if drawer == "torchview" and picture_format_of(to_file) in ("html", "mmd"):
+        raise ValueError("drawer='torchview' has no interactive page and no Mermaid text; write .svg")
+    picture_format_of(to_file)
+    check_folder(to_file)
 
 
 def _plotted(graph: ModelDigraph, to_file: PathLike | None) -> ModelPlot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
 from torchkutils.models import graphviz_process
 
-# Formats by the ending of a file's name; what is no picture (dot, html) is written elsewhere.
+# Formats by the ending of a file's name; what is no picture (dot, mmd, html) is written elsewhere.
 PICTURE_FORMATS = {"png": "png", "svg": "svg", "pdf": "pdf", "jpg": "jpg", "jpeg": "jpg", "ps": "ps"}
+_TEXT_ENDINGS = {"dot": "dot", "gv": "dot", "mmd": "mmd", "mermaid": "mmd"}
 # Cairo scales a larger bitmap down without a word.
 MAX_PIXELS = 32_767
 INSTALL = "pip install 'pygraphviz>=2'"
@@ -29,6 +31,8 @@ _DENSE_EDGES = 400
 _DENSE_RATIO = 3
 # Few rounds of the network simplex and of the search for crossings, and straight lines.
 _PLAIN = "nslimit=0.1 nslimit1=0.1 mclimit=0.01 splines=line"
+# A way to draw arrows that was asked for, in the graph's own attributes.
+_SPLINES = re.compile(r"^(\tgraph \[dpi=[^\]]*?) splines=\w+", re.MULTILINE)
 PLAIN_NOTE = "laid out plainly, with straight lines: too many arrows for dot's own layout"
 
 
@@ -77,7 +81,7 @@ def is_dense(source: str) -> bool:
 
 def laid_out_plainly(source: str) -> str:
     """The same graph with settings that end soon; a graph without a label gets one that says so."""
-    head, brace, rest = source.partition("{")
+    head, brace, rest = _SPLINES.sub(r"\1", source, count=1).partition("{")
     unlabelled = "\tgraph [label=" not in source and "bb=" not in source
     note = f' label="{PLAIN_NOTE}" fontsize=10' if unlabelled else ""
     return f"{head}{brace}\n\tgraph [{_PLAIN}{note}]{rest}"
@@ -147,7 +151,9 @@ def _too_large(width: float, height: float, picture_format: str) -> ValueError:
 
 
 def picture_format_of(path: PathLike) -> str:
-    """The format that a file's ending asks for: "dot", "html", or one of `PICTURE_FORMATS`; PNG without an ending.
+    """The format that a file's ending asks for; PNG without an ending.
+
+    It is "dot", "html", "mmd" (Mermaid) or one of `PICTURE_FORMATS`.
 
     Raises:
         ValueError: An ending that no picture has.
@@ -158,10 +164,11 @@ def picture_format_of(path: PathLike) -> str:
     ending = pathlib.Path(path).suffix.lower().removeprefix(".")
     if ending in ("", "html"):
         return ending or "png"
-    if ending in ("dot", "gv"):
-        return "dot"
+    if ending in _TEXT_ENDINGS:
+        return _TEXT_ENDINGS[ending]
     if ending not in PICTURE_FORMATS:
-        raise ValueError(f"to_file ends in .{ending}; it must be one of .dot, .html, .{', .'.join(PICTURE_FORMATS)}")
+        known = ["dot", "html", *PICTURE_FORMATS, "mmd"]
+        raise ValueError(f"to_file ends in .{ending}; it must be one of .{', .'.join(known)}")
     return PICTURE_FORMATS[ending]
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from torchkutils._call_hints import hinting
+from torchkutils._typing import ColumnName, InputDTypes, InputSize
 from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
+from torchkutils.models.picture.layer_range import positions_in_range
+from torchkutils.models.picture.look import checked_range
 from torchkutils.models.records import EngineName, Mode, Run, Trace
 from torchkutils.models.table.comparison import SummaryComparison
-from torchkutils.models.table.keras_table import check_layout
+from torchkutils.models.table.keras_table import check_layout, keras_columns
 from torchkutils.models.table.memory import MemoryEstimate
 from torchkutils.models.table.model_summary import ModelSummary, print_model_summary, summary_of
 from torchkutils.models.table.rows import SummaryRow
@@ -35,12 +39,12 @@ __all__ = [
 def summarize(
     model: torch.nn.Module,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    input_kwargs: Any = None,
-    dtypes: Any = None,
+    input_kwargs: Mapping[str, Any] | None = None,
+    dtypes: InputDTypes | None = None,
     depth: int | Literal["auto"] | None = "auto",
-    columns: Sequence[str] | None = None,
+    columns: Sequence[ColumnName] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
     grad: bool = False,
@@ -111,18 +115,21 @@ def print_summary(
     positions: Sequence[float] | None = None,
     print_fn: Callable[[str], object] | None = None,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    input_kwargs: Any = None,
-    dtypes: Any = None,
+    input_kwargs: Mapping[str, Any] | None = None,
+    dtypes: InputDTypes | None = None,
     depth: int | Literal["auto"] | None = "auto",
-    columns: Sequence[str] | None = None,
+    columns: Sequence[ColumnName] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
     grad: bool = False,
     style: Style = "keras",
     fold: bool = True,
     weights: bool = False,
+    expand_nested: bool | None = None,
+    show_trainable: bool = False,
+    layer_range: Sequence[str] | None = None,
 ) -> None:
     """Print a model's layers, output shapes and parameter counts as Keras does.
 
@@ -135,9 +142,15 @@ def print_summary(
         print_fn: Called once a line; None prints to the standard output.
         input_size, input_data, input_kwargs, dtypes, depth, columns, mode, engine, grad, style, fold, weights: As in
             `summarize`.
+        expand_nested: As in Keras 3, where False is the default: True lists all levels, False the direct children
+            alone. None leaves it to `depth`, which beats it.
+        show_trainable: One more column as in Keras 3: "Y" where a row's parameters are trained, "N" where none is,
+            "Y/N" where some are, "-" where it has none.
+        layer_range: As in Keras 3, the first and the last layer that is listed: paths, or regular expressions that
+            match from the beginning of a path. The totals stay those of the model.
 
     Raises:
-        TypeError, ValueError: As `summarize`, and for lines or positions that cannot be.
+        TypeError, ValueError: As `summarize`, and for lines, positions or a range of layers that cannot be.
         Exception: What forward raised, after the rows so far were printed.
 
     Differs from Keras: nothing is cut unless a width is asked for; without one, rows are marked with what Keras's
@@ -162,6 +175,9 @@ def print_summary(
         raise TypeError(f"print_fn must be callable, got {type(print_fn).__name__}")
     if style == "tree" and positions is not None:
         raise ValueError("positions are those of Keras's columns; a tree is fitted to line_length alone")
+    keras_3 = _Keras3(bool(show_trainable), None if layer_range is None else checked_range(layer_range))
+    if depth == "auto" and expand_nested is not None:
+        depth = None if expand_nested else 1
     check_layout(line_length, positions, None if columns is None else len(columns) + 1)
     try:
         summary = summarize(
@@ -182,9 +198,46 @@ def print_summary(
     except BaseException as error:
         partial = getattr(error, "summary", None)
         if isinstance(partial, ModelSummary):
-            print_model_summary(partial, line_length, positions, print_line)
+            # The range's end may be what did not run.
+            keras_3 = replace(keras_3, layer_range=None)
+            print_model_summary(keras_3.of(partial, positions), line_length, keras_3.ends(positions), print_line)
         raise
-    print_model_summary(summary, line_length, positions, print_line)
+    print_model_summary(keras_3.of(summary, positions), line_length, keras_3.ends(positions), print_line)
+
+
+@dataclass(frozen=True)
+class _Keras3:
+    """What Keras 3's `summary` takes beside."""
+
+    show_trainable: bool
+    layer_range: tuple[str, str] | None
+
+    def of(self, summary: ModelSummary, positions: Sequence[float] | None) -> ModelSummary:
+        """The summary with one more column, and without the rows outside of the range.
+
+        Raises:
+            ValueError: A name of the range fits no row.
+        """
+        if self.show_trainable:
+            columns = keras_columns(summary.rows) if summary.columns is None else summary.columns
+            if positions is not None and summary.columns is None:
+                columns = ("output_shape", "params", "connected_to")[: len(positions) - 1]
+            column = "trainable" if summary.view.style == "tree" else "is_trainable"
+            summary = replace(summary, view=replace(summary.view, columns=(*columns, column)))
+        if self.layer_range is not None:
+            first, last = positions_in_range([row.path for row in summary.rows], self.layer_range)
+            if min(first) > max(last):
+                first, last = last, first
+            summary = replace(summary, rows=summary.rows[min(first) : max(last) + 1])
+        return summary
+
+    def ends(self, positions: Sequence[float] | None) -> Sequence[float] | None:
+        """Where columns end that were asked for, with room for one more behind them, as in Keras."""
+        if positions is None or not self.show_trainable:
+            return positions
+        if positions[-1] <= 1:
+            return [*(0.9 * position for position in positions), 1.0]
+        return [*positions, positions[-1] + len("Trainable") + 3]
 
 
 def _print(line: str) -> None:

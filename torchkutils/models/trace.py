@@ -118,7 +118,7 @@ class _Forward:
     def __init__(self, tree: ModuleTree, run: Run, reason: str) -> None:
         self.tree, self.run = tree, run
         self.largest_index: int | None = None
-        self._met_compiled = False
+        self._met_compiled = self._asked_for_graph = False
         self.engine = Engine("meta" if reason else "real", "traced", reason)
 
     def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
@@ -170,7 +170,7 @@ class _Forward:
         if self._met_compiled or (error is not None and compiler_is_loaded() > compiler_was_loaded):
             compiled = True
             trace, error = self._run(arguments, grad, compiled)
-        if isinstance(error, RuntimeError) and not grad and _WANTS_A_GRAPH.search(message_of(error)):
+        if error is not None and not grad and self._wants_graph(error):
             trace, error = self._run(arguments, True, compiled)
         if error is None:
             return trace
@@ -178,6 +178,12 @@ class _Forward:
         add_note(error, failure_note(trace, self.run, tensors_of(*arguments), hint))
         attach(error, "trace", trace)
         raise BaseException.with_traceback(error, traceback_of_model(error))
+
+    def _wants_graph(self, error: BaseException) -> bool:
+        """Whether forward may have failed because gradients were off: it says so, or looked for them."""
+        if isinstance(error, RuntimeError) and _WANTS_A_GRAPH.search(message_of(error)):
+            return True
+        return self._asked_for_graph and isinstance(error, Exception)
 
     def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
         """Run forward once and put everything back."""
@@ -207,7 +213,7 @@ class _Forward:
             except BaseException as raised:
                 error = raised
             failure = recorder.failure(error)
-        self._met_compiled = recorder.met_compiled
+        self._met_compiled, self._asked_for_graph = recorder.met_compiled, recorder.asked_for_graph
         del args, kwargs
         calls, nodes, edges = recorder.finished()
         return Trace(type(model).__name__, records, calls, nodes, edges, self.engine, run.mode, failure), error

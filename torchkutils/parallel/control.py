@@ -4,16 +4,20 @@ Whoever speaks names the point of the program where it stands. So ranks that are
 another method, or changed its layers) read that of each other and all raise, instead of taking one thing for another
 or waiting for what never comes. The messages have a process group of their own, on the CPU: they wait for no
 gradients, and a GPU is not waited for.
+
+A message may be *settled later*: its sender goes on, and looks at the answers before it says anything else, or when it
+is asked to (`Control.settle`). So nobody waits for it, and still every rank looks at the same point.
 """
 
 from __future__ import annotations
 
 import atexit
 import datetime
+import functools
 import hashlib
 import struct
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +26,7 @@ from torch import distributed
 
 from torchkutils._torch_versions import group_timeout
 
-_FORMAT = "<8s24s?q2d"
+_FORMAT = struct.Struct("<8s24s?qq2d")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Message:
         content: A digest of what must be the same on all ranks.
         failed: Whether the rank has an exception.
         number: A number for the others.
+        changes: What changed since the last such message, as a number; see `ParameterChecks`.
         pair: Two more, for which rounding is allowed.
     """
 
@@ -41,7 +46,66 @@ class Message:
     content: bytes
     failed: bool
     number: int
+    changes: int
     pair: tuple[float, float]
+
+    def packed(self) -> bytes:
+        """The message as bytes, always equally many."""
+        return _FORMAT.pack(self.point, self.content, self.failed, self.number, self.changes, *self.pair)
+
+    @classmethod
+    def of(cls, packed: bytes) -> Message:
+        """A message out of its bytes."""
+        point, content, failed, number, changes, one, two = _FORMAT.unpack(packed)
+        return cls(point, content, failed, number, changes, (one, two))
+
+
+@dataclass
+class Sent:
+    """A message that is under way to the other ranks, and what they say at the same point.
+
+    Attributes:
+        control: Whose it is.
+        point: Where the program stands.
+        own: This rank's message.
+        problem: This rank's exception.
+        unequal: The error's text where contents differ.
+        parts: The memory that the messages come into.
+        work: The collective operation; None in a group of one, and when it has ended.
+    """
+
+    control: Control
+    point: str
+    own: Message
+    problem: Exception | None
+    unequal: str
+    parts: list[torch.Tensor]
+    work: Any
+
+    def answers(self) -> list[Message]:
+        """Wait for every rank's message; see `Control.agree`."""
+        if self.work is not None:
+            self.work.wait()
+            self.work = None
+        everyone = [Message.of(part.numpy().tobytes()) for part in self.parts] or [self.own]
+        if self.problem is not None:
+            raise self.problem
+        self._check(everyone)
+        return everyone
+
+    def _check(self, everyone: list[Message]) -> None:
+        elsewhere = _differing([one.point for one in everyone])
+        if elsewhere:
+            raise RuntimeError(
+                f"ranks must do the same things in the same order; rank {self.control.rank} is at {self.point}, and "
+                f"rank {elsewhere} at another point than rank 0"
+            )
+        failed = [str(rank) for rank, one in enumerate(everyone) if one.failed]
+        if failed:
+            raise RuntimeError(f"{self.point} must succeed on every rank, got an exception on rank {', '.join(failed)}")
+        others = _differing([one.content for one in everyone])
+        if others:
+            raise ValueError(self.unequal.format(ranks=others))
 
 
 class Control:
@@ -51,6 +115,7 @@ class Control:
         self.world: int = distributed.get_world_size()
         self.rank: int = distributed.get_rank()
         self._group: Any = None
+        self._unsettled: tuple[Sent, Callable[[list[Message]], None]] | None = None
         if self.world > 1:
             timeout: datetime.timedelta | None = group_timeout()
             self._group = distributed.new_group(backend="gloo", timeout=timeout)
@@ -83,38 +148,56 @@ class Control:
             RuntimeError: Another rank has one, or stands at another point.
             ValueError: Contents differ.
         """
-        digests = [hashlib.sha256(data).digest() for data in (point.encode(), content)]
-        everyone = self._all(Message(digests[0][:8], digests[1][:24], problem is not None, number, pair))
-        if problem is not None:
-            raise problem
-        elsewhere = _differing([one.point for one in everyone])
-        if elsewhere:
-            raise RuntimeError(
-                f"ranks must do the same things in the same order; rank {self.rank} is at {point}, and rank "
-                f"{elsewhere} at another point than rank 0"
-            )
-        failed = [str(rank) for rank, one in enumerate(everyone) if one.failed]
-        if failed:
-            raise RuntimeError(f"{point} must succeed on every rank, got an exception on rank {', '.join(failed)}")
-        others = _differing([one.content for one in everyone])
-        if others:
-            raise ValueError(unequal.format(ranks=others))
-        return everyone
+        return self.send(point, problem=problem, content=content, unequal=unequal, number=number, pair=pair).answers()
 
-    def _all(self, message: Message) -> list[Message]:
-        if self.world == 1:
-            return [message]
-        packed = struct.pack(_FORMAT, message.point, message.content, message.failed, message.number, *message.pair)
-        own = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
-        parts = [torch.empty_like(own) for _ in range(self.world)]
-        distributed.all_gather(parts, own, group=self._group)
-        found = [struct.unpack(_FORMAT, part.numpy().tobytes()) for part in parts]
-        return [
-            Message(point, content, failed, number, (one, two)) for point, content, failed, number, one, two in found
-        ]
+    def send(
+        self,
+        point: str,
+        *,
+        problem: Exception | None = None,
+        content: bytes = b"",
+        unequal: str = "",
+        number: int = 0,
+        changes: int = 0,
+        pair: tuple[float, float] = (0.0, 0.0),
+    ) -> Sent:
+        """As `agree`, without waiting: the caller asks for the answers when it has done its own work."""
+        self.settle()
+        digest = hashlib.sha256(content).digest()[:24]
+        own = Message(_digest_of_point(point), digest, problem is not None, number, changes, pair)
+        parts: list[torch.Tensor] = []
+        work: Any = None
+        if self.world > 1:
+            packed = torch.frombuffer(bytearray(own.packed()), dtype=torch.uint8)
+            parts = [torch.empty_like(packed) for _ in range(self.world)]
+            work = distributed.all_gather(parts, packed, group=self._group, async_op=True)
+        return Sent(self, point, own, problem, unequal, parts, work)
+
+    def settle_later(self, sent: Sent, check: Callable[[list[Message]], None]) -> None:
+        """Go on; `check` gets the answers before the next message of this rank, or at `settle`."""
+        self._unsettled = (sent, check)
+
+    def settle(self) -> None:
+        """Wait for the answers that were left for later, and check them.
+
+        Raises:
+            Exception: As `agree`, and what the check raises.
+        """
+        unsettled, self._unsettled = self._unsettled, None
+        if unsettled is not None:
+            sent, check = unsettled
+            check(sent.answers())
+
+    def of_first(self, own: torch.Tensor) -> torch.Tensor:
+        """Rank 0's tensor, on the CPU; all ranks have one of the same shape and dtype."""
+        first = own.detach().cpu().contiguous().clone()
+        if self.world > 1:
+            distributed.broadcast(first.view(-1).view(torch.uint8), src=0, group=self._group)
+        return first
 
     def objects(self, own: Any) -> list[Any]:
         """Every rank's object, pickled between them; for what is rare."""
+        self.settle()
         everyone: list[Any] = [None] * self.world
         if self.world == 1:
             return [own]
@@ -139,3 +222,8 @@ def control_of_group() -> Control:
 
 def _differing(values: Sequence[Any]) -> str:
     return ", ".join(str(rank) for rank, value in enumerate(values) if value != values[0])
+
+
+@functools.cache
+def _digest_of_point(point: str) -> bytes:
+    return hashlib.sha256(point.encode()).digest()[:8]

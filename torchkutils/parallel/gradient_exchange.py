@@ -5,13 +5,15 @@ for each of its forwards, and only if each of them got one. Everything else it l
 second backward, a method of the model other than forward, a layer that was put in or unfrozen afterwards. The ranks
 then drift apart. So every trained tensor of the template has a hook that notes when it got a gradient, and:
 
-1. A backward pass of the engine's forward (it is *armed*) ends with a word between the ranks: that they are at the
-   same point, hold the same parameters (a sample of the values, another one each time), and which parameters took
-   part. Where one was missing on a rank, that rank sends zeros for it, by a backward pass of zeros that lets the
-   engine finish. A parameter that took part nowhere keeps its gradient, None or not.
+1. A backward pass of the engine's forward (it is *armed*) ends with a message between the ranks: that they are at the
+   same point, hold the same parameters (see `ParameterChecks`), and which parameters took part. Nobody waits for it:
+   the answers are looked at before the next optimizer step, forward or message, on every rank alike. A rank on which a
+   parameter was missing does wait, and sends zeros for it, by a backward pass of zeros that lets the engine finish. A
+   parameter that took part nowhere keeps its gradient, None or not.
 2. A backward pass of anything else ends with the mean of its gradients over the ranks. Buffers become rank 0's.
 3. Before an optimizer's step, gradients that were exchanged in no such way (put there by hand, or left over from
-   `no_sync`) are averaged over the ranks too. The mean of equal gradients changes nothing.
+   `no_sync`) are averaged over the ranks too. The mean of equal gradients changes nothing. A gradient that was
+   changed in place after the exchange is used as it is: ranks that did not do so alike see it at the next message.
 4. A forward that finds other parameters than the engine has, or other ones trained, makes the engine anew.
 
 Inside `no_sync` nothing is exchanged; the next backward outside sends what added up.
@@ -21,30 +23,58 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torchkutils._torch_versions import after_backward, inside_function_backward
 from torchkutils.parallel.collectives import average_gradients, take_from_first
-from torchkutils.parallel.control import Control
-from torchkutils.parallel.value_samples import ValueSamples, differing_samples
+from torchkutils.parallel.control import Control, Message
+from torchkutils.parallel.parameter_checks import ParameterChecks
 
-_exchanges: weakref.WeakSet[GradientExchange] = weakref.WeakSet()
-_step_hook: Any = None
+# In the order in which they were made, which is the same on all ranks.
+_exchanges: list[weakref.ref[GradientExchange]] = []
+_step_hooks: list[Any] = []
+
+
+def _living() -> list[GradientExchange]:
+    return [exchange for exchange in (reference() for reference in _exchanges) if exchange is not None]
 
 
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for exchange in list(_exchanges):
+    for exchange in _living():
         exchange.before_step(optimizer)
 
 
+def _after_step(*_: Any) -> None:
+    for exchange in _living():
+        exchange.after_step()
+
+
 def _watch_optimizers() -> None:
-    global _step_hook
-    if _step_hook is None:
-        _step_hook = register_optimizer_step_pre_hook(_before_step)
+    if not _step_hooks:
+        _step_hooks.append(register_optimizer_step_pre_hook(_before_step))
+        _step_hooks.append(register_optimizer_step_post_hook(_after_step))
+
+
+@dataclass
+class _Exchanged:
+    """A gradient that is the same on all ranks, and how often it had been changed in place by then.
+
+    The gradient itself is known, not its number, which may belong to a new one as soon as an old one is gone.
+    """
+
+    gradient: weakref.ref[Tensor]
+    version: int
+
+
+class _Pass:
+    """The backward pass that runs: where the hooks of the engine's parameters note themselves."""
+
+    note: Callable[[int], None] | None = None
 
 
 class GradientExchange:
@@ -65,17 +95,17 @@ class GradientExchange:
         self._by_engine: frozenset[int] = frozenset()
         self._completes = True
         self._engine: nn.Module | None = None
-        self._samples = ValueSamples([])
+        self._checks = ParameterChecks([], control)
         self._hooks: list[Any] = []
         self._armed = False
         self._in_backward = False
         self._sending_zeros = False
+        self._pass = _Pass()
         self._fired: set[int] = set()
         self._loose: set[int] = set()
-        # The gradients themselves: a number may belong to a new one as soon as an old one is gone.
-        self._exchanged: dict[int, weakref.ref[Tensor]] = {}
+        self._exchanged: dict[int, _Exchanged] = {}
         self._others: dict[int, weakref.ref[Tensor]] = {}
-        _exchanges.add(self)
+        _exchanges.append(weakref.ref(self, _exchanges.remove))
         _watch_optimizers()
 
     def watch(self, engine: nn.Module | None, *, completes: bool) -> None:
@@ -95,18 +125,21 @@ class GradientExchange:
         self._tensors = [*parameters, *buffers]
         self._places = {id(tensor): place for place, tensor in enumerate(self._tensors)}
         self._by_engine = frozenset(range(len(parameters)) if engine is not None else ())
-        self._samples = ValueSamples(self._tensors)
+        self._checks = ParameterChecks(self._tensors, self._control)
         self._armed = False
-        self._fired, self._exchanged, self._others = set(), {}, {}
+        self._pass.note = None
+        self._fired.clear()
+        self._exchanged, self._others = {}, {}
         self._loose = {self._places[id(tensor)] for tensor in pending if id(tensor) in self._places}
         me = weakref.ref(self)
         self._hooks = []
         for place, tensor in enumerate(self._tensors):
-            hook = tensor.register_post_accumulate_grad_hook(_noting(me, place))  # type: ignore[no-untyped-call]
-            self._hooks.append(hook)
+            noting = _noting(me, place, self._pass if place in self._by_engine else _Pass())
+            self._hooks.append(tensor.register_post_accumulate_grad_hook(noting))  # type: ignore[no-untyped-call]
 
     def arm(self) -> None:
         """The engine's forward ran, and its next backward exchanges gradients."""
+        self._control.settle()
         self._armed = True
 
     def got_gradient(self, place: int) -> None:
@@ -118,6 +151,7 @@ class GradientExchange:
             after_backward(self._backward_ended)
         if self._armed and place in self._by_engine:
             self._fired.add(place)
+            self._pass.note = self._fired.add
         else:
             self._loose.add(place)
 
@@ -132,6 +166,7 @@ class GradientExchange:
 
     def _backward_ended(self) -> None:
         self._in_backward = False
+        self._pass.note = None
         if self._control.world == 1:
             self._armed = False
             self._fired.clear()
@@ -152,32 +187,42 @@ class GradientExchange:
         self._fired.clear()
         self._loose -= self._by_engine
         if not self._joining:
-            everyone = self._control.agree(
+            changes, sample = self._checks.message()
+            sent = self._control.send(
                 "a backward pass of the parallel model",
                 number=hash(tuple(missing)) if missing else 0,
-                pair=self._samples.pair(),
+                changes=changes,
+                pair=sample,
             )
-            differing_samples(everyone, self._samples.described())
-            if self._completes and any(one.number for one in everyone):
-                self._send_zeros(missing, idle)
+            self._checks.start_next()
+            waits = self._completes and bool(missing)
+            everyone = sent.answers() if waits else []
+            self._control.settle_later(sent, self._checks.check)
+            if waits:
+                self._send_zeros(missing, self._idle_everywhere(everyone, idle))
         try:
             # After the engine has put the means in place, which it does when backward has ended.
             after_backward(self._note_exchanged)
         except RuntimeError:
             self._note_exchanged()
 
-    def _send_zeros(self, missing: list[int], idle: list[int]) -> None:
+    def _idle_everywhere(self, everyone: list[Message], idle: list[int]) -> set[int]:
+        """The parameters that took part on no rank; asked only where some are missing on this one."""
+        if not all(one.number for one in everyone):
+            # A rank had them all, and does not wait.
+            return set()
+        return set.intersection(*map(set, self._control.objects(idle)))
+
+    def _send_zeros(self, missing: list[int], idle_everywhere: set[int]) -> None:
         """Let the engine finish without the missing gradients; those that are idle on all ranks stay as they are."""
-        idle_everywhere = set.intersection(*map(set, self._control.objects(idle)))
         kept = {place: self._tensors[place].grad for place in idle_everywhere}
-        if missing:
-            self._sending_zeros = True
-            try:
-                with torch.enable_grad():
-                    nothing = [self._tensors[place].sum() * 0 for place in missing]
-                torch.autograd.backward(nothing)
-            finally:
-                self._sending_zeros = False
+        self._sending_zeros = True
+        try:
+            with torch.enable_grad():
+                nothing = [self._tensors[place].sum() * 0 for place in missing]
+            torch.autograd.backward(nothing)
+        finally:
+            self._sending_zeros = False
         for place, gradient in kept.items():
             self._tensors[place].grad = gradient
 
@@ -190,11 +235,16 @@ class GradientExchange:
         for place in places:
             gradient = self._tensors[place].grad
             if gradient is not None:
-                self._exchanged[place] = weakref.ref(gradient)
+                self._exchanged[place] = _Exchanged(weakref.ref(gradient), gradient._version)
 
     def _is_exchanged(self, place: int) -> bool:
-        known = self._exchanged.get(place)
-        return known is not None and known() is self._tensors[place].grad
+        known, gradient = self._exchanged.get(place), self._tensors[place].grad
+        if known is None or gradient is None or known.gradient() is not gradient:
+            return False
+        if gradient._version != known.version:
+            self._checks.gradient_changed(gradient._version - known.version)
+            known.version = gradient._version
+        return True
 
     def _average(self, point: str, places: Iterable[int] = ()) -> None:
         """Average gradients over the ranks that the engine left as they were."""
@@ -214,17 +264,21 @@ class GradientExchange:
         """Exchange what an optimizer is about to use and nobody exchanged."""
         if self._control.world == 1 or self._joining:
             return
-        own = [self._places[id(tensor)] for tensor in self._trained_by(optimizer) if self._is_own(tensor)]
+        trained = (tensor for group in optimizer.param_groups for tensor in group["params"])
+        own = [self._places[id(tensor)] for tensor in trained if self._is_own(tensor)]
         if not own:
             return
         if self._armed and self._fired:
             self._finish_engines()
-        left = [place for place in own if not self._is_exchanged(place)]
+        self._control.settle()
+        left = [place for place in own if self._tensors[place].grad is not None and not self._is_exchanged(place)]
         if left:
             self._average("an optimizer's step with gradients that were not exchanged", left)
+        self._checks.step_begins()
 
-    def _trained_by(self, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-        return [tensor for group in optimizer.param_groups for tensor in group["params"] if tensor.grad is not None]
+    def after_step(self) -> None:
+        """An optimizer's step has ended; it was one of these tensors' if `before_step` saw it begin."""
+        self._checks.step_ended()
 
     def _is_own(self, tensor: Tensor) -> bool:
         key = id(tensor)
@@ -241,8 +295,11 @@ class GradientExchange:
         return False
 
 
-def _noting(me: weakref.ref[GradientExchange], place: int) -> Callable[[Tensor], None]:
+def _noting(me: weakref.ref[GradientExchange], place: int, running: _Pass) -> Callable[[Tensor], None]:
     def note(tensor: Tensor) -> None:
+        if running.note is not None:
+            running.note(place)
+            return
         exchange = me()
         if exchange is not None:
             exchange.got_gradient(place)

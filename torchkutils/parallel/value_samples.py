@@ -1,4 +1,4 @@
-"""Whether the ranks hold the same parameters: samples of their values, another one at each step."""
+"""Samples of parameters' values, by which ranks see whether they hold the same: another part at each call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchkutils.parallel.control import Message
-
 ELEMENTS = 2**13
-"""Elements of one sample: what is read and sent costs some ten microseconds, however large the model."""
+"""Elements of one sample: what is read costs some ten microseconds, however large the model."""
 TENSORS = 16
 """Tensors of one sample at most."""
 
@@ -20,33 +18,37 @@ TENSORS = 16
 class ValueSamples:
     """Two sums over a part of some tensors' values; the parts of successive calls cover all of them.
 
-    On an accelerator the sums are asked for one call later, so that nothing waits for it.
+    A sample is started at one call and handed out at the next, so that nobody waits for it: on the CPU it is made
+    while a message travels, on an accelerator it comes back meanwhile.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = [tensor for tensor in tensors if tensor.numel() and tensor.is_floating_point()]
         self._next = (0, 0)
-        self._waiting: tuple[Tensor, Any] | None = None
-        self._names: list[int] = []
+        self._started: tuple[Tensor, Any] | None = None
+        self._places: list[int] = []
         self._weights = _weights()
 
-    def pair(self) -> tuple[float, float]:
-        """A weighted sum of the next part's values, and the sum of their magnitudes."""
-        if not self._tensors:
-            return (0.0, 0.0)
-        with torch.no_grad():
-            sample = torch.cat([part.to(torch.float32) for part in self._parts()])
-            sums = torch.stack([sample.dot(self._on(sample.device)[: len(sample)]), sample.abs().sum()])
-        if sums.device.type == "cpu":
-            weighted, magnitude = sums.tolist()
-            return weighted, magnitude
-        before, self._waiting = self._waiting, _started(sums)
-        return _finished(before) if before is not None else (0.0, 0.0)
+    def take(self) -> tuple[tuple[float, float], list[int]]:
+        """The sample that was started before: a weighted sum of values and the sum of their magnitudes; from where."""
+        started, self._started = self._started, None
+        if started is None:
+            return (0.0, 0.0), []
+        sums, event = started
+        if event is not None:
+            event.synchronize()
+        weighted, magnitude = sums.tolist()
+        return (weighted, magnitude), self._places
 
-    def described(self) -> str:
-        """Which tensors the last sample was from, for a message."""
-        shapes = [str(tuple(self._tensors[place].shape)) for place in self._names[:3]]
-        return "parameters of shape " + ", ".join(shapes) if shapes else "parameters"
+    def start(self) -> None:
+        """Begin the next sample, of the values as they are now."""
+        if not self._tensors:
+            return
+        with torch.no_grad():
+            parts = self._parts()
+            sample = parts[0] if len(parts) == 1 else torch.cat(parts)
+            sums = torch.stack([sample.dot(self._on(sample.device)[: len(sample)]), sample.norm(1)])
+        self._started = _sent(sums)
 
     def _on(self, device: torch.device) -> Tensor:
         if self._weights.device != device:
@@ -55,13 +57,13 @@ class ValueSamples:
 
     def _parts(self) -> list[Tensor]:
         parts: list[Tensor] = []
-        self._names = []
+        self._places = []
         room = ELEMENTS
         place, start = self._next
         for _ in range(min(TENSORS, len(self._tensors))):
             part = self._tensors[place].detach().reshape(-1)[start : start + room]
-            parts.append(part)
-            self._names.append(place)
+            parts.append(part.to(torch.float32))
+            self._places.append(place)
             room -= part.numel()
             start += part.numel()
             if start >= self._tensors[place].numel():
@@ -71,13 +73,18 @@ class ValueSamples:
         self._next = (place, start)
         return parts
 
+    def shapes(self, places: Sequence[int]) -> str:
+        """Which tensors a sample was from, for a message."""
+        shapes = [str(tuple(self._tensors[place].shape)) for place in places[:3]]
+        return "parameters of shape " + ", ".join(shapes) if shapes else "parameters"
+
 
 def _weights() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(ELEMENTS, generator=generator)
 
 
-def _started(sums: Tensor) -> tuple[Tensor, Any]:
+def _sent(sums: Tensor) -> tuple[Tensor, Any]:
     """Sums on their way to the CPU, and what tells that they are there."""
     if sums.device.type != "cuda":
         return sums.cpu(), None
@@ -88,31 +95,8 @@ def _started(sums: Tensor) -> tuple[Tensor, Any]:
     return copied, event
 
 
-def _finished(copied: tuple[Tensor, Any]) -> tuple[float, float]:
-    sums, event = copied
-    if event is not None:
-        event.synchronize()
-    weighted, magnitude = sums.tolist()
-    return weighted, magnitude
-
-
-def differing_samples(everyone: Sequence[Message], where: str) -> None:
-    """Refuse to go on with different values; rounding is allowed, since not all processors round alike.
-
-    Raises:
-        RuntimeError: Ranks hold other values than rank 0.
-    """
-    first = everyone[0].pair
-    others = [str(rank) for rank, one in enumerate(everyone) if not _close(one.pair, first)]
-    if others:
-        raise RuntimeError(
-            f"ranks must hold the same parameters, got other values than rank 0's on rank {', '.join(others)} "
-            f"(seen in {where}); whatever changes them must do so on every rank: load a state, and draw initial "
-            "values, with one seed or on all ranks before multi_gpu_model"
-        )
-
-
-def _close(one: tuple[float, float], other: tuple[float, float]) -> bool:
+def close(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two samples are of the same values; rounding is allowed, since not all processors round alike."""
     if not (math.isfinite(one[1]) and math.isfinite(other[1])):
         return math.isfinite(one[1]) == math.isfinite(other[1])
     return abs(one[0] - other[0]) + abs(one[1] - other[1]) <= 1e-4 * (abs(one[1]) + abs(other[1]) + 1e-30)

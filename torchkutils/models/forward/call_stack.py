@@ -7,7 +7,9 @@ import weakref
 
 import torch
 
+from torchkutils._torch_versions import inside_function_transform
 from torchkutils.models.records import Call, Collection, Value
+from torchkutils.models.tree.nested_values import storage_of
 
 
 class RunningCall:
@@ -28,12 +30,13 @@ class RunningCall:
         tensors: The tensors that it was given; empty when the call has ended.
         functions: Nodes of the functions that it ran itself.
         made: In a call that is one box, what its functions gave: weak references by identity.
+        memory: There too, the memory of what functions inside of transforms gave.
         mode_was_on: Whether the function mode was on torch's stack when the call began.
     """
 
     __slots__ = (
-        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "made", "mode_was_on", "module", "node"),
-        *("number", "output", "parent", "sources", "tensors"),
+        *("flops", "flops_known", "functions", "index", "inputs", "leaf", "made", "memory", "mode_was_on", "module"),
+        *("node", "number", "output", "parent", "sources", "tensors"),
     )
 
     def __init__(self, index: int, module: int, number: int, parent: int | None, inputs: Collection) -> None:
@@ -52,16 +55,29 @@ class RunningCall:
         self.tensors: list[torch.Tensor] = []
         self.functions: list[int] = []
         self.made: dict[int, weakref.ref[torch.Tensor]] = {}
+        self.memory: set[int] = set()
 
     def note_made(self, tensors: list[torch.Tensor]) -> None:
         """A function inside this call, which is one box, gave these tensors."""
         for tensor in tensors:
             self.made[id(tensor)] = weakref.ref(tensor)
+            if inside_function_transform():
+                # What leaves a transform is the tensor that is wrapped here, or a view of it.
+                self.memory.add(storage_of(tensor))
 
     def has_made(self, tensor: torch.Tensor) -> bool:
         """Whether a function inside this call gave this tensor."""
         reference = self.made.get(id(tensor))
         return reference is not None and reference() is tensor
+
+    def has_made_memory(self, storage: int) -> bool:
+        """Whether a tensor that a function inside this call gave lies in this memory."""
+        return storage in self.memory or any(storage_of(made) == storage for made in self.alive())
+
+    def alive(self) -> list[torch.Tensor]:
+        """What functions inside this call gave, as far as it still exists."""
+        made = [reference() for reference in self.made.values()]
+        return [tensor for tensor in made if tensor is not None]
 
     def finished(self) -> Call:
         """What is known of it, as a plain record."""
@@ -125,7 +141,7 @@ class CallStack:
         if any(call is running for running in self.running):
             while self.running.pop() is not call:
                 pass
-        call.tensors, call.made = [], {}
+        call.tensors, call.made, call.memory = [], {}, set()
 
     def record(self, call: RunningCall) -> None:
         """Keep the plain record of a call in its place: no more is going to be known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from torchkutils._torch_versions import is_memory_of_others, untransformed
+from torchkutils.models.forward.call_stack import RunningCall
 from torchkutils.models.records import Edge, Node, NodeKind, Value
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, all_tensors_of, named_tensors, storage_of
@@ -17,6 +19,7 @@ Source: TypeAlias = tuple[int, int]
 """A node, and which of the tensors in its output is meant."""
 
 _HELD = ("parameter", "buffer", "constant")
+_THROUGH_NUMPY = "not traced through NumPy"
 _SWEPT_EVERY = 256
 # How far back the nodes are looked through for one that an unknown tensor may come from.
 _LOOKED_BACK = 100
@@ -124,9 +127,22 @@ class DataFlow:
             self._some_may_be_unused = True
             self.set_source(tensor, *self.source(base))
 
-    def leaves(self, tensor: torch.Tensor) -> None:
+    def leaves(self, source: Source) -> None:
         """A tensor is about to be handed to NumPy or Python: what comes back cannot be known again."""
-        self._left.append(self.source(tensor))
+        self._left.append(source)
+
+    def enters(self, node: int) -> None:
+        """A function made a tensor of values in NumPy or in Python: perhaps of those that were handed there."""
+        if self._left:
+            self._guess(node, self._left)
+            self._nodes[node] = dataclasses.replace(self._nodes[node], untraced=True)
+            self._left = []
+
+    def _guess(self, node: int, sources: Iterable[Source]) -> None:
+        """A node may have taken what these sources gave."""
+        guessed = {(node, source, position) for source, position in sources if source < node}
+        self._counts.update(dict.fromkeys(guessed - self._counts.keys(), 1))
+        self._guessed |= guessed
 
     def source(self, tensor: torch.Tensor, otherwise: int | None = None, call: int | None = None) -> Source:
         """Where a tensor comes from: the node that made it, or that wrote to its storage since.
@@ -140,8 +156,12 @@ class DataFlow:
         if known is not None:
             return known
         name = self._tree.tensor_name(tensor)
-        if name is None and otherwise is not None:
-            return otherwise, 0
+        if name is None:
+            known = self._source_of_memory(tensor)
+            if known is not None:
+                return known
+            if otherwise is not None:
+                return otherwise, 0
         return self._add_held(tensor, name, call), 0
 
     def _known_source(self, tensor: torch.Tensor) -> Source | None:
@@ -156,17 +176,34 @@ class DataFlow:
             return entry[1], entry[2]
         return None if wrote is None else (wrote[0], wrote[1])
 
-    def look_inside(self, tensor: torch.Tensor, call: int) -> None:
-        """A function inside a call that is one box took a tensor: work that nobody saw may have made it."""
-        if self._known_source(tensor) is None and self._tree.tensor_name(tensor) is None:
-            self._note_unknown(tensor, None, call)
+    def _source_of_memory(self, tensor: torch.Tensor) -> Source | None:
+        """The source of another tensor in the same memory: torch shows no function mode what `as_subclass` does."""
+        storage = storage_of(tensor)
+        found: tuple[int, Source] | None = None
+        for reference, node, position, time in self._made.values():
+            other = reference()
+            if other is not None and (found is None or time > found[0]) and storage_of(other) == storage:
+                found = time, (node, position)
+        return None if found is None else found[1]
+
+    def look_inside(self, tensor: torch.Tensor, call: RunningCall) -> None:
+        """A call that is one box gave a function a tensor, or returns one: work that nobody saw may have made it."""
+        if call.has_made(tensor) or self._tree.tensor_name(tensor) is not None:
+            return
+        known = self._known_source(tensor)
+        if known is None and not call.has_made_memory(storage_of(tensor)):
+            known = self._source_of_memory(tensor)
+            if known is None:
+                self._note_unknown(tensor, call.node, call.index)
+        if known is not None and call.node is not None and known[0] < call.node and self.is_computed(known[0]):
+            # It came from outside, another way than by the arguments.
+            self._counts.setdefault((call.node, *known), 1)
+            self._used.add(known[0])
 
     def _note_unknown(self, tensor: torch.Tensor, node: int | None, call: int | None) -> None:
         """It may be a constant that the model keeps somewhere; whether it lives on afterwards will tell."""
-        if isinstance(tensor, torch.nn.Parameter):
-            return
         if self._left:
-            self._unknown.append((weakref.ref(tensor), node, call, self._left, "not traced through NumPy"))
+            self._unknown.append((weakref.ref(tensor), node, call, self._left, _THROUGH_NUMPY))
             self._left = []
         elif not is_memory_of_others(tensor):
             self._unknown.append((weakref.ref(tensor), node, call, self._unused(), "not traced"))
@@ -212,12 +249,14 @@ class DataFlow:
             if reference() is not None:
                 continue
             calls.add(call or 0)
-            if node is not None:
-                old = self._nodes[node]
+            if node is None:
+                continue
+            old = self._nodes[node]
+            if old.kind == "constant":
                 self._nodes[node] = Node(node, "function", name, call, old.output, untraced=True)
-                guessed = {(node, source, position) for source, position in sources if source < node}
-                self._counts.update(dict.fromkeys(guessed - self._counts.keys(), 1))
-                self._guessed |= guessed
+                self._guess(node, sources)
+            elif name == _THROUGH_NUMPY:
+                self._guess(node, sources)
         self._unknown = []
         return calls
 

@@ -246,9 +246,18 @@ class StockEntryPoints(EntryPoints):
         return listener.run_stock_call(self, args, kwargs)
 
 
-def replace_entry_points(listener: CallListener, module: torch.nn.Module, index: int) -> EntryPoints:
-    """Replace a module's entry points until `release` is called."""
-    forward = stock_forward(module)
+def replace_entry_points(
+    listener: CallListener, module: torch.nn.Module, index: int, *, inside_too: bool = False
+) -> EntryPoints:
+    """Replace a module's entry points until `release` is called.
+
+    Args:
+        listener: Is told of the calls.
+        module: Whose they are.
+        index: Of the module in the tree.
+        inside_too: The functions inside must be seen, even where the layer is known.
+    """
+    forward = None if inside_too else stock_forward(module)
     if forward is None or type(module)._call_impl is not MODULE_CALL:
         return EntryPoints(listener, module, index)
     return StockEntryPoints(listener, module, index, forward, stock_rule(module))

@@ -56,9 +56,9 @@ def _vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out_val: Tensor) -> int:
     return 2 * out_val.numel() * max(x.shape[dim], y.shape[dim])
 
 
-def _chain(matrices: Sequence[Tensor], *, out_val: Tensor) -> int:
+def _chain(tensors: Sequence[Tensor], *, out_val: Tensor) -> int:
     """`linalg.multi_dot`: the cheapest order of the products, which torch looks for too."""
-    sizes = [matrix.shape for matrix in matrices]
+    sizes = [matrix.shape for matrix in tensors]
     first = (1, sizes[0][0]) if len(sizes[0]) == 1 else sizes[0]
     last = (sizes[-1][0], 1) if len(sizes[-1]) == 1 else sizes[-1]
     edges = [int(first[0]), *(int(size[0]) for size in sizes[1:]), int(last[1])]
@@ -175,11 +175,14 @@ def _length(operand: Tensor, term: str, label: str) -> int:
     return int(operand.shape[before.find(label) if label in before else after.find(label) - len(after)])
 
 
-def _tensordot(a: Tensor, b: Tensor, dims: Any = 2, *, out_val: Tensor, **named: Any) -> int:
-    """Both operands hold the summed axes once: their sizes over the output's are the square of those axes."""
-    if not out_val.numel():
-        return 0
-    return 2 * out_val.numel() * math.isqrt(a.numel() * b.numel() // out_val.numel())
+def _tensordot(a: Tensor, b: Tensor, dims: Any = 2, *, out_val: Tensor, **named: Any) -> int | None:
+    """The output times the axes summed over. One that is 1 long on one side is summed on the other before."""
+    if isinstance(dims, Tensor):
+        # Its values tell, and nobody may read them on every device.
+        return None
+    axes, others = (range(-dims, 0), range(dims)) if isinstance(dims, int) else dims
+    summed = (int(min(a.shape[axis], b.shape[other])) for axis, other in zip(axes, others, strict=True))
+    return 2 * int(out_val.numel()) * math.prod(summed)
 
 
 def _norm(input: Tensor, p: Any = "fro", *options: Any, out_val: Tensor, **named: Any) -> int | None:
@@ -280,7 +283,7 @@ FORMULAS: dict[str, Formula] = {
     "chain_matmul": _chained_arguments,
     "linear": _linear,
     "bilinear": _bilinear,
-    **dict.fromkeys(_CONVOLUTIONS, _convolution),
+    **dict.fromkeys([*_CONVOLUTIONS, "_convolution_mode"], _convolution),
     **dict.fromkeys(_TRANSPOSED, _transposed_convolution),
     **dict.fromkeys(["convolution", "_convolution", "convolution_overrideable"], _general_convolution),
     "conv_tbc": _time_convolution,

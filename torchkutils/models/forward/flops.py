@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import operator
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ def register_flop_formula(
         tell. One that raises makes the total a lower bound, with a warning.
 
     Raises:
-        TypeError: A target that is neither a callable nor the name of an operator.
+        TypeError: A target that is neither a callable nor the name of an operator, or a module in place of its class.
         ValueError: `get_raw` for a class of modules.
 
     Differs from Keras: Keras 2.3.1 counts no operations.
@@ -78,6 +79,9 @@ def register_flop_formula(
     for target in listed:
         if not (("::" in target) if isinstance(target, str) else callable(target)):
             raise TypeError(f"targets must be functions, classes of modules or names like 'mylib::op', got {target!r}")
+        if isinstance(target, nn.Module):
+            name = type(target).__name__
+            raise TypeError(f"targets must be classes of modules, got an instance of {name}; give the class {name}")
         if get_raw and _is_module_class(target):
             raise ValueError(f"get_raw=True is not possible for {target.__name__}: formulas of modules get shapes")
 
@@ -114,14 +118,23 @@ def _guarded(formula: Callable[..., Any]) -> Formula:
     @functools.wraps(formula)
     def guarded(*args: Any, **named: Any) -> int | None:
         try:
-            result: int | None = formula(*args, **named)
+            return _whole(formula(*args, **named))
         except Exception as error:
             name = getattr(formula, "__qualname__", repr(formula))
             warnings.warn(f"the FLOP formula {name} raised {type(error).__name__}: {error}", stacklevel=2)
             return None
-        return result
 
     return guarded
+
+
+def _whole(count: Any) -> int | None:
+    """What a formula gave as a number of operations; 12.0 is one too."""
+    if count is None:
+        return None
+    whole = int(count) if isinstance(count, float) and count.is_integer() else operator.index(count)
+    if whole < 0:
+        raise ValueError(f"a number of operations cannot be negative, got {whole}")
+    return whole
 
 
 # -- functions -----------------------------------------------------------------------------------------------------
@@ -146,7 +159,7 @@ def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
             if isinstance(value, torch.Tensor) and (value.layout is not torch.strided or value.is_nested):
                 # Its shape does not tell what is computed from it.
                 return None
-        count = formula(*args, **kwargs, out_val=out)
+        count = _whole(formula(*args, **kwargs, out_val=out))
         if count is None or not _torch_versions.inside_function_transform():
             return count
         return count * examples_at_once(args, kwargs)
@@ -167,7 +180,7 @@ def _key(function: Any) -> Any:
         name = function.__name__
     elif isinstance(function, str):
         name = function
-    elif isinstance(function, _torch_versions.OPERATORS):
+    elif isinstance(function, _torch_versions.NAMED_OPERATORS):
         name = _torch_versions.operator_name(function)
     elif _belongs_to_torch(function):
         name = function.__name__.partition(".")[0]
@@ -302,6 +315,14 @@ def _attention(module: Any, inputs: Collection) -> int | None:
     widths = key.shape[-1] or 0, value.shape[-1] or 0
     length, source = query.shape[length_axis] or 0, key.shape[length_axis] or 0
     return attention_flops(batch or 0, length, source, added, int(module.embed_dim), widths)
+
+
+def watched_wholly(kind: type[nn.Module]) -> bool:
+    """Whether users' formulas may concern what layers of this class run, so that no short way through them is taken."""
+    if not _registered:
+        return False
+    of_functions = any(isinstance(key, str) and "::" not in key for key in _registered)
+    return of_functions or _formula_of_class(kind) is not None
 
 
 _KINDS: dict[type[nn.Module], Callable[[Any, Collection], int | None]] = {

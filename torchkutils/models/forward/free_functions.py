@@ -74,20 +74,20 @@ multilabel_soft_margin_loss nll_loss nll_loss2d nll_loss2d_forward nll_loss_forw
 poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
 """
 _LAYOUT = """
-_cat _chunk_cat _conj _neg_view _pad_circular _pad_enum _reshape_alias _reshape_copy _stack _unsafe_index
-_unsafe_masked_index _unsafe_masked_index_put_accumulate _unsafe_view adjoint alias alias_copy as_strided
-as_strided_copy as_strided_scatter atleast_1d atleast_2d atleast_3d block_diag broadcast broadcast_shapes
-broadcast_tensors broadcast_to cartesian_prod cat channel_shuffle chunk col2im column_stack combinations concat
-concatenate constant_pad_nd contiguous detach detach_copy diag diag_embed diagflat diagonal diagonal_copy
-diagonal_scatter dsplit dstack expand expand_as expand_copy fft_fftshift fft_ifftshift flatten flip fliplr flipud fold
-hsplit hstack im2col linalg_diagonal meshgrid moveaxis movedim narrow narrow_copy native_channel_shuffle one_hot pad
-permute permute_copy pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d reflection_pad3d repeat
-repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape reshape_as resize resize_as
-resolve_conj resolve_neg roll rot90 row_stack select select_copy select_scatter slice slice_copy slice_inverse
-slice_scatter split split_copy split_with_sizes split_with_sizes_copy squeeze squeeze_copy stack sum_to_size swapaxes
-swapdims t t_copy tensor_split tile transpose transpose_copy tril triu unbind unbind_copy unflatten unfold unfold_copy
-unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy view view_as view_as_complex
-view_as_complex_copy view_as_real view_as_real_copy view_copy vsplit vstack
+_cat _chunk_cat _conj _neg_view _pack_padded_sequence _pad_circular _pad_enum _pad_packed_sequence _reshape_alias
+_reshape_copy _stack _unsafe_index _unsafe_masked_index _unsafe_masked_index_put_accumulate _unsafe_view adjoint alias
+alias_copy as_strided as_strided_copy as_strided_scatter atleast_1d atleast_2d atleast_3d block_diag broadcast
+broadcast_shapes broadcast_tensors broadcast_to cartesian_prod cat channel_shuffle chunk col2im column_stack
+combinations concat concatenate constant_pad_nd contiguous detach detach_copy diag diag_embed diagflat diagonal
+diagonal_copy diagonal_scatter dsplit dstack expand expand_as expand_copy fft_fftshift fft_ifftshift flatten flip
+fliplr flipud fold hsplit hstack im2col linalg_diagonal meshgrid moveaxis movedim narrow narrow_copy
+native_channel_shuffle one_hot pad permute permute_copy pixel_shuffle pixel_unshuffle ravel reflection_pad1d
+reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
+reshape reshape_as resize resize_as resolve_conj resolve_neg roll rot90 row_stack select select_copy select_scatter
+slice slice_copy slice_inverse slice_scatter split split_copy split_with_sizes split_with_sizes_copy squeeze
+squeeze_copy stack sum_to_size swapaxes swapdims t t_copy tensor_split tile transpose transpose_copy tril triu unbind
+unbind_copy unflatten unfold unfold_copy unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy
+view view_as view_as_complex view_as_complex_copy view_as_real view_as_real_copy view_copy vsplit vstack
 """
 _INDEXING = """
 __contains__ __getitem__ __setitem__ _unique2 argsort argwhere bucketize embedding fill_diagonal gather index
@@ -96,11 +96,11 @@ nonzero nonzero_static put scatter scatter_add scatter_reduce searchsorted sort 
 unique_consecutive unique_dim unravel_index
 """
 _CREATION = """
-arange as_tensor asarray bartlett_window blackman_window empty empty_like empty_permuted empty_strided eye fill
-from_dlpack from_file from_numpy frombuffer full full_like hamming_window hann_window kaiser_window lift_fresh
-lift_fresh_copy linalg_vander linspace logspace nested_tensor new new_empty new_empty_strided new_full new_ones
-new_tensor new_zeros ones_like range scalar_tensor sparse_compressed_tensor sparse_coo_tensor sparse_csr_tensor tensor
-tril_indices triu_indices vander zero zeros_like
+arange as_tensor asarray bartlett_window blackman_window empty empty_like empty_permuted empty_strided eye fft_fftfreq
+fft_rfftfreq fill from_dlpack from_file from_numpy frombuffer full full_like hamming_window hann_window kaiser_window
+lift_fresh lift_fresh_copy linalg_vander linspace logspace nested_tensor new new_empty new_empty_strided new_full
+new_ones new_tensor new_zeros ones_like range scalar_tensor sparse_compressed_tensor sparse_coo_tensor
+sparse_csr_tensor tensor tril_indices triu_indices vander zero zeros_like
 """
 # Handing values to NumPy or another library is not among them: nobody sees what is computed there.
 _CONVERSION = """
@@ -116,16 +116,16 @@ _QUERIES = """
 __cuda_array_interface__ __dir__ _assert _assert_async _assert_scalar _assert_tensor_metadata
 _autocast_to_full_precision _autocast_to_reduced_precision _coalesced _dimI _dimV _enter_autocast _exit_autocast
 _functional_assert_async _has_compatible_shallow_copy_type _indices _is_all_true _is_any_true _is_view
-_nested_get_offsets _nested_get_values _nested_tensor_size _nested_tensor_storage_offsets _nested_tensor_strides _nnz
-_set_grad_enabled _values autocast_decrement_nesting autocast_increment_nesting can_cast ccol_indices
-clear_autocast_cache col_indices const_data_ptr crow_indices current_device dense_dim device dim_order dtype
-get_default_dtype get_device_capability indices is_autocast_enabled is_available is_coalesced is_conj is_cpu
-is_distributed is_grad_enabled is_inference is_inference_mode_enabled is_leaf is_neg is_pinned is_same_size is_set_to
-is_shared is_signed is_sparse itemsize layout names nbytes nelement output_nr promote_types q_per_channel_axis
-q_per_channel_scales q_per_channel_zero_points q_scale q_zero_point qscheme record_stream result_type retain_grad
-retains_grad row_indices set_autocast_dtype set_autocast_enabled set_default_dtype set_grad_enabled shape sparse_dim
-storage storage_type sym_float sym_int sym_ite sym_max sym_min sym_not sym_numel sym_size sym_storage_offset
-sym_stride sym_sum values
+_nested_get_offsets _nested_get_values _nested_tensor_from_mask_left_aligned _nested_tensor_size
+_nested_tensor_storage_offsets _nested_tensor_strides _nnz _set_grad_enabled _values autocast_decrement_nesting
+autocast_increment_nesting can_cast ccol_indices clear_autocast_cache col_indices const_data_ptr crow_indices
+current_device dense_dim device dim_order dtype get_default_dtype get_device_capability indices is_autocast_enabled
+is_available is_coalesced is_conj is_cpu is_distributed is_grad_enabled is_inference is_inference_mode_enabled is_leaf
+is_neg is_pinned is_same_size is_set_to is_shared is_signed is_sparse itemsize layout names nbytes nelement output_nr
+promote_types q_per_channel_axis q_per_channel_scales q_per_channel_zero_points q_scale q_zero_point qscheme
+record_stream result_type retain_grad retains_grad row_indices set_autocast_dtype set_autocast_enabled
+set_default_dtype set_grad_enabled shape sparse_dim storage storage_type sym_float sym_int sym_ite sym_max sym_min
+sym_not sym_numel sym_size sym_storage_offset sym_stride sym_sum values
 """
 _OPERATORS = (
     *("add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"),

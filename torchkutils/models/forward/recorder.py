@@ -14,10 +14,19 @@ from torchkutils.models.forward.call_stack import CallStack, RunningCall
 from torchkutils.models.forward.compiled_calls import CompiledCalls, CompiledFunctionMet
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoints, replace_entry_points
-from torchkutils.models.forward.flops import Count, examples_at_once, function_flops, module_flops
+from torchkutils.models.forward.flops import Count, examples_at_once, function_flops, module_flops, watched_wholly
 from torchkutils.models.forward.function_mode import FunctionMode, without_function_modes
 from torchkutils.models.forward.raised_errors import message_of
-from torchkutils.models.forward.torch_functions import HOOKING, LEAVING, QUIET, shown_name, written_tensors
+from torchkutils.models.forward.torch_functions import (
+    ENTERING,
+    HOOKING,
+    LEAVING,
+    QUIET,
+    SHARING,
+    asks_for_graph,
+    shown_name,
+    written_tensors,
+)
 from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.module_tree import ModuleTree
@@ -59,6 +68,7 @@ class Recorder:
         # Calls whose operations a formula for the module has counted, whatever ran inside.
         self._counted_as_wholes: set[int] = set()
         self.met_compiled = False
+        self.asked_for_graph = False
         self._compiled, self._compiled_under_mode = compiled, False
         self._compiled_call: tuple[str, list[Source]] = ("", [])
 
@@ -66,7 +76,9 @@ class Recorder:
         self.thread = get_ident()
         with ExitStack() as block:
             for index in self.tree.index_of.values():
-                self._entries.append(replace_entry_points(self, self.tree.modules[index], index))
+                module = self.tree.modules[index]
+                inside_too = watched_wholly(type(module))
+                self._entries.append(replace_entry_points(self, module, index, inside_too=inside_too))
             block.callback(self._release)
             block.enter_context(self._mode)
             if self._compiled:
@@ -195,6 +207,12 @@ class Recorder:
 
     def _finish_leaf(self, entry: EntryPoints, call: RunningCall, value: Value, output: Any) -> Any:
         flow = self.flow
+        if call.node is not None:
+            for tensor in tensors_of(output):
+                flow.look_inside(tensor, call)
+            # A closure, an iterator or an attribute may carry on what nobody sees in the output.
+            for tensor in call.alive():
+                flow.set_source(tensor, call.node, 0)
         output = aliased(output, call.tensors)
         if call.node is None:
             # It has children and called none: the functions that it ran are part of its box.
@@ -273,7 +291,8 @@ class Recorder:
         self.describe.transformed = inside_function_transform()
         targets = written_tensors(function, name, args, kwargs)
         if self._states is not None:
-            for target in targets:
+            # Whoever gets the memory of a tensor may write to it.
+            for target in tensors_of(*args) if name in SHARING else targets:
                 self._states.written(target)
         if not self._calls.running:
             return function(*args, **kwargs)
@@ -294,15 +313,17 @@ class Recorder:
 
     def _taken_by_function(self, call: RunningCall, name: str, taken: list[torch.Tensor]) -> list[Source]:
         """Where the arguments of a function come from; nothing for one in a call that is one box."""
-        if call.node is None:
+        if call.node is not None:
+            for tensor in taken:
+                self.flow.look_inside(tensor, call)
             if name in LEAVING:
-                for tensor in taken:
-                    self.flow.leaves(tensor)
-            return self._sources(taken, call)
-        for tensor in taken:
-            if not call.has_made(tensor):
-                self.flow.look_inside(tensor, call.index)
-        return []
+                self.flow.leaves((call.node, 0))
+            return []
+        sources = self._sources(taken, call)
+        if name in LEAVING:
+            for source in sources:
+                self.flow.leaves(source)
+        return sources
 
     def _function_node(
         self, call: RunningCall, name: str, sources: list[Source], targets: list[torch.Tensor], result: Any
@@ -316,6 +337,8 @@ class Recorder:
         node = self.flow.add("function", shown_name(name), call.index, output, joins=computed > 1)
         call.functions.append(node)
         self.flow.add_edges(node, sources)
+        if name in ENTERING and not computed:
+            self.flow.enters(node)
         self.flow.set_sources(produced, node)
         return node
 
@@ -326,6 +349,7 @@ class Recorder:
                 self._states.rebound(args[0])
             elif name in HOOKING:
                 self._states.hooked(args[0])
+        self.asked_for_graph |= asks_for_graph(function, name)
         result = function(*args, **kwargs)
         if name == "__get__" and self._calls.running and isinstance(result, torch.Tensor):
             call = self._calls.running[-1]

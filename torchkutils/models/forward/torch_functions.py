@@ -12,7 +12,11 @@ from torchkutils._torch_versions import OPERATORS, OperatorOverload
 
 HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
 # Functions that hand the values of a tensor to NumPy, to Python or to another library.
-LEAVING = frozenset(["numpy", "__array__", "tolist", "__dlpack__"])
+LEAVING = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "__reduce_ex__"])
+# Those of them that share the tensor's memory.
+SHARING = frozenset(["numpy", "__array__", "__dlpack__"])
+# Functions that make a tensor of what lies there.
+ENTERING = frozenset(["tensor", "as_tensor", "asarray", "from_numpy", "frombuffer", "new_tensor"])
 # Functions that look at a tensor without computing from it.
 QUIET = frozenset(
     [
@@ -31,6 +35,13 @@ _TABLES = ("embedding", "embedding_bag")
 def shown_name(name: str) -> str:
     """A function's name without what Python and torch put around it: "add" for "__add__", "_add" and "add_.Tensor"."""
     return name.partition(".")[0].strip("_")
+
+
+def asks_for_graph(function: Any, name: str) -> bool:
+    """Whether a function of `QUIET` sets or reads what a tensor has only with gradients."""
+    if name in ("__get__", "__set__"):
+        return getattr(function.__self__, "__name__", "") in ("requires_grad", "grad_fn", "grad")
+    return name == "requires_grad_"
 
 
 def written_tensors(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:

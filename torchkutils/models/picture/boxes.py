@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from torchkutils.models.records import Collection, Value, tensors_in
 
+# More arrows than these between two boxes become one with a number.
+DRAWN_ARROWS = 3
+
 
 @dataclass
 class Box:
@@ -28,6 +31,7 @@ class Box:
         repeated: It is part of a pattern that one call of forward repeats.
         folded: How many equal blocks it stands for, itself and those behind it.
         until: The title of the last of them.
+        order: Index of its first node in `Trace.nodes`.
     """
 
     key: str
@@ -45,6 +49,7 @@ class Box:
     repeated: bool = False
     folded: int = 1
     until: str = ""
+    order: int = 0
 
     def saw(self, inputs: str, outputs: str) -> None:
         """Take down the shapes of one more call."""
@@ -71,7 +76,9 @@ class Arrow:
 def agreed(shapes: Iterable[str]) -> str:
     """What all calls have, "multiple" where they differ, as in Keras; "?" says nothing."""
     known = {text for text in shapes if text != "?"}
-    return "multiple" if len(known) > 1 else known.pop() if known else "?"
+    if len(known) > 1:
+        return "multiple"
+    return known.pop() if known else "?"
 
 
 def dtypes_of(value: Value | None) -> str:

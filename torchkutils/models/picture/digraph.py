@@ -9,8 +9,11 @@ from typing import Any
 
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
-from torchkutils.models.picture.labels import Drawing
-from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, render, write_whole
+from torchkutils.models.picture.drawing import Drawing
+from torchkutils.models.picture.mermaid import mermaid_text
+from torchkutils.models.picture.svg_in_cell import cell_bundle
+from torchkutils.models.picture.svg_titles import rendered
+from torchkutils.models.render import PICTURE_FORMATS, picture_format_of, write_whole
 
 _TEXT_FORMATS = ("dot", "gv", "raw")
 
@@ -90,7 +93,7 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
             ValueError, RuntimeError: As `pipe`; no file is left.
             OSError: A file cannot be written.
         """
-        kind = format or (picture_format_of(outfile) if outfile is not None and format is None else self.format)
+        kind = format or (self.format if outfile is None else picture_format_of(outfile))
         data = self._bytes(kind)
         if outfile is not None and filename is None:
             filename = pathlib.Path(outfile).with_suffix(".gv")
@@ -102,6 +105,16 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
         if view:
             self._view(target, kind, False)
         return target
+
+    def to_mermaid(self) -> str:
+        """The graph in Mermaid's language, as `ModelPlot.to_mermaid`.
+
+        Raises:
+            ValueError: The graph is torchview's.
+        """
+        if self.drawing is None:
+            raise ValueError("drawer='torchview' has no Mermaid text; use drawer='layers'")
+        return mermaid_text(self.drawing)
 
     def __getattr__(self, name: str) -> Any:
         """pydot's `create_svg()`, `write_png(path)` and the like."""
@@ -120,13 +133,17 @@ class ModelDigraph(_lazy.graphviz.Digraph):  # type: ignore[misc]
     def _bytes(self, kind: str) -> bytes:
         if kind in _TEXT_FORMATS:
             return str(self.source).encode()
-        return render(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dots_per_inch)
+        if kind == "mmd":
+            return self.to_mermaid().encode()
+        return rendered(self.source, PICTURE_FORMATS.get(kind, kind), dpi=self.dots_per_inch)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model_name!r}, engine={self.caption!r})"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **_: Any) -> dict[str, Any]:
         try:
-            return {"text/plain": repr(self), "image/svg+xml": self._bytes("svg").decode()}
+            svg = self._bytes("svg").decode()
         except RuntimeError as error:
             return {"text/plain": f"{error}\n\n{self.source}"}
+        shown = cell_bundle(svg, f"The model {self.model_name}", more="plot_model(…).page()")
+        return {"text/plain": repr(self), **shown}

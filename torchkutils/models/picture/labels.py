@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torchkutils.models.picture.boxes import Box
+from torchkutils.models.picture.layer_kinds import LayerFacts
+from torchkutils.models.picture.look import Look
 from torchkutils.models.picture.picture_graph import PictureGraph, subtree
-from torchkutils.models.records import Trace
 from torchkutils.models.tree.totals import held_in
 
 # A longer name would make one box wider than the rest of the picture; its tooltip has all of it.
@@ -29,84 +28,83 @@ def escape_record(text: str) -> str:
 
 def escape_label(text: str) -> str:
     """Text as a plain label shows it: no escape sequences, no entities, no line breaks, no control characters."""
-    clean = "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
-    return clean.replace("&", "&amp;").replace("\\", "\\\\").replace('"', "&quot;")
+    return printable(text).replace("&", "&amp;").replace("\\", "\\\\").replace('"', "&quot;")
 
 
-def title_of(box: Box, *, names: bool = True, cut: bool = True) -> str:
-    """`name: Class` with the number of calls, shortened in the middle."""
-    title = box.title
+def printable(text: str) -> str:
+    """Text on one line, each character that has no shape replaced."""
+    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
+
+
+def title_of(box: Box, *, names: bool = True, cut: bool = True, inside: str = "") -> str:
+    """`name: Class` with the number of calls, shortened in the middle; the name as seen from inside a module."""
+    name = name_inside(box.title, inside)
+    if box.folded > 1:
+        return f"{box.folded} × {box.class_name} ({name} … {name_inside(box.until, inside)})"
+    title = name
     if box.class_name:
-        title = f"{box.title}: {box.class_name}" if names else box.class_name
+        title = f"{name}: {box.class_name}" if names else box.class_name
     if cut and len(title) > LONGEST_TITLE:
         title = f"{title[: LONGEST_TITLE - 41]}…{title[-40:]}"
-    if box.folded > 1:
-        return f"{box.folded} × {box.class_name} ({box.title} … {box.until})"
     if len(box.calls) < 2:
         return title
     return f"{title} × {len(box.calls)}" if box.repeated else f"{title} ({len(box.calls)} calls)"
 
 
-@dataclass(frozen=True)
-class Look:
-    """What stands in a box.
+def name_inside(path: str, module: str) -> str:
+    """A path without that of the module whose frame it stands in, which says it already.
 
-    Attributes:
-        shapes: Input and output shapes; a box that failed always shows them.
-        names: The name before the class.
-        dtype: The dtypes of what it gives.
-        params: How many parameters it holds, those below it among them.
-        trainable: Whether they require a gradient.
-        across: The graph runs from left to right or back, where Graphviz turns records by a right angle.
+    >>> name_inside("encoder.layer.0.output", "encoder.layer.0")
+    'output'
     """
-
-    shapes: bool = False
-    names: bool = True
-    dtype: bool = False
-    params: bool = False
-    trainable: bool = False
-    across: bool = False
+    rest = path.removeprefix(module)
+    if not module or rest == path:
+        return path
+    return rest[1:] if rest.startswith(".") else (rest if rest.startswith("[") else path)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What a graph was drawn from: enough to draw it again at other depths.
-
-    Attributes:
-        trace: What ran.
-        look: What stands in a box.
-        rankdir: The direction of the arrows.
-        functions: Whether functions between modules have boxes.
-        depth: Down to which modules are open.
-        rolled: As in `PictureGraph`.
-        fold: Likewise.
-    """
-
-    trace: Trace
-    look: Look
-    rankdir: str
-    functions: bool
-    depth: int
-    rolled: bool | None = None
-    fold: bool = False
+def frame_title(graph: PictureGraph, frame: str) -> str:
+    """`name: Class` of an open module, and why it failed."""
+    module = graph.cluster_modules[frame]
+    record, failure = graph.trace.modules[module], graph.trace.failure
+    title = f"{name_inside(record.path, graph.inside_path(graph.clusters[frame]))}: {record.class_name}"
+    if failure is not None and module == graph.failed_cluster:
+        return f"{title} {failed_text(failure.error)}"
+    return title
 
 
-def label_of(box: Box, graph: PictureGraph, look: Look) -> str:
-    """The record label of a box."""
-    lines = [title_of(box, names=look.names)]
-    facts = [box.dtype] if look.dtype and box.dtype else []
-    facts += parameter_facts(box, graph, params=look.params, trainable=look.trainable)
-    if facts:
-        lines.append(" · ".join(facts))
+def lines_of(box: Box, graph: PictureGraph, look: Look, facts: LayerFacts) -> list[str]:
+    """What a box says above its shapes: its title, facts on request, and why it failed."""
+    lines = [title_of(box, names=look.show_layer_names, inside=graph.inside_path(box.cluster))]
+    shown = [box.dtype] if look.show_dtype and box.dtype else []
+    shown += parameter_facts(box, graph, params=look.show_params, trainable=look.show_trainable)
+    if shown:
+        lines.append(" · ".join(shown))
+    if look.show_layer_activations and box.module is not None:
+        activation = facts.activations.get(graph.trace.modules[box.module].path)
+        lines += [f"activation: {activation}"] if activation else []
     if box.failed:
         failure = graph.trace.failure
         lines.append(failed_text("" if failure is None else failure.error))
-    label = "\\n".join(escape_record(line) for line in lines)
-    if look.shapes or box.failed:
-        outputs = "none" if box.failed else box.outputs
-        label += f"|{{input:|output:}}|{{{{{escape_record(box.inputs)}}}|{{{escape_record(outputs)}}}}}"
-        return f"{{{label}}}" if look.across else label
-    return label
+    return lines
+
+
+def shapes_of(box: Box, look: Look) -> tuple[str, str] | None:
+    """Input and output shapes where a box shows them."""
+    if not (look.show_shapes or box.failed):
+        return None
+    return box.inputs, "none" if box.failed else box.outputs
+
+
+def label_of(box: Box, graph: PictureGraph, look: Look, facts: LayerFacts) -> str:
+    """The record label of a box."""
+    label = "\\n".join(escape_record(line) for line in lines_of(box, graph, look, facts))
+    shapes = shapes_of(box, look)
+    if shapes is None:
+        return label
+    inputs, outputs = map(escape_record, shapes)
+    label += f"|{{input:|output:}}|{{{{{inputs}}}|{{{outputs}}}}}"
+    return f"{{{label}}}" if look.across else label
 
 
 def failed_text(error: str) -> str:
@@ -129,6 +127,11 @@ def parameter_facts(box: Box, graph: PictureGraph, *, params: bool, trainable: b
         facts.append("params: ?" if below.lazy else f"params: {below.elements:,}")
     held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
     if trainable and held:
-        flags = {tensor.requires_grad for tensor in held}
-        facts.append("partly trainable" if len(flags) > 1 else "trainable" if flags == {True} else "frozen")
+        facts.append(_trained({tensor.requires_grad for tensor in held}))
     return facts
+
+
+def _trained(flags: set[bool]) -> str:
+    if len(flags) > 1:
+        return "partly trainable"
+    return "trainable" if flags == {True} else "frozen"

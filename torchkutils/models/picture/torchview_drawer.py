@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from torchkutils import _lazy
-from torchkutils.models.records import EngineName, Mode, Run
+from torchkutils.models.picture.look import Look
+from torchkutils.models.records import Run
 from torchkutils.models.restore.restored import restored
 from torchkutils.models.tree.example_inputs import model_arguments
 from torchkutils.models.tree.given_model import given_model
@@ -20,25 +21,16 @@ if TYPE_CHECKING:
 
 # torchview patches nn.Module.__call__ and torch's factory functions while it looks: never two at once.
 _PATCHING = threading.Lock()
+# torchview's own default, and what is deeper than any model.
+_TORCHVIEW_DEPTH = 3
+_ALL_LEVELS = 1_000
 
 
-def torchview_graph(
-    model: torch.nn.Module,
-    *,
-    rankdir: str,
-    dpi: float,
-    show_shapes: bool,
-    expand_nested: bool,
-    depth: int | None,
-    input_size: Any,
-    input_data: Any,
-    dtypes: Any,
-    mode: Mode,
-    engine: EngineName,
-) -> ModelDigraph:
+def torchview_graph(model: torch.nn.Module, run: Run, look: Look) -> ModelDigraph:
     """Draw every operation with torchview, which runs on a deep copy of the model.
 
-    torchview patches `torch.nn.Module.__call__` of the process for the moment; only one call does so at a time.
+    torchview patches `torch.nn.Module.__call__` of the process for the moment; only one call does so at a time. Of the
+    look it takes `show_shapes`, `expand_nested`, `depth`, `rankdir`, `dpi` and `splines`.
 
     Raises:
         TypeError: The model is none.
@@ -48,14 +40,14 @@ def torchview_graph(
     from torchkutils.models.picture.digraph import ModelDigraph
 
     model = given_model(model)
-    if engine not in ("auto", "real") or mode not in ("eval", "train"):
-        raise ValueError(f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {engine!r}, {mode!r}")
-    if input_size is None and input_data is None:
+    if run.engine not in ("auto", "real") or run.mode not in ("eval", "train"):
+        raise ValueError(
+            f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {run.engine!r}, {run.mode!r}"
+        )
+    if run.input_size is None and run.input_data is None:
         raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
     with restored(ModuleTree(model)), _PATCHING:
-        args, kwargs = copy.deepcopy(
-            model_arguments(model, Run(input_size=input_size, input_data=input_data, dtypes=dtypes))
-        )
+        args, kwargs = copy.deepcopy(model_arguments(model, run))
         if args and kwargs:
             raise ValueError("drawer='torchview' takes positional or keyword arguments, not both")
         try:
@@ -63,12 +55,12 @@ def torchview_graph(
                 copy.deepcopy(model),
                 input_data=kwargs or args,
                 graph_name=type(model).__name__,
-                depth=1_000 if expand_nested and depth is None else 3 if depth is None else depth,
+                depth=_depth(look),
                 device=_device(model),
-                mode=mode,
-                expand_nested=expand_nested,
-                graph_dir=rankdir,
-                show_shapes=show_shapes,
+                mode=run.mode,
+                expand_nested=look.expand_nested,
+                graph_dir=look.rankdir,
+                show_shapes=look.show_shapes,
             )
         except Exception as error:
             cause = error.__cause__ or error
@@ -77,9 +69,17 @@ def torchview_graph(
     for kind in ("graph_attr", "node_attr", "edge_attr"):
         getattr(graph, kind).update(getattr(drawn.visual_graph, kind))
     graph.body.extend(drawn.visual_graph.body)
-    graph.graph_attr["dpi"] = str(dpi)
-    graph.model_name, graph.caption, graph.dots_per_inch = type(model).__name__, "torchview", dpi
+    graph.graph_attr["dpi"] = str(look.dpi)
+    if look.splines is not None:
+        graph.graph_attr["splines"] = look.splines
+    graph.model_name, graph.caption, graph.dots_per_inch = type(model).__name__, "torchview", look.dpi
     return graph
+
+
+def _depth(look: Look) -> int:
+    if look.depth is not None:
+        return look.depth
+    return _ALL_LEVELS if look.expand_nested else _TORCHVIEW_DEPTH
 
 
 def _device(model: torch.nn.Module) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import enum
+import functools
 import io
 import pathlib
 import random
@@ -22,24 +23,25 @@ from torchkutils import _nested
 _LEFT_ALONE = (
     *(bool, int, float, complex, str, bytes, range, slice, type(None), np.generic, enum.Enum, re.Pattern),
     *(pathlib.PurePath, torch.dtype, torch.device, torch.Size, torch.nn.Module, type, types.ModuleType),
-    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.CodeType, types.FrameType),
+    *(types.CodeType, types.FrameType),
 )
 # Looked at first: vocabularies and index lists have millions of them.
 _ATOMS = frozenset([bool, int, float, complex, str, bytes, type(None), range, slice])
 # Classes of these modules hold threads, processes, handles or state of the whole program.
 _FOREIGN = frozenset(
     [
-        *("_thread", "_weakref", "asyncio", "concurrent", "contextvars", "functools", "importlib", "logging"),
-        *("multiprocessing", "queue", "socket", "ssl", "subprocess", "threading", "weakref"),
+        *("_thread", "_weakref", "asyncio", "concurrent", "contextvars", "importlib", "logging"),
+        *("multiprocessing", "socket", "ssl", "subprocess", "threading", "weakref"),
     ]
 )
 # Of torch's own classes, those whose objects are a model's values.
 _OF_TORCH = ("torch.distributions", "torch.optim", "torch.nn.utils.rnn", "torch.return_types")
 # Their state is in no attribute: `saved_values` knows how to read it.
 STATEFUL = (
-    *(np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random, bytearray),
-    *(array.array, io.IOBase, Iterator),
+    *(np.ndarray, torch.Generator, np.random.Generator, np.random.RandomState, np.random.BitGenerator),
+    *(np.random.SeedSequence, random.Random, bytearray, array.array, io.IOBase, Iterator, types.CellType),
 )
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 _MOST_VALUES = 1_000_000
 
 
@@ -114,8 +116,9 @@ class Reachable:
                 self.tensors.append(value)
             elif isinstance(value, STATEFUL):
                 self.stateful.append(held)
-                if not isinstance(value, np.ndarray):
-                    self._enter(held, stack)
+                self._enter(held, stack)
+            elif isinstance(value, _FUNCTIONS):
+                self._enter_function(value, held.way, stack)
             elif not self._is_foreign(type(value)):
                 self._enter(held, stack)
 
@@ -133,7 +136,7 @@ class Reachable:
         elif isinstance(value, dict):
             self.dicts.append(value)
         self._enter_items(value, way, stack)
-        attributes = getattr(value, "__dict__", None)
+        attributes = _attributes(value)
         if type(attributes) is dict:
             self.dicts.append(attributes)
             stack.extend(
@@ -148,6 +151,19 @@ class Reachable:
                 Held(getattr(value, key), (way, ".{}", key), None, None) for key in slots if hasattr(value, key)
             )
 
+    def _enter_function(self, value: Any, way: Any, stack: list[Held]) -> None:
+        """Go on with what a function was made around: its closure, its object, the arguments that it holds."""
+        if isinstance(value, functools.partial):
+            parts: list[tuple[str, Any]] = [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+        elif isinstance(value, types.FunctionType):
+            cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+            parts = [*cells, ("__defaults__", value.__defaults__), ("__kwdefaults__", value.__kwdefaults__)]
+            self.dicts.append(value.__dict__)
+            parts += value.__dict__.items()
+        else:
+            parts = [("__self__", value.__self__)]
+        stack.extend(Held(part, (way, ".{}", name), None, None) for name, part in parts if _may_lead_on(part))
+
     def _enter_items(self, value: Any, way: Any, stack: list[Held]) -> None:
         if isinstance(value, dict):
             # By dict's own method. Mappings of other classes may load what they are asked for: their attributes do.
@@ -156,13 +172,40 @@ class Reachable:
                 for key, content in dict.items(value)
                 if _may_lead_on(content)
             )
+        elif isinstance(value, types.CellType):
+            stack.extend(Held(content, way, None, None) for content in cell_contents(value))
+        elif isinstance(value, np.ndarray) and value.dtype.hasobject and value.dtype.names is None:
+            stack.extend(Held(content, (way, "[{}]", "..."), None, None) for content in value.flat)
         elif isinstance(value, tuple | list | deque | set | frozenset):
             owner = value if isinstance(value, list) else None
             stack.extend(
                 Held(content, (way, "[{}]", position), owner, position)
-                for position, content in enumerate(iter(value))
+                for position, content in enumerate(_contents(value))
                 if _may_lead_on(content)
             )
+
+
+def cell_contents(cell: types.CellType) -> list[Any]:
+    """What a variable of a closure holds; nothing where it has no value yet."""
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def _attributes(value: Any) -> Any:
+    """The attributes of an object; None where it has none, or where its class fails when it is asked."""
+    try:
+        return getattr(value, "__dict__", None)
+    except Exception:
+        return None
+
+
+def _contents(value: Any) -> Iterator[Any]:
+    """What a container holds, by the methods of the built-in class: those of a user's class may do anything."""
+    kind: Any = next(kind for kind in (tuple, list, deque, set, frozenset) if isinstance(value, kind))
+    contents: Iterator[Any] = kind.__iter__(value)
+    return contents
 
 
 def _may_lead_on(value: Any) -> bool:

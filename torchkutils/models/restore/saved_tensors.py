@@ -11,7 +11,7 @@ import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torchkutils._torch_versions import set_version_counters, untransformed
-from torchkutils.models.tree.module_tree import ModuleTree
+from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
@@ -32,8 +32,9 @@ class TensorStates:
 
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         tensors = [t for t in tree.tensors if not is_lazy(t)] if tree.unusual else tree.tensors
+        beside = _beside(tree, others)
         # One list for each fact: an object for each tensor would keep the garbage collector busy.
-        self.tensors = tensors
+        self.tensors = tensors = [*tensors, *beside]
         self.requires_grad: list[bool] = list(map(_requires_grad, tensors))
         self.leaves = [t for t in tensors if type(t) is torch.nn.Parameter or t.is_leaf]
         self.gradients: list[torch.Tensor | None] = list(map(_gradient, self.leaves))
@@ -50,7 +51,8 @@ class TensorStates:
             [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
         )
         self.addresses: list[int] = _addresses(self.addressed)
-        self._tree, self._others = tree, others
+        for tensor in beside:
+            self._hold(tensor)
         self._by_storage: dict[int, list[torch.Tensor]] | None = None
 
     def _keep_buffers(self, tree: ModuleTree) -> None:
@@ -74,8 +76,7 @@ class TensorStates:
         if self._by_storage is None:
             # Most models write to nothing: look up what they hold at the first write only.
             self._by_storage = {}
-            plain = [value for value in self._tree.values if isinstance(value, torch.Tensor)]
-            for held in [*self.tensors, *plain, *self._others]:
+            for held in self.tensors:
                 if _has_storage(held):
                     self._by_storage.setdefault(_storage(held), []).append(held)
         for held in self._by_storage.get(_storage(tensor), ()) if _has_storage(tensor) else ():
@@ -162,6 +163,16 @@ class TensorStates:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _beside(tree: ModuleTree, others: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors of torch's own kind that are no parameters or buffers: plain attributes, and what values reach."""
+    found = {}
+    for value in (*tree.values, *others):
+        # Of the attributes of modules most are no tensors, and their classes tell soonest.
+        if type(value) in ORDINARY and id(value) not in tree.holders and not (is_lazy(value) or value.is_nested):
+            found[id(value)] = value
+    return [tensor for tensor in found.values() if tensor.layout is torch.strided]
 
 
 def lazy_like(tensor: torch.Tensor, device: str | None = None) -> torch.Tensor:

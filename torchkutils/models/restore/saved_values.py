@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchkutils.models.restore.reachable import Held
+from torchkutils.models.restore.reachable import Held, cell_contents
 
 # A larger array is not copied; a change of it is noticed by a checksum, and told.
 _LARGEST_COPY = 256 * 2**20
@@ -97,6 +97,12 @@ def _state_of(value: Any) -> _State | None:
         return _State(value.getstate, value.setstate)
     if isinstance(value, np.random.Generator):
         return _State(lambda: repr(value.bit_generator.state), _numpy_writer(value.bit_generator))
+    if isinstance(value, np.random.BitGenerator):
+        return _State(lambda: repr(value.state), _numpy_writer(value))
+    if isinstance(value, np.random.SeedSequence):
+        return _State(lambda: value.n_children_spawned, None)
+    if isinstance(value, types.CellType):
+        return _cell_state(value)
     if isinstance(value, np.random.RandomState):
         return _State(lambda: repr(value.get_state(legacy=False)), _legacy_writer(value))
     if isinstance(value, bytearray | array.array):
@@ -144,7 +150,33 @@ def _array_state(values: np.ndarray[Any, Any]) -> _State:
     return _State(read, write)
 
 
+def _cell_state(cell: types.CellType) -> _State:
+    """Of a variable of a closure: the object that it is bound to."""
+
+    def write(before: list[int]) -> None:
+        if before:
+            cell.cell_contents = contents[0]
+        else:
+            del cell.cell_contents
+
+    contents = cell_contents(cell)
+    return _State(lambda: [id(content) for content in cell_contents(cell)], write)
+
+
+def _memory_file_state(file: Any) -> _State:
+    def write(before: Any) -> None:
+        contents, position = before
+        file.seek(0)
+        file.truncate()
+        file.write(contents)
+        file.seek(position)
+
+    return _State(lambda: (file.getvalue(), file.tell()), write)
+
+
 def _file_state(file: io.IOBase) -> _State | None:
+    if isinstance(file, io.BytesIO | io.StringIO) and not file.closed:
+        return _memory_file_state(file)
     with contextlib.suppress(OSError, ValueError):
         if not file.closed and file.seekable():
             return _State(file.tell, file.seek)

@@ -27,6 +27,8 @@ def marks_of(row: SummaryRow) -> str:
 
 def field(row: SummaryRow, column: str, total_params: int) -> str:
     """One field with all of its digits; of several connections the first."""
+    if column == "is_trainable":
+        return trained_mark(row)
     if column == "connected_to":
         return row.inbound[0] if row.inbound else ""
     if column == "params":
@@ -45,6 +47,15 @@ def field(row: SummaryRow, column: str, total_params: int) -> str:
         "arguments": row.arguments,
     }
     return texts[column]
+
+
+def trained_mark(row: SummaryRow) -> str:
+    """ "Y" where all of a row's own parameters are trained, "N" where none is, "Y/N" for some; "-" without any."""
+    if not row.params:
+        return "-"
+    if row.trainable_params == row.params:
+        return "Y"
+    return "Y/N" if row.trainable_params else "N"
 
 
 def share(params: int | None, total_params: int) -> str:

@@ -24,6 +24,7 @@ COLUMNS: dict[str, tuple[str, bool]] = {
     "macs": ("MACs", True),
     "output_bytes": ("Output Bytes", True),
     "arguments": ("Arguments", False),
+    "is_trainable": ("Trainable", False),
 }
 TREE_DEPTH = 3
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from torchkutils import _nested
-from torchkutils._call_hints import meant, shown
+from torchkutils._call_hints import shown
 from torchkutils._dtypes import torch_dtype
 from torchkutils.models.records import Run
 from torchkutils.models.tree.offloaded import execution_device
@@ -73,16 +73,17 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
     """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
-    unknown = _unknown_name(model, run)
-    if unknown is not None:
-        return unknown
     data = run.input_data
+    if run.input_size is not None or run.input_kwargs is not None:
+        hints = [_unknown_name(model, run), _hint_about_sizes(model, run.input_size)]
+        return ". ".join(hint for hint in hints if hint is not None) or None
     if not isinstance(data, Mapping | list):
         return None
     taken_as = "keyword arguments" if isinstance(data, Mapping) else "positional arguments"
     kind = "dict" if isinstance(data, Mapping) else "list"
     hint = f"input_data is a {kind}, and its items were the {taken_as} of forward"
-    return f"{hint}; for one argument that is a {kind}, wrap it: input_data=(batch,)" if _takes_one(model) else None
+    takes_one = _accepts(model, [None], {})
+    return f"{hint}; for one argument that is a {kind}, wrap it: input_data=(batch,)" if takes_one else None
 
 
 def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
@@ -98,13 +99,17 @@ def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
     return f"forward has no argument {unknown[0]!r}; it takes ({', '.join(parameters)})"
 
 
-def _takes_one(model: torch.nn.Module) -> bool:
-    """Whether forward can be called with a single positional argument."""
-    try:
-        inspect.signature(model.forward).bind(None)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _hint_about_sizes(model: torch.nn.Module, sizes: Any) -> str | None:
+    """The same where sizes were given for what forward takes as one dict or list of tensors."""
+    if sizes is None:
+        return None
+    if isinstance(sizes, Mapping):
+        as_named = _accepts(model, [], dict(sizes))
+        kind, meant = "dict", not as_named and _accepts(model, [None], {})
+    else:
+        count = len(_list_of_sizes(sizes))
+        kind, meant = "list", count > 1 and not _accepts(model, [None] * count, {}) and _accepts(model, [None], {})
+    return f"For one argument that is a {kind} of tensors, give the tensors: input_data=(batch,)" if meant else None
 
 
 def _each_size(input_size: Any) -> list[Sizes]:
@@ -118,11 +123,31 @@ def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
     given = _tensors_for_arrays(model, data)
     if given is None:
         return (), {}
+    if _is_pair(model, given):
+        return tuple(given[0]), dict(given[1])
     if type(given) in (tuple, list):
         return tuple(given), {}
     if isinstance(given, Mapping):
         return (), dict(given)
     return (given,), {}
+
+
+def _is_pair(model: torch.nn.Module, data: Any) -> bool:
+    """Whether it can only be meant as positional and keyword arguments: forward takes them so, and no two others."""
+    if type(data) is not tuple or len(data) != 2 or not isinstance(data[0], tuple | list):
+        return False
+    args, kwargs = data
+    named = isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)
+    return named and not _accepts(model, data, {}) and _accepts(model, args, kwargs)
+
+
+def _accepts(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether forward can be called with these arguments."""
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _named(model: torch.nn.Module, input_kwargs: Any) -> dict[str, Any]:
@@ -144,7 +169,10 @@ def _tensors_for_arrays(model: torch.nn.Module, data: Any) -> Any:
     return _nested.map_leaves(data, lambda array: _tensor(model, array), kind=np.ndarray, rigid=True)
 
 
-def _tensor(model: torch.nn.Module, array: np.ndarray[Any, Any]) -> torch.Tensor:
+def _tensor(model: torch.nn.Module, array: np.ndarray[Any, Any]) -> Any:
+    if isinstance(array, np.ma.MaskedArray) or array.dtype.kind not in "biufc":
+        # No tensor can hold it: objects, text, records, a mask.
+        return array
     tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
     return tensor.to(_device(model), _floating_dtype(model) if tensor.is_floating_point() else tensor.dtype)
 
@@ -200,7 +228,10 @@ class _Made:
             )
         for length in size:
             if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer)):
-                raise TypeError(f"input_size holds {length!r}; sizes are ints, or None for an open dimension")
+                raise TypeError(
+                    f"input_size holds {length!r:.200}; sizes are ints, or None for an open dimension; "
+                    "nested arguments and tensors go into input_data"
+                )
             if length is not None and length < 0:
                 raise ValueError(f"input_size holds {length}; sizes cannot be negative")
         return [self.open_sizes[axis > 0] if length is None else int(length) for axis, length in enumerate(size)]
@@ -208,7 +239,8 @@ class _Made:
 
 def _list_of_sizes(input_size: Any) -> list[Sizes]:
     if not isinstance(input_size, Sequence) or isinstance(input_size, str):
-        hint = f"; did you mean (None, {input_size})?" if isinstance(input_size, int) else meant(input_size)
+        way_out = "; tensors go into input_data" if isinstance(input_size, torch.Tensor | np.ndarray) else ""
+        hint = f"; did you mean (None, {input_size})?" if isinstance(input_size, int) else way_out
         raise TypeError(
             f"input_size must be a shape, a list of shapes or a dict of them, got {shown(input_size)}{hint}"
         )

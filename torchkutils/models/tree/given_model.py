@@ -17,6 +17,8 @@ def given_model(model: Any) -> torch.nn.Module:
         TypeError: It is something else; the message says what to give instead.
     """
     if isinstance(model, torch.nn.Module):
+        if not hasattr(model, "_modules"):
+            raise TypeError(f"model is no module yet: __init__ of {type(model).__name__} must call super().__init__()")
         return model
     if _is_exported(model):
         made: torch.nn.Module = model.module()
@@ -37,9 +39,18 @@ def _instead(model: Any) -> str:
     if isinstance(model, Mapping) and model and any(isinstance(value, torch.Tensor) for value in model.values()):
         return f"a state dict ({name} with {len(model)} entries); build the model, call load_state_dict, and give it"
     if isinstance(model, Mapping):
-        return f"{name}; of a checkpoint, give the model that its weights were loaded into"
+        return f"{name}; {_held_in(model) or 'of a checkpoint, give the model that its weights were loaded into'}"
+    if isinstance(model, list | tuple) and any(isinstance(item, torch.nn.Module) for item in model):
+        return f"a {name} of {len(model)} values; give one module, or torch.nn.Sequential(*modules)"
     if isinstance(model, str | os.PathLike):
         return f"{name} {os.fspath(model)!r}; give the model that was loaded from it (load_model, torch.load)"
     if inspect.isroutine(model):
         return f"the function {getattr(model, '__name__', name)}; give the module that it returns"
-    return name
+    held = _held_in(getattr(model, "__dict__", {}))
+    return f"{name}; {held}" if held else name
+
+
+def _held_in(values: Any) -> str:
+    """Where a module lies in a checkpoint or in an object that holds one."""
+    found = [key for key, value in dict(values).items() if isinstance(value, torch.nn.Module)]
+    return f"it holds a module under {found[0]!r}: give that" if found else ""

@@ -15,10 +15,8 @@ from torchkutils import _nested
 _OWN_CONTAINERS = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict | set))
 # What can neither hold a module nor change: looked at first, since most attributes are such.
 _ATOMS = frozenset([bool, int, float, str, type(None), torch.dtype, torch.device])
-# Tensors are looked at by `restore`; functions and classes are not the model's to change.
-_WITHOUT_CONTENTS = (
-    *(torch.Tensor, torch.nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
-)
+# Tensors are looked at by `restore`; classes are not the model's to change.
+_WITHOUT_CONTENTS = (torch.Tensor, torch.nn.Module, type)
 ORDINARY = frozenset([torch.Tensor, torch.nn.Parameter, torch.nn.Buffer])
 # Most modules are leaves, and a list for each would keep the garbage collector busy. No one adds to it.
 _NO_CHILDREN: list[int] = []
@@ -173,7 +171,7 @@ class ModuleTree:
         found: list[tuple[str, torch.nn.Module]] = []
         for position, name in layout.others:
             value = values[position]
-            if type(value) not in _ATOMS and not isinstance(value, _WITHOUT_CONTENTS):
+            if type(value) not in _ATOMS and not isinstance(value, _WITHOUT_CONTENTS) and not _is_stateless(value):
                 self.loose.append((value, index, name))
                 found += _modules_inside(name, value)
         self._any_hidden = self._any_hidden or bool(found)
@@ -195,6 +193,13 @@ class ModuleTree:
                 self.mixed.add(index)
         self.tensors += new
         return new
+
+
+def _is_stateless(value: Any) -> bool:
+    """Whether it is a function that holds nothing of its own: most attributes that can be called are."""
+    if isinstance(value, types.BuiltinFunctionType):
+        return isinstance(value.__self__, types.ModuleType | type | None)
+    return isinstance(value, types.FunctionType) and not (value.__closure__ or value.__dict__ or value.__defaults__)
 
 
 def only_calls_children(module: torch.nn.Module) -> bool:

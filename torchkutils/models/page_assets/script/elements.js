@@ -1,0 +1,15 @@
+// Making elements. Whatever a model calls itself only ever becomes an attribute's value or a text node, never markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+const $ = (id) => document.getElementById(id);
+
+function filled(element, attributes, inside) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== null && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...inside);
+  return element;
+}
+
+const svg = (tag, attributes = {}, ...inside) => filled(document.createElementNS(SVG, tag), attributes, inside);
+const html = (tag, attributes = {}, ...inside) => filled(document.createElement(tag), attributes, inside);

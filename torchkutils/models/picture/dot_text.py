@@ -1,0 +1,137 @@
+"""A picture in the DOT language."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from torchkutils import _lazy
+from torchkutils.models.picture.boxes import DRAWN_ARROWS, Arrow, Box
+from torchkutils.models.picture.drawing import Drawing
+from torchkutils.models.picture.labels import escape_label, failed_text, frame_title, label_of, title_of
+from torchkutils.models.picture.layer_kinds import PALETTE
+from torchkutils.models.picture.picture_graph import PictureGraph
+
+if TYPE_CHECKING:
+    from torchkutils.models.picture.digraph import ModelDigraph
+
+_subgraph_numbers = itertools.count()
+# How many spaces are as wide as a letter of a title, on average.
+_SPACES_PER_LETTER = 1.9
+# A longer title is as wide as several boxes.
+_WIDENED = 60
+# What ends a frame in the DOT language.
+_END = "\t}\n"
+
+
+def draw(
+    drawing: Drawing, picture: PictureGraph | None = None, *, subgraph: bool = False, tooltips: bool = True
+) -> ModelDigraph:
+    """A drawing, or a picture of it at another depth, as a graph.
+
+    Raises:
+        ValueError: The look's `layer_range` names no layer that is drawn.
+    """
+    from torchkutils.models.picture.digraph import ModelDigraph
+
+    trace, look = drawing.trace, drawing.look
+    picture = drawing.graph() if picture is None else picture
+    # Two models in one graph must not share names of boxes.
+    prefix = f"s{next(_subgraph_numbers)}_" if subgraph else ""
+    # Graphviz's own default for a file is the graph's name: no slashes, no angle brackets, no quotes.
+    name = re.sub(r"[^\w.-]", "_", trace.model_name) or "model"
+    graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
+    graph.model_name, graph.caption, graph.dots_per_inch = trace.model_name, str(trace.engine), look.dpi
+    graph.drawing = drawing
+    splines = {} if look.splines is None else {"splines": look.splines}
+    graph.attr("graph", rankdir=look.rankdir, dpi=str(look.dpi), fontname="Helvetica", **splines)
+    if subgraph:
+        graph.attr("graph", label=_plain(trace.model_name))
+    elif trace.engine.ran == "structure":
+        graph.attr("graph", label=_plain(graph.caption), fontsize="10")
+    if trace.failure is not None and picture.failed_cluster == 0:
+        graph.attr("graph", label=_plain(failed_text(trace.failure.error)), fontcolor="red")
+    graph.attr("node", shape="record", fontname="Helvetica")
+    _Writer(graph, picture, drawing, prefix, tooltips).write()
+    return graph
+
+
+class _Writer:
+    """Boxes, frames and arrows of one picture."""
+
+    def __init__(self, graph: Any, picture: PictureGraph, drawing: Drawing, prefix: str, tooltips: bool) -> None:
+        self._graph, self._picture, self._drawing = graph, picture, drawing
+        self._prefix, self._tooltips = prefix, tooltips
+
+    def write(self) -> None:
+        """Boxes and frames, then arrows; a stack instead of recursion, since models nest deeper than Python."""
+        boxes: dict[str | None, list[Box]] = {}
+        for box in self._picture.boxes.values():
+            boxes.setdefault(box.cluster, []).append(box)
+        inner: dict[str | None, list[str]] = {}
+        for frame, around in self._picture.clusters.items():
+            inner.setdefault(around, []).append(frame)
+        stack: list[str | None] = [None]
+        while stack:
+            here = stack.pop()
+            if here == _END:
+                self._graph.body.append(_END)
+                continue
+            if here is not None:
+                self._graph.body.extend(self._frame_head(here))
+                stack.append(_END)
+            for box in boxes.get(here, ()):
+                self._box(box)
+            stack.extend(reversed(inner.get(here, [])))
+        for arrow in self._picture.arrows:
+            self._arrow(arrow)
+
+    def _frame_head(self, frame: str) -> Iterable[str]:
+        failed = self._picture.cluster_modules[frame] == self._picture.failed_cluster
+        colours = "color=red fontcolor=red" if failed else "color=gray"
+        label = escape_label(frame_title(self._picture, frame))
+        if not self._drawing.look.across and len(label) <= _WIDENED:
+            # One arrow enters a frame in its middle: a label twice as wide as its text leaves the middle free.
+            label += " " * math.ceil(len(label) * _SPACES_PER_LETTER)
+        yield f'\tsubgraph "cluster_{self._prefix}{frame}" {{\n'
+        yield f'\tgraph [label="{label}" labeljust=l style=rounded {colours} fontname=Helvetica fontsize=12]\n'
+
+    def _box(self, box: Box) -> None:
+        label = label_of(box, self._picture, self._drawing.look, self._drawing.facts)
+        self._graph.node(f"{self._prefix}{box.key}", label=_lazy.graphviz.nohtml(label), **self._marks(box))
+
+    def _marks(self, box: Box) -> dict[str, Any]:
+        marks = {"tooltip": _plain(title_of(box, cut=False))} if self._tooltips else {}
+        styles = []
+        if box.untraced or box.kind in ("parameter", "buffer", "constant"):
+            styles.append("dashed")
+        if box.kind in ("input", "output"):
+            styles.append("rounded")
+        kind = self._drawing.kind_of(box)
+        if kind:
+            styles.append("filled")
+            marks |= {"fillcolor": PALETTE[kind].fill, "fontcolor": PALETTE[kind].text, "class": kind}
+        if styles:
+            marks["style"] = ",".join(styles)
+        if box.failed:
+            marks |= {"color": "red", "penwidth": "2"} | ({} if kind else {"fontcolor": "red"})
+        return marks
+
+    def _arrow(self, arrow: Arrow) -> None:
+        style = {"style": "dashed"} if arrow.guessed else {}
+        ends = (f"{self._prefix}{arrow.source}", f"{self._prefix}{arrow.target}")
+        if arrow.count > DRAWN_ARROWS:
+            # Graphviz draws no label on an orthogonal arrow, only beside it.
+            name = "xlabel" if self._drawing.look.splines == "ortho" else "label"
+            self._graph.edge(*ends, **{name: f"×{arrow.count}"}, **style)
+            return
+        for _ in range(arrow.count):
+            self._graph.edge(*ends, **style)
+
+
+def _plain(text: str) -> Any:
+    """A label that is no HTML, whatever angle brackets stand in it."""
+    return _lazy.graphviz.nohtml(escape_label(text))

@@ -1,0 +1,63 @@
+"""The part of a picture from one layer to another, as Keras's `layer_range` chooses it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from torchkutils.models.picture.boxes import Arrow, Box
+from torchkutils.models.records import Trace
+
+# What is no layer stays where it hangs on one that stays.
+_HANGING = ("input", "output", "parameter", "buffer", "constant")
+
+
+def boxes_in_range(
+    boxes: dict[str, Box], arrows: list[Arrow], layer_range: tuple[str, str], trace: Trace
+) -> tuple[dict[str, Box], list[Arrow]]:
+    """The boxes from the first one that the first name fits to the last one that the second fits, both included.
+
+    A name is a module's path, and then means all that lies in it, or a regular expression that matches from the
+    beginning of a path, as in Keras. Names the other way round give the same part.
+
+    Raises:
+        ValueError: A name fits no box.
+    """
+    modules = [box for box in boxes.values() if box.module is not None]
+    paths = [trace.modules[box.module].path for box in modules if box.module is not None]
+    first, last = positions_in_range(paths, layer_range)
+    places = [box.order for box in modules]
+    begin, end = min(places[place] for place in first), max(places[place] for place in last)
+    if begin > end:
+        begin, end = min(places[place] for place in last), max(places[place] for place in first)
+    inside = {key for key, box in boxes.items() if begin <= box.order <= end and box.kind not in _HANGING}
+    ends = [(arrow.source, arrow.target) for arrow in arrows] + [(arrow.target, arrow.source) for arrow in arrows]
+    kept = inside | {other for one, other in ends if one in inside and boxes[other].kind in _HANGING}
+    return (
+        {key: box for key, box in boxes.items() if key in kept},
+        [arrow for arrow in arrows if arrow.source in kept and arrow.target in kept],
+    )
+
+
+def positions_in_range(paths: Sequence[str], layer_range: tuple[str, str]) -> tuple[list[int], list[int]]:
+    """The positions of the paths that the first name fits, and of those that the second fits.
+
+    Raises:
+        ValueError: A name fits no path; some that are there are named.
+    """
+    first, last = (_fitting(name, paths) for name in layer_range)
+    return first, last
+
+
+def _fitting(name: str, paths: Sequence[str]) -> list[int]:
+    inside = re.compile(rf"{re.escape(name)}(?:[.\[]|$)")
+    found = [place for place, path in enumerate(paths) if inside.match(path)]
+    found = found or [place for place, path in enumerate(paths) if re.match(name, path)]
+    if found:
+        return found
+    known = [path for path in dict.fromkeys(paths) if path]
+    near = difflib.get_close_matches(name, known, n=3) or known[:5]
+    raise ValueError(
+        f"layer_range: {name!r} fits none of the {len(known)} layers that are shown; some are {', '.join(near)}"
+    )

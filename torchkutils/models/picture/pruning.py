@@ -1,0 +1,46 @@
+"""Boxes that a picture leaves out although the trace has them."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from torchkutils.models.picture.boxes import Arrow, Box
+
+
+def without_loose_boxes(boxes: dict[str, Box], arrows: list[Arrow]) -> dict[str, Box]:
+    """The boxes without the parameters, buffers and constants that nothing in the picture takes."""
+    linked = {key for arrow in arrows for key in (arrow.source, arrow.target)}
+    return {
+        key: box for key, box in boxes.items() if key in linked or box.kind not in ("parameter", "buffer", "constant")
+    }
+
+
+def without_steering(
+    boxes: dict[str, Box], arrows: list[Arrow], outputs: Container[str]
+) -> tuple[dict[str, Box], list[Arrow]]:
+    """Leave out functions whose result only decides what Python does: comparisons that nothing takes.
+
+    `outputs` are the boxes that the model's outputs come from.
+    """
+    takers: dict[str, set[str]] = {}
+    givers: dict[str, set[str]] = {}
+    for arrow in arrows:
+        takers.setdefault(arrow.source, set()).add(arrow.target)
+        givers.setdefault(arrow.target, set()).add(arrow.source)
+
+    def steers(key: str) -> bool:
+        return boxes[key].kind == "function" and key not in outputs and not takers.get(key)
+
+    ends = [key for key, box in boxes.items() if box.dtype == "bool" and steers(key)]
+    dropped = set(ends)
+    while ends:
+        end = ends.pop()
+        for giver in givers.get(end, ()):
+            takers[giver].discard(end)
+            if giver not in dropped and steers(giver):
+                dropped.add(giver)
+                ends.append(giver)
+    return (
+        {key: box for key, box in boxes.items() if key not in dropped},
+        [arrow for arrow in arrows if arrow.target not in dropped and arrow.source not in dropped],
+    )
