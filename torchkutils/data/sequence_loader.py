@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -380,9 +381,12 @@ class SequenceLoader:
         group = process_group()
         if self._asked_world[1] is None and group is not None and group[1] > 1 and not self._warned_of_ranks:
             self._warned_of_ranks = True
+            way = "loader(world_size='auto')"
+            if "accelerate" in sys.modules:
+                way = f"torchkutils.integrations.accelerate.prepare(accelerator, loader), or {way},"
             warnings.warn(
                 f"every one of the {group[1]} ranks reads all batches of {type(self.sequence).__name__}: "
-                "loader(world_size='auto') shares them, world_size=1 says that this is meant",
+                f"{way} shares them, world_size=1 says that this is meant",
                 stacklevel=5,
             )
 
