@@ -7,18 +7,23 @@ TORCH ?= 2.13.0
 TORCH_INDEX ?=
 WORKERS ?= 2
 ONLY ?=
+TO ?= build/pages
+BASE ?= /
+VERSION ?=
 MARK ?= not slow and not browser
 
 TORCH_BUILD = torch==$(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 PY := .venv/bin/python
 READY := .venv/.ready
+# Groups of development tools (pyproject.toml) need pip 25.1; the one that comes with Python 3.11 is older.
+PIP := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow zoo test-browser test-gpu test-lowest check bench bench-gpu docs build clean
+.PHONY: help setup demo test test-slow zoo test-browser test-gpu test-lowest test-with check bench bench-gpu docs publish-docs pictures build clean
 
 help:  ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make .venv with everything inside (TORCH_INDEX=https://download.pytorch.org/whl/cpu: the build for CPUs)
 
@@ -26,8 +31,9 @@ setup: $(READY)  ## Make .venv with everything inside (TORCH_INDEX=https://downl
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make setup needs $(PYTHON); name another with PYTHON=…"; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) $(PIP) 'pip>=25.1'
+	$(PY) $(PIP) $(TORCH_BUILD)
+	$(PY) $(PIP) -c constraints.txt -e '.[all]' --group dev
 	touch $(READY)
 
 demo: $(READY)  ## Train on real handwritten digits from a download to a saved model
@@ -41,7 +47,7 @@ test-slow: .venv/.vision  ## Kills, corruptions, start methods, model zoos (unde
 
 # One release of torchvision fits one release of torch; beside the rest, since transformers imports it where it can.
 .venv/.vision: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vision torchvision==0.28.0 timm==1.0.31
+	$(PY) $(PIP) --no-deps --upgrade --target .venv/vision torchvision==0.28.0 timm==1.0.31
 	touch $@
 
 zoo: .venv/.vision  ## Look at about 100 real architectures and store the table benchmarks/results/zoo.csv (minutes; ONLY=words)
@@ -51,7 +57,7 @@ test-browser: .venv/.browser  ## The interactive page in headless Chromium (inst
 	$(PY) -m pytest -q -m browser tests/browser
 
 .venv/.browser: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(PY) $(PIP) -c constraints.txt --group browser
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null \
 	  || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null \
 	  || echo "chromium could not be installed: the tests of the page will say why they are skipped"
@@ -64,9 +70,10 @@ test-gpu: $(READY)  ## What CUDA decides, where there is a GPU; writes benchmark
 test-lowest:  ## The fast tests with the oldest dependencies that are claimed, in a venv of their own
 	rm -rf build/lowest
 	$(PYTHON) -m venv build/lowest/venv
-	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
-	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)
-	build/lowest/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt '.[http]'
+	build/lowest/venv/bin/python $(PIP) 'pip>=25.1'
+	build/lowest/venv/bin/python $(PIP) $(TORCH_BUILD)
+	build/lowest/venv/bin/python $(PIP) -c constraints.txt --group test
+	build/lowest/venv/bin/python $(PIP) -c constraints-lowest.txt '.[http]'
 	build/lowest/venv/bin/python -m pip check
 	mkdir build/lowest/tests && cp -r tests pyproject.toml build/lowest/tests/
 	cd build/lowest/tests && ../venv/bin/python -m pytest -q -m "not slow and not browser" -n $(WORKERS) -p no:cacheprovider
@@ -75,8 +82,9 @@ test-lowest:  ## The fast tests with the oldest dependencies that are claimed, i
 test-with:  ## The fast tests on another Python and torch: make test-with PYTHON=python3.12 TORCH=2.6.0 (MARK=slow for the slow ones)
 	$(eval VENV := build/torch-$(TORCH)-$(notdir $(PYTHON)))
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e . $(WHEEL_TEST_TOOLS)
+	$(VENV)/bin/python $(PIP) 'pip>=25.1'
+	$(VENV)/bin/python $(PIP) $(TORCH_BUILD)
+	$(VENV)/bin/python $(PIP) -e . --group test
 	$(VENV)/bin/python -m pytest -q -m "$(MARK)" -n $(WORKERS) -p no:cacheprovider
 
 check: $(READY)  ## Lint, format and types
@@ -92,15 +100,22 @@ bench-gpu: $(READY)  ## Several devices on this machine's GPUs; writes benchmark
 	$(PY) -m benchmarks.gpu
 
 .venv/.bench: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PY) $(PIP) -c constraints.txt --group bench
 	touch $@
 
 docs: .venv/.docs  ## Build the documentation into site/, and look whether it is complete
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	$(PY) -m sphinx -q -W --keep-going -b html docs site
 	$(PY) -m pytest -q tests/test_docs_pages.py
 
+# One folder a version, the list of them beside: how to publish stands in CONTRIBUTING.md.
+publish-docs: .venv/.docs  ## Put the documentation into a folder of versions: make publish-docs TO=../pages BASE=/torchkutils/
+	$(PY) docs/publish.py $(TO) --base $(BASE) $(if $(VERSION),--as $(VERSION))
+
+pictures: $(READY)  ## Draw the pictures of docs/gallery.md anew
+	$(PY) docs/gallery.py
+
 .venv/.docs: $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PY) $(PIP) -c constraints.txt --group docs
 	touch $@
 
 # The wheel is tested where the sources are not: its own venv, the tests copied beside it.
@@ -108,15 +123,14 @@ build: $(READY)  ## Make wheel and sdist, and run the tests against the wheel in
 	rm -rf dist build
 	$(PY) -m build --outdir dist .
 	$(PYTHON) -m venv build/venv
-	build/venv/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH_BUILD)
-	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	build/venv/bin/python $(PIP) 'pip>=25.1'
+	build/venv/bin/python $(PIP) $(TORCH_BUILD)
+	build/venv/bin/python $(PIP) -c constraints.txt dist/*.whl
 	build/venv/bin/python -m pip check
-	build/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(WHEEL_TEST_TOOLS)
+	build/venv/bin/python $(PIP) -c constraints.txt --group test
 	mkdir build/tests && cp -r tests pyproject.toml build/tests/
 	cd build/tests && ../venv/bin/python -m pytest -q -m "not slow and not browser" -n $(WORKERS) -p no:cacheprovider
 
-WHEEL_TEST_TOOLS = pytest pytest-timeout pytest-xdist hypothesis pillow ipython nbclient nbformat ipykernel transformers
-
 clean:  ## Remove everything that can be made again
-	rm -rf .venv build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site jupyter_execute docs/reference docs/*.rst docs/*.txt demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

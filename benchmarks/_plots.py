@@ -14,6 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from benchmarks._stored import Comparison, Subject
 
 FASTER, SLOWER, GREY = "#1f6f9c", "#c8541b", "#666666"
+RULE = "#eeeeee"
+DARK = {"#000000": "#d7dce2", GREY: "#9aa4af", RULE: "#2b323b", FASTER: "#4fa8dc", SLOWER: "#f08a4b"}
+"""What each colour is where the reader's page is dark; the ground is the page's own."""
 # Text stays text, and ids are drawn from the salt: the same results give the same bytes.
 SETTINGS = {
     **{key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")},
@@ -34,7 +37,7 @@ def overview(found: Sequence[Subject]) -> str:
                 lines.setdefault(f"{subject.name} / {comparison.baseline}", []).append(comparison)
     canvas, axes = empty(len(lines) * LINE * 1.15, list(lines))
     for row, comparisons in enumerate(lines.values()):
-        axes.hlines(row, 0.001, 1000, color="#eeeeee", linewidth=0.8, zorder=0)
+        axes.hlines(row, 0.001, 1000, color=RULE, linewidth=0.8, zorder=0)
         for comparison in comparisons:
             axes.plot(comparison.ratio, row, "o", color=colour(comparison), markersize=5, alpha=0.75)
     return drawn(canvas, axes, [c.ratio for comparisons in lines.values() for c in comparisons])
@@ -94,5 +97,14 @@ def drawn(canvas: Canvas, axes: Axes, values: Iterable[float]) -> str:
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         written = io.StringIO()
-        canvas.savefig(written, format="svg", metadata={"Date": None})
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+        canvas.savefig(written, format="svg", metadata={"Date": None}, transparent=True)
+    return "\n".join(line.rstrip() for line in for_both_themes(written.getvalue()).splitlines()) + "\n"
+
+
+def for_both_themes(svg: str) -> str:
+    """The drawing with a second set of colours, which browsers take for a page with a dark ground."""
+    rules = [f"text {{fill: {DARK['#000000']}}}"]
+    for light, dark in DARK.items():
+        rules += [f'[style*="{use}: {light}"] {{{use}: {dark} !important}}' for use in ("stroke", "fill")]
+    style = "\n   ".join(["@media (prefers-color-scheme: dark) {", *rules, "}"])
+    return svg.replace("</style>", f"\n   {style}</style>", 1)

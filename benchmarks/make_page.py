@@ -1,4 +1,7 @@
-"""Draw docs/benchmarks.md and its plots from benchmarks/results/*.json: `python -m benchmarks.make_page`."""
+"""Draw docs/benchmarks.md, its plots and the README's table from benchmarks/results/*.json.
+
+`python -m benchmarks.make_page` writes all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import _plots
+from benchmarks import _plots, readme_table
 from benchmarks._stored import Comparison, Figure, Subject, subjects
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
+README = DOCS.parent / "README.md"
 PAGE = "benchmarks.md"
 IMAGES = "images/benchmarks"
 
@@ -72,6 +76,12 @@ def write() -> None:
         path = DOCS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")
+
+
+def readme() -> str:
+    """The README with its table as the results give it."""
+    return readme_table.in_readme(README.read_text(encoding="utf-8"), subjects())
 
 
 def standing(found: Sequence[Subject]) -> str:

@@ -1,20 +1,54 @@
-"""For the documentation: pages that are made when it is built, from the package, the notebooks and the root's texts.
+"""For the documentation: pages that are made when it is built, from the package and from the root's texts.
 
-A page for each public name comes from its docstring, a page for each notebook from the outputs stored in it. Notebooks
-are turned into Markdown here, because mkdocs-jupyter puts scripts from a network into each of its pages.
+A page for each public name comes from its docstring, the navigation from what lies in docs/. What is made is written
+beside the guides, as Sphinx wants it, and ignored by git.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import inspect
-import json
 import pathlib
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ROOT = pathlib.Path(__file__).parent.parent
+import docstrings
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+DOCS = pathlib.Path(__file__).parent
+ROOT = DOCS.parent
+
+SECTIONS = {
+    "guides": (
+        "Guides",
+        [
+            "moving-from-keras",
+            "moving-from-keras.zh",
+            "training-from-hdf5",
+            "safe-downloads",
+            "summary",
+            "pictures",
+            "page",
+            "saving",
+            "several-devices",
+            "strategies",
+            "many-machines",
+            "cost-model",
+            "trainers",
+            "command-line",
+            "troubleshooting",
+        ],
+    ),
+    "project": (
+        "Project",
+        ["versions", "parity", "benchmarks", "architecture", "file-format", "contributing", "security", "changes"],
+    ),
+}
+"""Pages by section, in the order of the navigation; a page that no section names stands at the end of the guides."""
+
+OTHERS = ["index", "gallery"]
+"""Pages that stand in the navigation by themselves."""
 
 REFERENCE = {
     "Numbers": [
@@ -94,105 +128,161 @@ RETURNED = {
 }
 """What a public name hands out that has no public name of its own, described on the same page."""
 
-ROOT_PAGES = {"changes.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-PICTURES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
+SHOWN = {
+    "plot_model": ("bert-layer.svg", "A layer of BERT, drawn by plot_model with expand_nested=True"),
+    "model_to_dot": ("residual-blocks.svg", "Two residual blocks"),
+    "ModelPlot": ("unet.svg", "A U-Net"),
+}
+"""Pictures of the gallery that stand on a name's own page."""
+
+ROOT_PAGES = {"changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "security": "SECURITY.md"}
 
 
-def on_config(config: Any) -> Any:
-    """Put the pages that are made here into the navigation."""
-    for entry in config.nav:
-        if "Reference" in entry:
-            groups = [
-                {subject: [{name: f"reference/{name}.md"} for name in names]} for subject, names in REFERENCE.items()
-            ]
-            entry["Reference"] = ["reference/index.md", *groups]
-        if "Notebooks" in entry:
-            entry["Notebooks"] = [f"notebooks/{path.stem}.md" for path in notebooks()]
-    return config
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("builder-inited", _write_pages)
+    app.connect("source-read", _read_source)
+    app.connect("autodoc-process-docstring", _read_docstring)
+    # After autodoc has stored the types for the list of parameters.
+    app.connect("autodoc-process-signature", _name_aliases, priority=900)
+    app.connect("doctree-read", _mark_pictures)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def on_files(files: Any, config: Any) -> Any:
-    """Add the pages that are made here."""
-    from mkdocs.structure.files import File
-
-    made: dict[str, str | bytes] = {**reference_pages()}
+def made_pages() -> dict[str, str]:
+    """Every page that is made here, by its path in docs/."""
+    pages = reference_pages()
+    for section, (title, _) in SECTIONS.items():
+        pages[f"{section}.rst"] = _section_page(title, section_pages()[section])
+    pages["notebooks.rst"] = _section_page("Notebooks", [f"notebooks/{path.stem}" for path in notebooks()])
     for page, source in ROOT_PAGES.items():
-        made[page] = (ROOT / source).read_text(encoding="utf-8").replace("](docs/", "](")
-    for path in notebooks():
-        made.update(notebook_page(path.stem, json.loads(path.read_text(encoding="utf-8"))))
-    for name, content in made.items():
-        files.append(File.generated(config, name, content=content))
-    return files
+        pages[f"{page}.txt"] = as_page((ROOT / source).read_text(encoding="utf-8"))
+    return pages
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links to notebooks and to the root's texts lead to their pages; in the repository they lead to the files."""
-    if page.file.src_uri.startswith("notebooks/"):
-        return markdown
-    for made, source in ROOT_PAGES.items():
-        markdown = markdown.replace(f"](../{source})", f"]({made})")
-    return re.sub(r"\((notebooks/[\w-]+)\.ipynb\)", r"(\1.md)", markdown)
+def as_page(text: str) -> str:
+    """A text of the root as one of docs/: its links lead on from there."""
+    for page, source in ROOT_PAGES.items():
+        text = text.replace(f"]({source})", f"](project:{page}.txt)")
+    return text.replace("](docs/", "](")
+
+
+def section_pages() -> dict[str, list[str]]:
+    """The pages that are there, by section."""
+    there = {path.stem for path in DOCS.glob("*.md")} | set(ROOT_PAGES)
+    named = {section: [page for page in pages if page in there] for section, (_, pages) in SECTIONS.items()}
+    left = there - {page for pages in named.values() for page in pages} - set(OTHERS)
+    named["guides"] += sorted(left)
+    return named
 
 
 def notebooks() -> list[pathlib.Path]:
     """The notebooks of the documentation."""
-    return sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+    return sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 
 def reference_pages() -> dict[str, str]:
     """A page for each public name, and one that lists them."""
     import torchkutils
 
-    pages, lines = {}, ["# Every public name", "", "All of them are imported from `torchkutils` itself."]
+    pages = {}
+    lines = [_title("Reference"), "All of these are imported from ``torchkutils`` itself."]
     for subject, names in REFERENCE.items():
-        lines += ["", f"## {subject}", "", "| Name | What it is |", "|---|---|"]
+        rows = []
         for name in names:
             described = (inspect.getdoc(getattr(torchkutils, name)) or "").split("\n\n")[0]
-            lines.append(f"| [`{name}`]({name}.md) | {' '.join(described.split())} |")
-            shown = getattr(torchkutils, name)
-            parts = [f"::: torchkutils.{name}\n    options:\n      heading_level: 1"]
-            if shown.__name__ != name:
-                # Another name of something: its own page would have no text.
-                heading = f"# `{name}`\n\nThe same as [`{shown.__name__}`]({shown.__name__}.md)."
-                parts = [heading, f"::: torchkutils.{shown.__name__}\n    options:\n      heading_level: 2"]
-            parts += [f"::: {path}\n    options:\n      heading_level: 2" for path in RETURNED.get(name, [])]
-            pages[f"reference/{name}.md"] = f"---\ntitle: {name}\n---\n\n" + "\n\n".join(parts) + "\n"
-    return {"reference/index.md": "\n".join(lines) + "\n", **pages}
+            text = docstrings.as_rst(described, lambda _: None, lambda _: None).strip().replace("\n", " ")
+            rows.append(f"   * - :doc:`{name} <{name}>`\n     - {text}")
+            pages[f"reference/{name}.rst"] = _reference_page(name, getattr(torchkutils, name))
+        listed = "\n".join(f"   {name}" for name in names)
+        table = ".. list-table::\n   :widths: 35 65\n   :class: names\n\n" + "\n".join(rows)
+        lines += [_title(subject, "-"), table, f".. toctree::\n   :hidden:\n   :caption: {subject}\n\n{listed}"]
+    return {"reference/index.rst": "\n\n".join(lines) + "\n", **pages}
 
 
-def notebook_page(name: str, notebook: dict[str, Any]) -> dict[str, str | bytes]:
-    """A notebook as a page, and what its cells show as files beside it."""
-    parts: list[str] = []
-    files: dict[str, str | bytes] = {}
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            parts.append(source)
-            continue
-        parts.append(f"```python\n{source}\n```")
-        for output in cell["outputs"]:
-            text, made = _shown(output, f"{name}-{len(files) + 1}")
-            parts.append(text)
-            files.update({f"notebooks/{file}": content for file, content in made.items()})
-    note = f"This page is a notebook with the outputs of its last run: [{name}.ipynb]({name}.ipynb)."
-    files[f"notebooks/{name}.md"] = "\n\n".join([parts[0], note, *parts[1:]]) + "\n"
-    return files
+def _reference_page(name: str, shown: Any) -> str:
+    parts = [_title(name), _directive(f"torchkutils.{name}", shown)]
+    if inspect.isclass(shown) and shown.__name__ != name:
+        # Another name of a class: Sphinx says no more than that.
+        parts.append(f"{_directive(f'torchkutils.{shown.__name__}', shown)}\n   :no-index:")
+    if name in SHOWN:
+        picture, says = SHOWN[name]
+        parts.append(f".. image:: ../images/gallery/{picture}\n   :alt: {says}\n\nFrom the :doc:`gallery </gallery>`.")
+    for path in RETURNED.get(name, []):
+        parts += [_title(path.rpartition(".")[2], "-"), f".. autoclass:: {path}\n   :members:"]
+    return "\n\n".join(parts) + "\n"
 
 
-def _shown(output: dict[str, Any], file: str) -> tuple[str, dict[str, str | bytes]]:
-    """An output as Markdown, and the files that this needs."""
-    data = {kind: "".join(text) for kind, text in output.get("data", {}).items()}
-    page = re.search(r'<iframe srcdoc="([^"]*)"', data.get("text/html", ""))
-    if page:
-        # As a file of its own it may also be opened alone.
-        name = f"{file}.html"
-        frame = f'<iframe src="../{name}" title="{name}" loading="lazy"></iframe>'
-        return f'<div class="notebook-output">{frame}</div>\n\n[Open by itself]({name})', {name: html.unescape(page[1])}
-    if "text/html" in data:
-        return f'<div class="notebook-output">{data["text/html"]}</div>', {}
-    for kind, ending in PICTURES.items():
-        if kind in data:
-            name, text = f"{file}.{ending}", data[kind]
-            content = text if ending == "svg" else base64.b64decode(text)
-            return f"![Output of the cell above]({name})", {name: content}
-    return f"```text\n{''.join(output.get('text') or data.get('text/plain', ''))}\n```", {}
+def _directive(path: str, shown: Any) -> str:
+    return f".. autoclass:: {path}\n   :members:" if inspect.isclass(shown) else f".. autofunction:: {path}"
+
+
+def _section_page(title: str, pages: list[str]) -> str:
+    listed = "\n".join(f"   {page}" for page in pages)
+    return f"{_title(title)}\n\n.. toctree::\n   :maxdepth: 1\n\n{listed}\n"
+
+
+def _title(text: str, line: str = "=") -> str:
+    return f"{text}\n{line * len(text)}"
+
+
+def _write_pages(app: Sphinx) -> None:
+    pages = made_pages()
+    for path in (DOCS / "reference").glob("*"):
+        if f"reference/{path.name}" not in pages:
+            path.unlink()
+    for name, text in pages.items():
+        path = DOCS / name
+        path.parent.mkdir(exist_ok=True)
+        # What is as it was keeps its time, so that Sphinx reads it once.
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def _read_source(app: Sphinx, name: str, source: list[str]) -> None:
+    """Let links to the root's texts lead to their pages; the home page begins the navigation."""
+    for made, text in ROOT_PAGES.items():
+        source[0] = source[0].replace(f"](../{text})", f"](project:{made}.txt)")
+    source[0] = source[0].replace("](reference/index.md)", "](project:reference/index.rst)")
+    if name == "index":
+        listed = "\n".join(["guides", "gallery", "notebooks", "reference/index", "project"])
+        source[0] += f"\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"
+
+
+def _read_docstring(app: Sphinx, what: str, name: str, shown: Any, options: Any, lines: list[str]) -> None:
+    import torchkutils
+
+    def link_to(text: str) -> str | None:
+        own = name == f"torchkutils.{text}"
+        return f":py:obj:`{text} <torchkutils.{text}>`" if text in torchkutils.__all__ and not own else None
+
+    try:
+        default_of = docstrings.defaults(inspect.signature(shown))
+    except (TypeError, ValueError):
+        default_of = docstrings.defaults(inspect.Signature())
+    lines[:] = docstrings.as_rst("\n".join(lines), default_of, link_to).splitlines()
+
+
+def _name_aliases(
+    app: Sphinx, what: str, name: str, shown: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Show the aliases of `autodoc_type_aliases` by their names alone."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"TypeAliasForwardRef\('([^']*)'\)", r"\1", text)
+
+    stored = app.env.current_document.autodoc_annotations.get(name, {})
+    for parameter, annotation in stored.items():
+        stored[parameter] = plain(annotation)
+    return signature and plain(signature), returned and plain(returned)
+
+
+def _mark_pictures(app: Sphinx, tree: Any) -> None:
+    """Pictures that have colours for light and for dark need no white ground."""
+    from docutils import nodes
+
+    for image in tree.findall(nodes.image):
+        if "images/benchmarks/" in image["uri"]:
+            image["classes"].append("dark-light")
+        elif "images/gallery/" in image["uri"]:
+            image["classes"].append("drawing")

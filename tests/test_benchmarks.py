@@ -42,6 +42,13 @@ def test_the_page_is_what_the_results_give(drawn: dict[str, str]) -> None:
     assert drawn[make_page.PAGE] == (ROOT / "docs" / make_page.PAGE).read_text(encoding="utf-8"), AGAIN
 
 
+def test_the_readme_s_table_is_what_the_results_give() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert make_page.readme() == text, AGAIN
+    labels = set(re.findall(r"\]\[(benchmarks\.md(?:#\w+)?)\]", text))
+    assert {label for label in labels if f"\n[{label}]: https://" not in text} == set()
+
+
 # What matplotlib names by a hash of its path, and coordinates.
 NAME = re.compile(r"\b[mp][0-9a-f]{10}\b")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")

@@ -130,7 +130,7 @@ ARGUMENTS: list[Case] = [
     (
         lambda: ku.summarize(LINEAR, input_size=torch.ones(1, 2)),
         TypeError,
-        "Tensor .*; tensors go into input_data",
+        "Tensor .*mean input_data=",
     ),
     (
         lambda: ku.summarize(nn.Linear),

@@ -51,6 +51,8 @@ def test_a_notebook_runs_and_shows_what_it_shows(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # What is fitted to the terminal: the width of whoever runs the tests is not the notebook's.
     monkeypatch.setenv("COLUMNS", "100")
+    # ipywidgets are not needed; tqdm says that they are missing.
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")
     fresh = executed(path, tmp_path)
     if request.config.getoption("--regold"):
         nbformat.write(fresh, path)

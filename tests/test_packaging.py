@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -62,7 +63,7 @@ def test_type_checkers_find_the_marker() -> None:
 def test_the_metadata_is_that_of_the_project() -> None:
     metadata = importlib.metadata.metadata("torchkutils")
     assert metadata["Version"] == torchkutils.__version__
-    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-Expression"] in ("Apache-2.0", "Apache-2.0 AND MIT")  # an older editable install
     assert Version(".".join(map(str, sys.version_info[:2]))) in Requirement(f"x{metadata['Requires-Python']}").specifier
     assert metadata.get_payload().startswith("# torchkutils")
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="torchkutils")
@@ -73,6 +74,56 @@ def test_the_metadata_is_that_of_the_project() -> None:
 def test_the_classifiers_exist() -> None:
     trove = pytest.importorskip("trove_classifiers")
     assert [one for one in project()["classifiers"] if one not in trove.classifiers] == []
+
+
+@beside_the_sources
+def test_the_classifiers_name_the_pythons_that_are_tested() -> None:
+    claimed_pythons = {one.rpartition(" ")[2] for one in project()["classifiers"] if ":: 3." in one}
+    workflow = (ROOT / ".github" / "workflows" / "check.yml").read_text(encoding="utf-8")
+    assert claimed_pythons == set(re.findall(r'"(3\.\d+)"', workflow.split("python: [")[1].split("]")[0]))
+    assert project()["requires-python"] == f">={min(claimed_pythons, key=Version)}"
+
+
+@beside_the_sources
+def test_extras_are_for_users_and_groups_for_developers() -> None:
+    extras = project()["optional-dependencies"]
+    assert set(extras) == {"http", "archives", "filters", "images", "audio", "completion", "all"}
+    (everything,) = extras["all"]
+    assert Requirement(everything).extras == set(extras) - {"all"}
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    assert {"test", "docs", "bench", "browser", "dev"} <= set(groups)
+    named = [Requirement(one) for group in groups.values() for one in group if isinstance(one, str)]
+    named += [Requirement(one) for extra in extras.values() for one in extra]
+    pins = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned("constraints.txt")}
+    names = {re.sub(r"[-_.]+", "-", one.name).lower() for one in named} - {"torch", "torchkutils"}
+    assert sorted(names - pins) == [], "constraints.txt pins what everyone develops with"
+
+
+@beside_the_sources
+def test_the_index_shows_the_readme() -> None:
+    markdown = pytest.importorskip("readme_renderer.markdown")
+    shown = markdown.render((ROOT / "README.md").read_text(encoding="utf-8"))
+    if shown is None:
+        pytest.skip("readme-renderer came without its extra `md`")
+    targets = re.findall(r'(?:src|href)="([^"]+)"', shown)
+    assert len(targets) > 20
+    relative = [target for target in targets if not target.startswith(("https://", "#"))]
+    assert relative == [], "the index knows no folders"
+    ours = re.compile(
+        r"https://(?:raw\.githubusercontent\.com|github\.com)/torchkutils/torchkutils/(?:blob/)?main/([^#]+)"
+    )
+    files = {found[1] for target in targets if (found := ours.match(target))}
+    assert len(files) > 15
+    assert sorted(name for name in files if not (ROOT / name).exists()) == []
+
+
+@beside_the_sources
+def test_the_citation_names_this_version() -> None:
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == torchkutils.__version__
+    assert project()["license"].startswith(citation["license"])
+    assert citation["repository-code"] == project()["urls"]["Source"]
 
 
 @beside_the_sources
@@ -93,6 +144,12 @@ def test_wheel_and_sdist_hold_what_they_should(tmp_path: pathlib.Path) -> None:
 
     with tarfile.open(sdist) as archive:
         source = {name.split("/", 1)[1] for name in archive.getnames()}
-    wanted = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "mkdocs.yml", "pyproject.toml"}
-    assert inside | wanted | {"constraints.txt", "constraints-lowest.txt"} <= source
-    assert {"tests/conftest.py", "docs/index.md", "examples/train_digits.py"} <= source
+    wanted = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff"}
+    assert inside | wanted | {"Makefile", "pyproject.toml", "constraints.txt", "constraints-lowest.txt"} <= source
+    assert {"tests/conftest.py", "docs/index.md", "docs/conf.py", "examples/train_digits.py"} <= source
+    assert not [name for name in source if name.startswith("docs/reference/") or "__pycache__" in name]
+
+    with zipfile.ZipFile(wheel) as file:
+        licences = {name.split("/licenses/")[1] for name in file.namelist() if "/licenses/" in name}
+    shipped = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if "LICENSE" in path.name.upper()}
+    assert licences == {"LICENSE"} | shipped

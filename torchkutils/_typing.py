@@ -47,5 +47,6 @@ ColumnName: TypeAlias = Literal[
     "macs",
     "output_bytes",
     "arguments",
+    "is_trainable",
 ]
 """A column of a summary."""
