@@ -54,6 +54,7 @@ class Recorder:
 
     thread: int
     met_compiled: bool
+    asked_for_graph: bool
 
     def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
         self.tree: ModuleTree = tree

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchkutils.models.picture.arrows import Arrows
-from torchkutils.models.picture.boxes import Box, arguments_text, dtypes_of, listed
+from torchkutils.models.picture.boxes import Arrow, Box, arguments_text, dtypes_of, listed
 from torchkutils.models.picture.equal_blocks import equal_siblings, folded
 from torchkutils.models.picture.frames import Frame, Frames
 from torchkutils.models.picture.layer_range import boxes_in_range
@@ -36,6 +36,9 @@ class PictureGraph:
     Raises:
         ValueError: No box is in the range of layers.
     """
+
+    boxes: dict[str, Box]
+    arrows: list[Arrow]
 
     def __init__(
         self,

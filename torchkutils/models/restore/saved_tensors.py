@@ -28,6 +28,7 @@ class TensorStates:
         others: Tensors that attributes and arguments reach. Copied at the first write that is seen, as parameters are.
     """
 
+    tensors: list[torch.Tensor]
     leaves: list[torch.Tensor]
 
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
