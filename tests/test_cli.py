@@ -89,6 +89,13 @@ def test_plot_writes_the_file(folder_with_factories: pathlib.Path) -> None:
     assert (folder_with_factories / "net.dot").read_text().startswith("digraph")
 
 
+def test_plot_writes_mermaid_in_colours() -> None:
+    done = run("plot", "factories:network", "-o", "-", "--format", "mmd", "--style", "color", "--fold")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("flowchart TB")
+    assert "classDef linear" in done.stdout
+
+
 def test_get_prints_the_path(folder_with_factories: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = folder_with_factories / "factories.py"
     assert main(["get", source.as_uri(), "--name", "copy.py", "--cache-dir", "cache", "--quiet"]) == 0
@@ -146,6 +153,8 @@ def test_a_failing_forward_leaves_the_output_free_of_what_is_no_json(capsys: pyt
         ["summary", "factories:Pair", "--input-size", "2,x"],
         ["summary", "factories:Pair", "--input-size", "ids=2,3", "--input-size", "2,3"],
         ["plot", "factories:network", "--rankdir", "XY"],
+        ["plot", "factories:network", "--style", "tree"],
+        ["plot", "factories:network", "--splines", "wavy"],
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:

@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--rankdir", default="TB", choices=["TB", "BT", "LR", "RL"], help="direction (TB)")
     plot.add_argument("--dpi", type=int, default=96, help="dots per inch (96)")
     plot.add_argument("--drawer", default="layers", choices=["layers", "torchview"], help="what draws (layers)")
+    plot.add_argument("--style", default="keras", choices=["keras", "color"], help="look (keras)")
+    splines = ["ortho", "curved", "polyline", "spline", "line"]
+    plot.add_argument("--splines", default=None, choices=splines, help="how arrows run")
     for flag, text in PLOT_FLAGS.items():
         plot.add_argument(f"--{flag}", action="store_true", help=text)
     plot.set_defaults(command="torchkutils.cli_models:plot")

@@ -55,11 +55,12 @@ def summary(options: argparse.Namespace) -> None:
 def plot(options: argparse.Namespace) -> None:
     """Draw a model into a file, or onto standard output."""
     keywords = {flag.replace("-", "_"): getattr(options, flag.replace("-", "_")) for flag in PLOT_FLAGS}
-    keywords |= {"rankdir": options.rankdir, "dpi": options.dpi, "drawer": options.drawer}
+    keywords |= {name: getattr(options, name) for name in ("rankdir", "dpi", "drawer", "style", "splines")}
     keywords |= _input_arguments(options)
     ending = options.format if options.output == "-" else pathlib.Path(options.output).suffix.lstrip(".")
-    if ending and ending not in (*PICTURE_FORMATS, "dot", "html"):
-        raise WrongUsage(f"pictures are written as {', '.join(sorted(PICTURE_FORMATS))}, dot or html; got {ending!r}")
+    if ending and ending not in (*PICTURE_FORMATS, "dot", "html", "mmd"):
+        known = ", ".join(sorted(PICTURE_FORMATS))
+        raise WrongUsage(f"pictures are written as {known}, mmd, dot or html; got {ending!r}")
     model = model_of(options)
     if options.output != "-":
         plot_model(model, options.output, **keywords)

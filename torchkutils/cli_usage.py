@@ -12,6 +12,8 @@ PLOT_FLAGS = {
     "show-params": "parameter counts",
     "show-trainable": "trainable or not",
     "show-ops": "functions between modules too",
+    "show-layer-activations": "activations that modules hold",
+    "fold": "equal blocks as one box",
     "expand-nested": "nested modules as clusters",
 }
 

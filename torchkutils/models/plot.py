@@ -159,6 +159,7 @@ def plot_model(
     show_layer_activations: bool = False,
     layer_range: Sequence[str] | None = None,
     splines: Splines | None = None,
+    input_kwargs: Any = None,
 ) -> ModelPlot:
     """Draw a model as Keras does, with the edges that its tensors really take.
 
@@ -170,7 +171,7 @@ def plot_model(
         rankdir: "TB", "BT", "LR" or "RL".
         expand_nested: Nested modules as clusters down to the leaves, instead of one box each.
         dpi: Dots per inch of a bitmap.
-        input_size, input_data, dtypes, mode, engine: As in `summarize`.
+        input_size, input_data, input_kwargs, dtypes, mode, engine: As in `summarize`.
         depth: How many levels to open; beats `expand_nested`.
         show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors.
@@ -222,6 +223,7 @@ def plot_model(
     run = Run(
         input_size=input_size,
         input_data=input_data,
+        input_kwargs=input_kwargs,
         dtypes=dtypes,
         mode=mode,
         engine=engine,

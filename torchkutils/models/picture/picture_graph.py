@@ -105,22 +105,27 @@ class PictureGraph:
     def _box_nodes(self) -> None:
         """Give each node of the trace a box, or the boxes that it is looked through to."""
         nodes = self.trace.nodes
-        outputs_needed = self._outputs_needed()
         for node in nodes:
-            place = self._frames.place_of(node.call)
-            if place.closed is not None:
-                box = self._module_box(place.closed, place.frame, node.index)
-                self._flow.starts_at(node, box.key, place.closed.index)
-            elif node.kind == "input" or (node.kind == "constant" and self.functions):
-                self._plain_box(node, place.frame)
-            elif node.kind in ("constant", "output"):
-                self._flow.is_hidden(node)
+            self._box_call_or_input(node)
+        # A parameter's frame is known when all frames are.
         self._box_held([node for node in nodes if node.kind in ("parameter", "buffer")])
+        outputs_needed = self._outputs_needed()
         for node in nodes:
             if node.kind == "output" and outputs_needed:
                 self._plain_box(node, None)
             elif not self._flow.knows(node):
                 self._function(node)
+
+    def _box_call_or_input(self, node: Node) -> None:
+        """What lies in a closed module, comes from outside, or is never shown."""
+        place = self._frames.place_of(node.call)
+        if place.closed is not None:
+            box = self._module_box(place.closed, place.frame, node.index)
+            self._flow.starts_at(node, box.key, place.closed.index)
+        elif node.kind == "input" or (node.kind == "constant" and self.functions):
+            self._plain_box(node, place.frame)
+        elif node.kind in ("constant", "output"):
+            self._flow.is_hidden(node)
 
     def _box_held(self, held: list[Node]) -> None:
         """Parameters and buffers that a function takes directly: in the open module that holds them, or not at all."""

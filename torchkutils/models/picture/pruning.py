@@ -32,15 +32,17 @@ def without_steering(
         return boxes[key].kind == "function" and key not in outputs and not takers.get(key)
 
     ends = [key for key, box in boxes.items() if box.dtype == "bool" and steers(key)]
-    dropped = set(ends)
+    dropped: set[str] = set()
     while ends:
         end = ends.pop()
+        dropped.add(end)
         for giver in givers.get(end, ()):
             takers[giver].discard(end)
-            if giver not in dropped and steers(giver):
-                dropped.add(giver)
+            if steers(giver):
                 ends.append(giver)
-    return (
-        {key: box for key, box in boxes.items() if key not in dropped},
-        [arrow for arrow in arrows if arrow.target not in dropped and arrow.source not in dropped],
-    )
+    return _without(dropped, boxes, arrows)
+
+
+def _without(dropped: set[str], boxes: dict[str, Box], arrows: list[Arrow]) -> tuple[dict[str, Box], list[Arrow]]:
+    kept = {key: box for key, box in boxes.items() if key not in dropped}
+    return kept, [arrow for arrow in arrows if arrow.source in kept and arrow.target in kept]
