@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: look at a model, fetch a file, look into a model file.
 
     python -m torchkutils summary torch.nn:Transformer
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torchkutils
-from torchkutils.cli_usage import PLOT_FLAGS, SomeFailed, WrongUsage, add_cache, add_get, complain
+from torchkutils.cli_usage import PLOT_FLAGS, SomeFailed, WrongUsage, add_cache, add_get, add_traceback, complain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("file")
     show.add_argument("--json", action="store_true", help="print it as JSON")
     show.set_defaults(command="torchkutils.cli_models:show")
+    for command in (summary, plot, show):
+        add_traceback(command)
     return parser
 
 
@@ -125,7 +128,10 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="what makes the model: a class, a function or a model; a file may stand for the module",
     )
     parser.add_argument(
-        "argument", nargs="*", help="for the factory: numbers, True, None and lists as in Python, else a word"
+        "argument",
+        nargs="*",
+        help="for the factory: numbers, True, None and lists as in Python, module:factory(…) for what that makes, "
+        "else a word",
     )
     parser.add_argument(
         "--set",

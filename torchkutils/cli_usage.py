@@ -26,6 +26,13 @@ class SomeFailed(Exception):  # noqa: N818 - each failure was told in a line of 
     """Some of several files could not be fetched."""
 
 
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add `--traceback`, which may stand before the command too."""
+    parser.add_argument(
+        "--traceback", action="store_true", default=argparse.SUPPRESS, help="when it fails, show where in the code"
+    )
+
+
 def add_get(commands: Any) -> None:
     """Add the command `get`."""
     get = commands.add_parser("get", help="download files into the cache and print their paths")
@@ -59,6 +66,7 @@ def add_get(commands: Any) -> None:
     get.add_argument("--force", action="store_true", help="download even if it is there")
     get.add_argument("--offline", action="store_true", help="never use the network (TORCHKUTILS_OFFLINE=1)")
     get.add_argument("--quiet", action="store_true", help="no progress bar (TORCHKUTILS_QUIET=1)")
+    add_traceback(get)
     get.set_defaults(command="torchkutils.cli_files:get")
 
 

@@ -34,7 +34,7 @@ class PreparedLoader(PlacedLoader, DataLoaderStateMixin):  # type: ignore[misc]
         loader.share(accelerator.process_index, accelerator.num_processes)
         device = accelerator.device if accelerator.device_placement else None
         super().__init__(loader, lambda batch: batch if device is None else send_to_device(batch, device))
-        self.gradient_state = GradientState()
+        self.gradient_state: Any = GradientState()
 
     def __iter__(self) -> Iterator[Any]:
         self.reset()
@@ -42,7 +42,7 @@ class PreparedLoader(PlacedLoader, DataLoaderStateMixin):  # type: ignore[misc]
         try:
             batches = iter(self.loader)
             for batch in batches:
-                self.end_of_dataloader = operator.length_hint(batches) == 0
+                self.end_of_dataloader: bool = operator.length_hint(batches) == 0
                 yield self._move(batch)
         finally:
             self.gradient_state._remove_dataloader(self)

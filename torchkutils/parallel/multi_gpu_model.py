@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ def multi_gpu_model(
     cpu_relocation: bool = False,
     *,
     devices: Iterable[str | torch.device] | None = None,
-    strategy: str = "auto",
+    strategy: Literal["auto", "replicate", "ddp", "fsdp"] = "auto",
     outputs: str = "merged",
     split: str = "even",
     buffers: str = "merged",

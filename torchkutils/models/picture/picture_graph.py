@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchkutils.models.picture.arrows import Arrows
-from torchkutils.models.picture.boxes import Box, arguments_text, dtypes_of, listed
+from torchkutils.models.picture.boxes import Arrow, Box, arguments_text, dtypes_of, listed
 from torchkutils.models.picture.equal_blocks import equal_siblings, folded
 from torchkutils.models.picture.frames import Frame, Frames
 from torchkutils.models.picture.layer_range import boxes_in_range
@@ -37,6 +37,9 @@ class PictureGraph:
         ValueError: No box is in the range of layers.
     """
 
+    boxes: dict[str, Box]
+    arrows: list[Arrow]
+
     def __init__(
         self,
         trace: Trace,
@@ -47,7 +50,10 @@ class PictureGraph:
         fold: bool = False,
         layer_range: tuple[str, str] | None = None,
     ) -> None:
-        self.trace, self.depth, self.functions, self.rolled = trace, depth, functions, rolled
+        self.trace: Trace = trace
+        self.depth: int = depth
+        self.functions: bool = functions
+        self.rolled: bool | None = rolled
         self.boxes: dict[str, Box] = {}
         self.failed_cluster: int | None = None
         siblings = equal_siblings(trace) if fold else {}
