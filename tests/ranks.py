@@ -3,14 +3,20 @@
 import datetime
 import tempfile
 
+import pytest
 import torch
 from torch import distributed, multiprocessing
 
 
 def on_ranks(check, folder, *arguments, world=2):
-    """Run `check(rank, *arguments)` on every rank; what fails on one fails here."""
+    """Run `check(rank, *arguments)` on every rank; a failure on one fails here, what this torch lacks is skipped."""
     store = tempfile.mktemp(prefix="store", dir=folder)
-    multiprocessing.spawn(_on_rank, args=(world, store, check, arguments), nprocs=world)
+    try:
+        multiprocessing.spawn(_on_rank, args=(world, store, check, arguments), nprocs=world)
+    except multiprocessing.ProcessRaisedException as error:
+        if not hasattr(torch.cpu.Stream, "record_event") and "on CPUs needs a newer torch" in str(error):
+            pytest.skip("this torch shards on accelerators only")
+        raise
 
 
 def _on_rank(rank, world, store, check, arguments):

@@ -25,6 +25,7 @@ SHARED = {
     "_wrapped_models",
     "_random_state",
     "_keras_names",
+    "_call_hints",
 }
 TOP = {"__init__", "__main__", "cli", "cli_files", "cli_models", "cli_usage", "integrations"}
 

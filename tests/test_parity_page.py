@@ -76,8 +76,8 @@ def test_the_names_of_torch_on_the_page_exist() -> None:
 
 def test_the_list_of_keras_3_is_that_of_an_installed_keras() -> None:
     spec = importlib.util.find_spec("keras")
-    if spec is None or not spec.submodule_search_locations or importlib.metadata.version("keras") != "3.15.1":
-        pytest.skip("Keras 3.15.1 is not installed")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("Keras is not installed")
     package = pathlib.Path(spec.submodule_search_locations[0])
     found = set()
     for path in sorted((package / "utils").rglob("__init__.py")):
@@ -89,4 +89,6 @@ def test_the_list_of_keras_3_is_that_of_an_installed_keras() -> None:
             if isinstance(node, ast.ImportFrom) and node.module != "keras.utils"
             for alias in node.names
         }
-    assert found == set(KERAS_3)
+    assert sorted(found - set(KERAS_3)) == [], "new in Keras: each needs a row on the page and a name in the list"
+    if importlib.metadata.version("keras") == "3.15.1":
+        assert found == set(KERAS_3)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchkutils._call_hints import nearest
 from torchkutils._typing import DTypeLike
 
 _TORCH_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
@@ -21,7 +22,9 @@ def torch_dtype(dtype: DTypeLike, argument: str = "dtype") -> torch.dtype:
     try:
         return torch.from_numpy(np.empty(0, dtype=np.dtype(dtype))).dtype
     except TypeError:
-        raise TypeError(f"{argument} must name a torch dtype, got {dtype!r}") from None
+        raise TypeError(
+            f"{argument} must name a torch dtype, got {dtype!r}{nearest(str(dtype), _TORCH_DTYPES)}"
+        ) from None
 
 
 def numpy_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -31,6 +34,8 @@ def numpy_dtype(dtype: DTypeLike) -> np.dtype[Any]:
         result: np.dtype[Any] = np.dtype(name)
     except TypeError:
         result = np.dtype("V")
+    if result.kind == "V" and isinstance(dtype, str) and name not in _TORCH_DTYPES:
+        raise TypeError(f"dtype must name a dtype, got {dtype!r}{nearest(dtype, _TORCH_DTYPES)}")
     if result.kind not in "biufcO":
         raise TypeError(f"dtype must be one that NumPy arrays can hold numbers in, got {dtype!r}; pass y as a tensor")
     return result

@@ -327,6 +327,11 @@ def loader_workers(iterator: Any) -> list[Any]:
 def end_loader_workers(iterator: Any) -> None:
     """End them now, whoever else holds the iterator; they are given a few seconds, then killed."""
     iterator._shutdown_workers()
+    for worker in loader_workers(iterator):
+        if worker.is_alive():
+            # One that is stopped, by a debugger or a batch system, does not get the signal to end.
+            worker.kill()
+            worker.join()
 
 
 # -- process groups ----------------------------------------------------------------------------------------------------

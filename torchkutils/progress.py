@@ -6,19 +6,22 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 import torch
+
+from torchkutils._keras_names import also_called
 
 QUIET_SECONDS = 5.0
 """Without a terminal, the least time between two lines."""
 _LINES_OF_A_KNOWN_TARGET = 20
 _LINES_OF_AN_UNKNOWN_TARGET = 24
-_DEFAULT_COLUMNS = 80
-_NARROWEST_BAR = 8
+_DEFAULT_COLUMNS, _NARROWEST_BAR = 80, 8
+
+Metrics: TypeAlias = Iterable[tuple[str, Any]] | Mapping[str, Any]
 
 
 class Progbar:
@@ -30,13 +33,13 @@ class Progbar:
         verbose: 0 is silent, 1 a bar, 2 one line with the metrics at the end.
         interval: Least number of seconds between two drawings.
         stateful_metrics: Names of metrics that are shown as they are; every other one is averaged over the steps.
-        unit: What a step is; 'B' shows bytes in KiB, MiB and GiB, with the rate and the remaining time.
-        unit_name: Keras 3's word for `unit`.
+        unit: What a step is, Keras 3's `unit_name`; 'B' shows bytes in KiB, MiB …, their rate and the remaining time.
+        stateless_metrics: Names of metrics that are averaged; every other one is shown as it is.
         description: A word in front of the bar.
         file: Where to write; None means standard output, as in Keras.
 
     Raises:
-        ValueError: `target` is negative, or `width` is not positive.
+        ValueError: `target` is negative, `width` is not positive, or both lists of metrics are given.
 
     In a terminal tqdm draws, in a notebook one text output is kept up to date, so that the stored notebook shows the
     last state. Anywhere else (a log, a pipe) there are at most 25 plain lines whatever the duration, each at least 5
@@ -56,6 +59,7 @@ class Progbar:
     True
     """
 
+    @also_called(unit_name="unit")
     def __init__(
         self,
         target: int | None,
@@ -65,20 +69,21 @@ class Progbar:
         stateful_metrics: Iterable[str] | None = None,
         *,
         unit: str = "step",
-        unit_name: str | None = None,
+        stateless_metrics: Iterable[str] | None = None,
         description: str | None = None,
         file: TextIO | None = None,
     ) -> None:
-        if target is not None and target < 0:
-            raise ValueError(f"target must be a number of steps ≥ 0, or None when unknown, got {target!r}")
+        if target is not None and not (isinstance(target, int | float | np.number) and target >= 0):
+            length = f"; its length is {len(target)}" if isinstance(target, Sized) else ""
+            raise ValueError(f"target must be a number of steps ≥ 0, or None when unknown, got {target!r}{length}")
         if width < 1:
             raise ValueError(f"width must be at least 1 character, got {width!r}")
-        self.target = target
-        self.width = width
-        self.verbose = verbose
-        self.interval = interval
+        self.target, self.width, self.verbose, self.interval = target, width, verbose, interval
+        if stateful_metrics is not None and stateless_metrics is not None:
+            raise ValueError("give stateful_metrics or stateless_metrics, not both: each says what the other ones are")
         self.stateful_metrics = set(stateful_metrics or ())
-        self._unit = unit if unit_name is None else unit_name
+        self._averaged = None if stateless_metrics is None else set(stateless_metrics)
+        self._unit = unit
         self._description = _printable(description or "")
         self._output = _Output(sys.stdout if file is None else file)
         self._averages: dict[str, _Average] = {}
@@ -86,21 +91,19 @@ class Progbar:
         self._started, self._finished = time.monotonic(), False
         self._drawing: _Lines | _TerminalBar | _NotebookBar | None = None
 
-    def update(
-        self, current: int, values: Iterable[tuple[str, Any]] | None = None, finalize: bool | None = None
-    ) -> None:
+    def update(self, current: int, values: Metrics | None = None, finalize: bool | None = None) -> None:
         """Say where things stand.
 
         Args:
             current: Index of the current step.
-            values: Pairs of a metric's name and its value for the last step: a number, a tensor or an array (its
-                mean counts), or a text. Averaged with the number of steps since the last call as weight, unless the
-                metric is stateful.
+            values: Pairs of a metric's name and its value for the last step, or a dict of them: a number, a tensor or
+                an array (its mean counts), or a text. Averaged, with the number of steps since the last call as weight,
+                unless the metric is stateful.
             finalize: Whether this is the last call; None means when the target is reached.
         """
         if current < self._seen_so_far:
             self._begin_anew()
-        given = list(values or ())
+        given = list(values.items() if isinstance(values, Mapping) else values or ())
         for name, value in given:
             self._take(name, _plain(value), current - self._seen_so_far)
         self._seen_so_far = current
@@ -114,7 +117,7 @@ class Progbar:
         elif self.verbose == 2 and (self.target is None or self._finished):
             self._output.line(" - ".join(self._metrics()))
 
-    def add(self, n: int, values: Iterable[tuple[str, Any]] | None = None) -> None:
+    def add(self, n: int, values: Metrics | None = None) -> None:
         """Go `n` steps forward; `values` as in `update`."""
         self.update(self._seen_so_far + n, values)
 
@@ -133,7 +136,8 @@ class Progbar:
 
     def _take(self, name: str, value: Any, weight: int) -> None:
         average = self._averages.get(name)
-        if average is None or name in self.stateful_metrics or isinstance(value, str) or isinstance(average.last, str):
+        as_it_is = name in self.stateful_metrics if self._averaged is None else name not in self._averaged
+        if average is None or as_it_is or isinstance(value, str) or isinstance(average.last, str):
             # The first value counts once even where no step was made: Keras 2.3.1 showed 0 for it.
             self._averages[name] = _Average(value, value if isinstance(value, str) else value * weight, weight)
         else:
@@ -426,12 +430,8 @@ def _printable(text: str) -> str:
 def _amount(number: float, unit: str) -> str:
     if unit != "B":
         return f"{number:.4g}" if isinstance(number, float) else str(number)
-    value = float(number)
-    for prefix in ("", "Ki", "Mi", "Gi"):
-        if abs(value) < 1024:
-            return f"{value:.4g} {prefix}B"
-        value /= 1024
-    return f"{value:.4g} TiB"
+    power = min(max(int(abs(number)).bit_length() - 1, 0) // 10, 4)
+    return f"{number / 1024**power:.4g} {('', 'Ki', 'Mi', 'Gi', 'Ti')[power]}B"
 
 
 def _duration(seconds: float) -> str:

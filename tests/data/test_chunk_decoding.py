@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import threading
 import zlib
 
@@ -35,10 +36,13 @@ PIPELINES = {
     "shuffle alone": {"shuffle": True},
     "checksum alone": {"fletcher32": True},
     "lzf": {"compression": "lzf", "shuffle": True},
+    "checked lzf": {"compression": "lzf", "fletcher32": True},
     "scaled": {"scaleoffset": 0},
 }
 
 OURS = {"gzip", "shuffled gzip", "checked gzip", "none"}
+if importlib.util.find_spec("imagecodecs") is not None:
+    OURS |= {"lzf", "checked lzf"}
 
 PLUGINS = ["Zstd", "Blosc", "LZ4", "Bitshuffle", "Blosc2", "BZip2"]
 

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,31 @@ def test_padding_keeps_inner_shapes_and_text():
     assert (rows.shape, rows.sum()) == ((2, 3, 2), 8.0)
     assert ku.pad_sequences([["a"], ["b", "c"]], dtype=object, value="-").tolist() == [["-", "a"], ["b", "c"]]
     assert ku.pad_sequences([[1, 2]], maxlen=0).shape == (1, 0)
+
+
+@given(
+    st.lists(st.lists(st.one_of(st.integers(-300, 300), st.booleans(), st.floats(-9, 9)), max_size=4), min_size=1),
+    st.sampled_from(["int8", "uint8", "int32", ">i4", "int64", "float16", "float32", "float64", "bool", "object"]),
+    st.sampled_from([list, tuple, np.array]),
+)
+@settings(deadline=None, max_examples=100)
+def test_numbers_are_converted_as_numpy_converts_them(sequences, dtype, kind):
+    sequences = [kind(one) for one in sequences]
+    flat = [number for one in sequences for number in (one.tolist() if kind is np.array else one)]
+    try:
+        wanted = np.fromiter(flat, dtype=dtype)
+    except (OverflowError, TypeError, ValueError) as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            ku.pad_sequences(sequences, dtype=dtype)
+        return
+    found = ku.pad_sequences(sequences, dtype=dtype, padding="post")
+    filled = [found[row, : len(one)] for row, one in enumerate(sequences)]
+    assert (found.dtype, np.concatenate(filled).tolist()) == (wanted.dtype, wanted.tolist())
+
+
+def test_a_float32_that_overflows_warns_as_in_numpy():
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        assert ku.pad_sequences([[1e300]], dtype="float32").tolist() == [[float("inf")]]
 
 
 @pytest.mark.parametrize(

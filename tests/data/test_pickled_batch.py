@@ -219,3 +219,91 @@ def test_an_array_that_is_filled_again_arrives_as_it_was():
     assert [small.unique().tolist() for small, _ in batches] == [[index] for index in range(50)]
     assert [large.unique().tolist() for _, large in batches] == [[index] for index in range(50)]
     loader.close()
+
+
+class Pinning:
+    """What torch is asked to pin, on a machine without an accelerator."""
+
+    def __init__(self, monkeypatch):
+        self.made, self.copied = [], []
+        empty = torch.empty
+
+        def noted_empty(*arguments, pin_memory=False, **options):
+            if pin_memory:
+                self.made.append(tuple(arguments[0]))
+            return empty(*arguments, **options)
+
+        def noted_pin(tensor):
+            self.copied.append(tuple(tensor.shape))
+            return tensor
+
+        monkeypatch.setattr(torch, "empty", noted_empty)
+        monkeypatch.setattr(torch.Tensor, "pin_memory", noted_pin)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+
+
+class PinsItself:
+    """A batch class of one's own, as in torch's documentation on pinned memory."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.pinned = 0
+
+    def pin_memory(self):
+        self.pinned += 1
+        return self
+
+
+SIZES = {"inline": 8, "in a slot": 2**16}
+
+
+class Floats(Sequence):
+    def __init__(self, size, kind):
+        self.size = size
+        self.kind = kind
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        x = torch.full((self.size,), float(index))
+        if self.kind == "of torch's way":
+            return x.to_sparse()
+        if self.kind == "object":
+            return PinsItself(x), x + 1
+        return {"x": x, "text": "a", "y": [x + 1]}
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_batch_from_a_worker_is_copied_straight_into_pinned_memory(size, reuse, monkeypatch):
+    asked = Pinning(monkeypatch)
+    loader = Floats(SIZES[size], "plain").loader(
+        num_workers=1, pin_memory=True, reuse=reuse, multiprocessing_context="fork"
+    )
+    for index, batch in enumerate(loader):
+        assert (batch["x"] == index).all()
+        assert (batch["y"][0] == index + 1).all()
+    loader.close()
+    assert asked.made == [(4 * SIZES[size],)] * 8
+    assert asked.copied == []
+
+
+@pytest.mark.parametrize("workers", ["processes", "threads", None])
+def test_tensors_that_no_slot_carries_are_pinned_once(workers, monkeypatch):
+    asked = Pinning(monkeypatch)
+    options = {"workers": workers, "num_workers": 2} if workers else {}
+    loader = Floats(100, "of torch's way").loader(pin_memory=True, **options)
+    assert [float(batch.to_dense()[3]) for batch in loader] == [0, 1, 2, 3]
+    loader.close()
+    assert (asked.made, asked.copied) == ([], [(100,)] * 4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_object_with_a_pin_memory_of_its_own_pins_itself_once(size, monkeypatch):
+    Pinning(monkeypatch)
+    loader = Floats(SIZES[size], "object").loader(num_workers=1, pin_memory=True, multiprocessing_context="fork")
+    assert [(own.pinned, float(own.rows[0]), float(other[0])) for own, other in loader] == [
+        (1, index, index + 1) for index in range(4)
+    ]
+    loader.close()

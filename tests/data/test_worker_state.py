@@ -30,10 +30,11 @@ class Counting(Sequence):
 
     def __init__(self, **attributes):
         self.calls = 0
+        self.length = 3
         self.__dict__.update(attributes)
 
     def __len__(self):
-        return 3
+        return self.length
 
     def __getitem__(self, index):
         self.calls += 1
@@ -195,12 +196,12 @@ def test_a_thousand_epochs_keep_memory_and_files_as_they_are():
         memory = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return memory, len(os.listdir("/proc/self/fd")), threading.active_count()
 
-    loader = Counting(rows=np.arange(LARGE)).loader(num_workers=2, multiprocessing_context="fork")
+    loader = Counting(rows=np.arange(LARGE), length=20).loader(num_workers=2, multiprocessing_context="fork")
     for _ in range(100):
-        assert len(list(loader)) == 3
+        assert len(list(loader)) == 20
     memory, files, threads = held()
     for _ in range(900):
-        assert len(list(loader)) == 3
+        assert len(list(loader)) == 20
     after = held()
     assert after[0] - memory < 8 * 2**20
     assert after[1:] == (files, threads)
@@ -581,6 +582,52 @@ def test_a_worker_that_dies_is_an_error_that_names_its_batch(how, says, num_work
         list(loader)
     # "Within seconds": a hang would last for ever; this says no time.
     assert time.monotonic() - start < 60
+    loader.close()
+
+
+class Stopped(kinds.Numbers):
+    """Its worker is stopped, as a debugger or a batch system does it."""
+
+    def __getitem__(self, index):
+        if index == 4:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return os.getpid()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_is_killed_when_the_loader_is_closed():
+    loader = Stopped().loader(num_workers=1, timeout=1, multiprocessing_context="fork")
+    epoch = iter(loader)
+    process = next(epoch)
+    with pytest.raises(RuntimeError, match="timed out"):
+        list(epoch)
+    loader.close()
+    assert not pathlib.Path(f"/proc/{process}").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_forked_child_leaves_the_workers_alone_and_has_its_own(begun):
+    loader = kinds.Numbers().loader(num_workers=2, multiprocessing_context="fork")
+    epoch = iter(loader)
+    if not begun:
+        assert list(epoch) == list(range(7))
+        epoch = iter(loader)
+    assert next(epoch) == 0
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with pytest.raises(RuntimeError, match="belong to the process that this one was forked from"):
+                next(epoch)
+            code = 0 if list(loader) == list(range(7)) else 2
+            loader.close()
+            del epoch, loader
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert list(epoch) == list(range(1, 7))
+    assert list(loader) == list(range(7))
     loader.close()
 
 

@@ -144,7 +144,7 @@ def test_keyword_arguments_alone_are_inputs() -> None:
         ({"input_data": X, "input_kwargs": {1: X}}, TypeError, "input_kwargs must be a dict"),
         ({"input_size": {"x": (3, 4), "flag": True}}, TypeError, "flags that forward takes go into input_kwargs"),
         ({"input_size": (3, 4), "input_data": X}, ValueError, "both given"),
-        ({"input_size": X}, TypeError, "tensors go into input_data"),
+        ({"input_size": X}, TypeError, "did you mean input_data="),
         ({"input_size": [[(3, 4), (3, 4)]]}, TypeError, "nested arguments and tensors go into input_data"),
     ],
 )

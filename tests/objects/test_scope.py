@@ -15,9 +15,12 @@ from torchkutils import (
     get_custom_objects,
     get_registered_name,
     get_registered_object,
+    load_model,
     register_keras_serializable,
+    save_model,
     serialize_keras_object,
 )
+from torchkutils.objects import registry
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +123,92 @@ def test_none_and_modules_round_trip():
     loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))
     again = deserialize_keras_object(serialize_keras_object(loss))
     assert torch.equal(again.weight, loss.weight)
+
+
+# -- names as Keras 3 writes them --------------------------------------------------------------------------------------
+
+
+class Net(torch.nn.Module):
+    """Rebuilt from its config, as a layer of Keras is."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = units
+
+    def get_config(self):
+        return {"units": self.units}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def double(x):
+    return 2 * x
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Both registered in the package Custom; forgotten afterwards."""
+    monkeypatch.setattr(registry, "_by_name", dict(registry._by_name))
+    monkeypatch.setattr(registry, "_names", dict(registry._names))
+    register_keras_serializable()(Net)
+    register_keras_serializable("shop")(double)
+
+
+WRITTEN_BY_KERAS_3 = {"module": None, "class_name": "Net", "config": {"units": 3}, "registered_name": "Custom>Net"}
+
+
+def test_a_registered_name_has_its_package_as_in_keras_3(registered):
+    assert get_registered_object("Custom>Net") is Net
+    assert get_registered_object("Net") is None
+    assert deserialize_keras_object("shop>double") is double
+    assert serialize_keras_object(Net(2)) == {"class_name": "Custom>Net", "config": {"units": 2}}
+    for config in (WRITTEN_BY_KERAS_3, serialize_keras_object(Net(3))):
+        assert deserialize_keras_object(config).units == 3
+    function = {"module": "builtins", "class_name": "function", "config": "shop>double", "registered_name": "function"}
+    assert deserialize_keras_object(function) is double
+
+
+@pytest.mark.parametrize("name", ["Custom>Net", "Net"])
+def test_what_keras_3_wrote_is_found_by_either_name_that_is_given(name):
+    assert deserialize_keras_object(WRITTEN_BY_KERAS_3, custom_objects={name: Net}).units == 3
+    with custom_object_scope({name: Net}):
+        assert deserialize_keras_object(WRITTEN_BY_KERAS_3).units == 3
+        assert get_registered_object(name) is Net
+
+
+def test_a_name_without_or_with_another_package_leads_to_the_right_one(registered):
+    for name, meant in (("Net", "Custom>Net"), ("other>Net", "Custom>Net"), ("double", "shop>double")):
+        with pytest.raises(ValueError, match=f"Unknown object: '{name}'. Did you mean '{meant}'?"):
+            deserialize_keras_object(name)
+
+
+@pytest.mark.parametrize("given", ["argument", "scope"])
+def test_a_file_of_a_registered_class_is_read_where_its_whole_name_is_given(given, tmp_path, registered, monkeypatch):
+    save_model(torch.nn.Sequential(Net(5)), tmp_path / "net.h5")
+    monkeypatch.setattr(registry, "_by_name", {})
+    with pytest.raises(ValueError, match=r"net\.h5.*Unknown module class: 'Custom>Net'.*custom_objects"):
+        load_model(tmp_path / "net.h5")
+    names = {"Custom>Net": Net}
+    if given == "argument":
+        assert load_model(tmp_path / "net.h5", custom_objects=names)[0].units == 5
+    else:
+        with custom_object_scope(names):
+            assert load_model(tmp_path / "net.h5")[0].units == 5
+
+
+@pytest.mark.parametrize("visible", [{}, {"double": double}])
+def test_from_config_gets_a_dict_of_what_is_visible_and_never_none(visible):
+    class Asking:
+        @classmethod
+        def from_config(cls, config, custom_objects=None):
+            return config, custom_objects
+
+    found = []
+    with custom_object_scope(visible):
+        found.append(deserialize_keras_object({"class_name": "Asking", "config": {}}, {"Asking": Asking}))
+        found.append(deserialize_keras_object({"class_name": "Asking", "config": {}}, None, {"Asking": Asking}))
+    for config, names in found:
+        assert (config, type(names)) == ({}, dict)
+        assert {name: names[name] for name in visible} == visible

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterator
 from types import GeneratorType, NoneType
 from typing import Any
@@ -25,7 +26,15 @@ class BatchSource(Dataset[Any]):
 
     def __getitems__(self, indices: list[int]) -> Any:
         """A list of batches; one batch by itself, for a DataLoader over a loader's `batch_sampler`."""
-        return self[indices[0]] if type(indices) is OneBatch else [self[index] for index in indices]
+        if type(indices) is OneBatch:
+            return self[indices[0]]
+        # Attributed to torch's line, whoever made the DataLoader is no longer on the stack: said once.
+        warnings.warn(
+            f"DataLoader({type(self).__name__}) makes batches of whole batches; "
+            "give batch_size=None, or use the Sequence's loader()",
+            stacklevel=2,
+        )
+        return [self[index] for index in indices]
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must implement __len__, the number of batches in an epoch")

@@ -2,9 +2,9 @@
 
 HDF5 runs its filters under one lock for the whole process. Here a chunk's bytes pass the inverse of each filter in
 libraries that release Python's lock: deflate through libdeflate (package deflate) or isal where they are installed and
-zlib otherwise, shuffle and fletcher32 through NumPy, zstd, blosc and lz4 through numcodecs where it is installed. A
-pipeline with any other filter is left to HDF5: for lzf there is no library that releases the lock. So is a chunk that
-does not decode to exactly its size, so that HDF5 says what is wrong with it.
+zlib otherwise, shuffle and fletcher32 through NumPy, zstd, blosc and lz4 through numcodecs and lzf through imagecodecs
+where these are installed. A pipeline with any other filter is left to HDF5. So is a chunk that does not decode to
+exactly its size, so that HDF5 says what is wrong with it.
 
 The formats are those of the HDF5 library (H5Zdeflate.c, H5Zshuffle.c, H5Zfletcher32.c) and of the registered filters.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -27,11 +28,16 @@ if TYPE_CHECKING:
 Undo: TypeAlias = "Callable[[Any, int], Any]"
 """Undoes one filter: takes the bytes and the size that they must have in the end, gives the bytes before the filter."""
 
-_DEFLATE, _SHUFFLE, _FLETCHER32, _BLOSC, _LZ4, _ZSTD = 1, 2, 3, 32001, 32004, 32015
+_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF, _BLOSC, _LZ4, _ZSTD = 1, 2, 3, 32000, 32001, 32004, 32015
 
-_COMPRESSIONS = {_DEFLATE, _BLOSC, _LZ4, _ZSTD}
+_COMPRESSIONS = {_DEFLATE, _LZF, _BLOSC, _LZ4, _ZSTD}
 
 _CHECKSUM_BYTES = 4
+
+_SCRATCH_BYTES = 4 * 2**20
+"""What each thread keeps for steps in between, at most."""
+
+_own = threading.local()
 
 
 class DecodeError(ValueError):
@@ -105,7 +111,7 @@ def _undo(code: int, values: tuple[int, ...]) -> Undo | None:
         return _without_checksum
     if code in (_ZSTD, _BLOSC, _LZ4):
         return _by_numcodecs(code)
-    return None
+    return _by_imagecodecs() if code == _LZF else None
 
 
 def _inflater() -> Undo:
@@ -155,15 +161,36 @@ def _interleaved(planes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         for byte in range(size):
             values[:, byte] = planes[byte]
         return values.reshape(-1)
+    values = np.empty(size * count, np.uint8)
+    scratch = _scratch(2 * size * count)
     # On each level neighbours are joined to integers of twice the width: the later plane is the higher half.
     joined: list[Any] = list(planes)
-    width = 1
+    width, used = 1, 0
     while len(joined) > 1:
         wider = np.dtype(f"<u{2 * width}")
-        pairs = zip(joined[::2], joined[1::2], strict=True)
-        joined = [high.astype(wider) << wider.type(8 * width) | low for low, high in pairs]
+        last = len(joined) == 2
+        pairs = list(zip(joined[::2], joined[1::2], strict=True))
+        joined = []
+        for low, high in pairs:
+            both = (values if last else scratch[used : used + wider.itemsize * count]).view(wider)
+            used += wider.itemsize * count
+            both[...] = high
+            both <<= wider.type(8 * width)
+            both |= low
+            joined.append(both)
         width *= 2
-    return np.asarray(joined[0], dtype=f"<u{size}").view(np.uint8)
+    _own.scratch = scratch if len(scratch) <= _SCRATCH_BYTES else None
+    return values
+
+
+def _scratch(size: int) -> np.ndarray[Any, Any]:
+    """Memory for what is not kept, from the last chunk of this thread: fresh memory costs more than what is done in it.
+
+    While it is used nobody else gets it: a finalizer may decode another chunk in between.
+    """
+    kept: np.ndarray[Any, Any] | None = getattr(_own, "scratch", None)
+    _own.scratch = None
+    return kept if kept is not None and len(kept) >= size else np.empty(size, np.uint8)
 
 
 def _without_checksum(data: Any, _: int) -> Any:
@@ -208,6 +235,15 @@ def _by_numcodecs(code: int) -> Undo | None:
         return functools.partial(_lz4_blocks, lz4.decompress)
     decompress = zstd.decompress if code == _ZSTD else blosc.decompress
     return lambda data, _: decompress(data)
+
+
+def _by_imagecodecs() -> Undo | None:
+    try:
+        from imagecodecs import lzf_decode
+    except ImportError:
+        return None
+    # A checksum may lie inside, as with deflate.
+    return lambda data, size: lzf_decode(data, out=size + _CHECKSUM_BYTES)
 
 
 def _lz4_blocks(decompress: Callable[[bytes], bytes], data: Any, _: int) -> bytes:

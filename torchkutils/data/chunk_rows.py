@@ -11,6 +11,7 @@ import numpy as np
 
 from torchkutils.data.chunk_cache import ChunkCache
 from torchkutils.data.chunk_filters import ChunkDecoder, DecodeError
+from torchkutils.data.chunk_index import ChunkIndex
 from torchkutils.data.file_bytes import FileBytes
 from torchkutils.data.stored_rows import base_and_axes
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     import h5py
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-
-Tile: TypeAlias = tuple[int, ...]
-"""A chunk's place along the axes of a row; one row may be cut up into many chunks."""
 
 _LONG_ROW = 1024
 """Rows of so many bytes are copied faster one by one."""
@@ -63,9 +61,11 @@ class ChunkedRows:
         self._chunk_rows: int = dataset.chunks[0]
         self._chunk_bytes = dataset.dtype.itemsize * math.prod(dataset.chunks)
         sizes = list(zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
-        self._tiles: list[Tile] = list(itertools.product(*[range(-(-length // size)) for length, size in sizes]))
+        # One row may be cut up into many chunks. A tile is the part of the rows that one chunk holds.
+        starts = [range(0, length, size) for length, size in sizes]
+        self._tiles = [_columns(corner, sizes) for corner in itertools.product(*starts)]
         self._all_fit = dataset.size * dataset.dtype.itemsize < cache.limit
-        self._index: dict[Tile, tuple[int, int, int]] | None = None
+        self._index = ChunkIndex(dataset, at_once=source is not None and source.remote)
         self._next_row = -1
 
     def stop(self) -> None:
@@ -101,7 +101,7 @@ class ChunkedRows:
         out = np.empty((len(order), *self._row_shape), self._dtype)
         places, rows = order.tolist(), inside[order].tolist()
         for band, start, stop in zip(self._started(bands), edges[:-1], edges[1:], strict=True):
-            chunk = self._chunk(band, self._tiles[0], keep=True)
+            chunk = self._chunk(band, 0, keep=True)
             for place, row in zip(places[start:stop], rows[start:stop], strict=True):
                 out[place] = chunk[row]
         return out
@@ -139,8 +139,7 @@ class ChunkedRows:
 
     def _started(self, bands: Any) -> Iterator[int]:
         """The same bands; threads are given those that follow."""
-        tile = self._tiles[0]
-        missing = [] if self._cache.threads <= 1 else [b for b in bands if (self._number, b, tile) not in self._cache]
+        missing = [] if self._cache.threads <= 1 else [b for b in bands if (self._number, b, 0) not in self._cache]
         if len(missing) < 2:
             yield from bands
             return
@@ -154,7 +153,7 @@ class ChunkedRows:
         """Let threads decode the chunks of a band; False where they have no room for more."""
         if self._decoder is None or self._cache.threads <= 1:
             return False
-        for tile in self._tiles:
+        for tile in range(len(self._tiles)):
             key = (self._number, band, tile)
             if key not in self._cache:
                 task = self._task(band, tile)
@@ -166,27 +165,27 @@ class ChunkedRows:
         """Ask for the stored bytes of many chunks at once: one round trip, or one queue of the disk."""
         if self._source is None or self._decoder is None or len(bands) * len(self._tiles) < 2:
             return
-        places = [(band, tile) for band in bands for tile in self._tiles]
-        wanted = [self._stored_at(*place) for place in places if (self._number, *place) not in self._cache]
-        self._source.fetch((found[0], found[1]) for found in wanted if found is not None)
+        tiles = range(len(self._tiles))
+        missing = [(band, tile) for band in bands for tile in tiles if (self._number, band, tile) not in self._cache]
+        wanted = [self._index.find(self._chunk_number(*place)) for place in missing]
+        self._source.fetch((found.offset, found.size) for found in wanted if found is not None)
 
     def _copy(self, band: int, inside: Any, out: Array, *, keep: bool) -> None:
         """Copy some rows of a band, by a slice or by numbers, from its chunks."""
         if len(self._tiles) == 1:
-            chunk = self._chunk(band, self._tiles[0], keep=keep)
+            chunk = self._chunk(band, 0, keep=keep)
             if isinstance(inside, slice):
                 out[...] = chunk[inside]
             else:
                 # The rows are there, so clipping changes none: it spares NumPy a buffer of its own.
                 chunk.take(inside, axis=0, out=out, mode="clip")
             return
-        for tile in self._tiles:
-            columns = self._region(band, tile)[1:]
+        for tile, columns in enumerate(self._tiles):
             chunk = self._chunk(band, tile, keep=keep)
             valid = tuple([slice(0, part.stop - part.start) for part in columns])
             out[(slice(None), *columns)] = chunk[inside][(slice(None), *valid)]
 
-    def _chunk(self, band: int, tile: Tile, *, keep: bool) -> Array:
+    def _chunk(self, band: int, tile: int, *, keep: bool) -> Array:
         key = (self._number, band, tile)
         chunk = self._cache.get(key)
         if chunk is None:
@@ -201,19 +200,20 @@ class ChunkedRows:
             self._cache.drop(key)
         return chunk
 
-    def _task(self, band: int, tile: Tile) -> Callable[[], Array | None] | None:
+    def _task(self, band: int, tile: int) -> Callable[[], Array | None] | None:
         """What reads and decodes a chunk and gives None where HDF5 must do it; None for a chunk never written.
 
         All that needs HDF5 happens here, in the thread that asks.
         """
-        found = self._stored_at(band, tile)
+        number = self._chunk_number(band, tile)
+        found = self._index.find(number)
         decoder, source = self._decoder, self._source
         if found is None or decoder is None:
             return None
         offset, size, mask = found
         stored = b""
         if source is None:
-            mask, stored = self._dataset.id.read_direct_chunk(self._corner(band, tile))
+            mask, stored = self._dataset.id.read_direct_chunk(self._index.corner(number))
 
         def decoded() -> Array | None:
             raw = stored if source is None else source.read(offset, size)
@@ -224,30 +224,15 @@ class ChunkedRows:
 
         return decoded
 
-    def _stored_at(self, band: int, tile: Tile) -> tuple[int, int, int] | None:
-        """A chunk's offset and size in the file and its filter mask; None where it was never written."""
-        if self._source is not None and self._source.remote:
-            return self._whole_index().get(self._corner(band, tile))
-        info = self._dataset.id.get_chunk_info_by_coord(self._corner(band, tile))
-        return None if info.byte_offset is None else (info.byte_offset, info.size, info.filter_mask)
+    def _chunk_number(self, band: int, tile: int) -> int:
+        return band * len(self._tiles) + tile
 
-    def _whole_index(self) -> dict[Tile, tuple[int, int, int]]:
-        """All chunks, looked up once: behind a network each look at the index may be a round trip."""
-        if self._index is None:
-            index: dict[Tile, tuple[int, int, int]] = {}
-
-            def note(info: Any) -> None:
-                index[info.chunk_offset] = (info.byte_offset, info.size, info.filter_mask)
-
-            self._dataset.id.chunk_iter(note)
-            self._index = index
-        return self._index
-
-    def _corner(self, band: int, tile: Tile) -> Tile:
-        return tuple([place * size for place, size in zip((band, *tile), self._dataset.chunks, strict=True)])
-
-    def _region(self, band: int, tile: Tile) -> tuple[slice, ...]:
+    def _region(self, band: int, tile: int) -> tuple[slice, ...]:
         """Where a chunk lies in the data set, cut at its edges; axes of the type are whole."""
-        corner = self._corner(band, tile)
-        bounds = zip(corner, self._dataset.chunks, self._dataset.shape, strict=True)
-        return tuple([slice(at, min(at + size, length)) for at, size, length in bounds])
+        first = band * self._chunk_rows
+        return slice(first, min(first + self._chunk_rows, self._length)), *self._tiles[tile]
+
+
+def _columns(corner: tuple[int, ...], sizes: list[tuple[int, int]]) -> tuple[slice, ...]:
+    """The part of a row that a chunk holds, for each axis its length and that of a chunk."""
+    return tuple([slice(at, min(at + size, length)) for at, (length, size) in zip(corner, sizes, strict=True)])

@@ -101,8 +101,17 @@ def _sequence(value: Sequence[Any]) -> Any:
         return converted
 
 
-def pinned(batch: Any) -> Any:
-    """A batch with its tensors in pinned memory; objects with a `pin_memory` method pin themselves."""
-    return _nested.map_leaves(
-        batch, lambda leaf: leaf.pin_memory() if hasattr(leaf, "pin_memory") else leaf, rigid=True
-    )
+def pinned(batch: Any, *, tensors: bool = True) -> Any:
+    """A batch with its tensors in pinned memory; objects with a `pin_memory` method pin themselves.
+
+    Args:
+        batch: The batch.
+        tensors: Its plain tensors too, not only such objects.
+    """
+
+    def pinned_leaf(leaf: Any) -> Any:
+        if not hasattr(leaf, "pin_memory") or (type(leaf) is torch.Tensor and not tensors):
+            return leaf
+        return leaf.pin_memory()
+
+    return _nested.map_leaves(batch, pinned_leaf, rigid=True)

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from torchkutils import _lazy
+from torchkutils._keras_names import taken_for_keras
 from torchkutils._typing import PathLike
 from torchkutils.data.directory_index import (
     Labelling,
@@ -21,7 +22,7 @@ from torchkutils.data.directory_index import (
     divided,
     list_files,
 )
-from torchkutils.data.images import MODES, checked_size, load_img
+from torchkutils.data.images import MODES, DataFormat, channels_first, checked_size, load_img
 from torchkutils.data.sequence import Sequence
 
 __all__ = ["audio_dataset_from_directory", "image_dataset_from_directory", "text_dataset_from_directory"]
@@ -144,12 +145,15 @@ def _batches(
 class ImageReader:
     """Reads image files as one tensor."""
 
-    def __init__(self, color_mode: str, size: tuple[int, int], interpolation: str, crop: bool, pad: bool) -> None:
+    def __init__(
+        self, color_mode: str, size: tuple[int, int], interpolation: str, crop: bool, pad: bool, first: bool = True
+    ) -> None:
         self.color_mode, self.size, self.interpolation = color_mode, size, interpolation
-        self.crop, self.pad = crop, pad
+        self.crop, self.pad, self.channels_first = crop, pad, first
 
     def __call__(self, paths: list[str]) -> torch.Tensor:
-        return torch.stack([self._image(path) for path in paths])
+        images = torch.stack([self._image(path) for path in paths])
+        return images if self.channels_first else images.permute(0, 2, 3, 1).contiguous()
 
     def _image(self, path: str) -> torch.Tensor:
         pixels = torch.from_numpy(np.array(load_img(path, self.color_mode), dtype=np.float32))
@@ -181,6 +185,7 @@ class ImageReader:
         return functional.pad(image, (left, wide - width - left, top, high - height - top))
 
 
+@taken_for_keras(format=("tf", "grain"))
 def image_dataset_from_directory(
     directory: PathLike,
     labels: Any = "inferred",
@@ -198,6 +203,8 @@ def image_dataset_from_directory(
     crop_to_aspect_ratio: bool = False,
     pad_to_aspect_ratio: bool = False,
     verbose: bool = True,
+    *,
+    data_format: DataFormat | None = None,
 ) -> Any:
     """Give batches of the images below a folder; each is read when its batch is asked for.
 
@@ -219,6 +226,7 @@ def image_dataset_from_directory(
         crop_to_aspect_ratio: Cut the middle out in the ratio of `image_size` instead of distorting.
         pad_to_aspect_ratio: Add zeros around the image to that ratio instead of distorting.
         verbose: Print how many files were found.
+        data_format: 'channels_first' (also None), or 'channels_last' for (N, H, W, C).
 
     Returns:
         A `Sequence` of (images, labels), or of images without labels: float32 of shape (N, C, H, W), values 0–255. Its
@@ -232,7 +240,7 @@ def image_dataset_from_directory(
 
     Differs from Keras 3: tensors have torch's order of axes, labels are int64 (torch's losses take these), and the
     filters that torch lacks (`lanczos3`, `lanczos5`, `gaussian`, `mitchellcubic`) are refused. `bicubic` is torch's
-    (a = -0.75).
+    (a = -0.75). Keras's `format` may be given and has no effect: there is one kind of result.
     """
     _lazy.optional("PIL.Image", "images")
     labelling = Labelling.checked(labels, label_mode, class_names)
@@ -243,7 +251,8 @@ def image_dataset_from_directory(
     if crop_to_aspect_ratio and pad_to_aspect_ratio:
         raise ValueError("crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other; give one")
     size = checked_size(image_size, "image_size")
-    read = ImageReader(color_mode, size, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio)
+    first = data_format is None or channels_first(data_format)
+    read = ImageReader(color_mode, size, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, first)
     return _batches(
         directory,
         labelling,
@@ -277,6 +286,7 @@ class TextReader:
             raise ValueError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
+@taken_for_keras(format=("tf", "grain"))
 def text_dataset_from_directory(
     directory: PathLike,
     labels: Any = "inferred",

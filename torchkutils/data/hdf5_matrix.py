@@ -119,6 +119,10 @@ class HDF5Matrix(Dataset[Any]):
         self._readings: dict[int, OpenParts] = {}
         if not isinstance(dataset, str):
             raise TypeError(f"dataset must be the name of a data set, a str; got {dataset!r}")
+        if isinstance(datapath, str) and os.path.isfile(dataset) and not os.path.lexists(datapath):  # noqa: PTH113
+            raise FileNotFoundError(
+                f"datapath: no file {datapath!r}; dataset {dataset!r} is one, so they are the other way round"
+            )
         if not (normalizer is None or callable(normalizer) or normalizer == "netcdf"):
             raise TypeError(f"normalizer must be a function of an array, 'netcdf' or None; got {normalizer!r}")
         if field is not None and not isinstance(field, str):

@@ -100,7 +100,7 @@ def _one_of(argument: str, value: Any, known: Any) -> None:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
-def _channels_first(data_format: str | None) -> bool:
+def channels_first(data_format: str | None) -> bool:
     if data_format is None:
         return False
     _one_of("data_format", data_format, ("channels_first", "channels_last"))
@@ -119,7 +119,7 @@ def img_to_array(img: Any, data_format: DataFormat | None = None, dtype: Any = N
     Raises:
         ValueError: `data_format` is neither, or the image has another number of axes.
     """
-    first = _channels_first(data_format)
+    first = channels_first(data_format)
     array = np.array(img, dtype=dtype or np.float32)
     if array.ndim == 2:
         array = array[:, :, None]
@@ -142,7 +142,7 @@ def array_to_img(x: Any, data_format: DataFormat | None = None, scale: bool = Tr
         ValueError: Not three axes, another number of channels, or an unknown `data_format`.
     """
     image_module = _lazy.optional("PIL.Image", "images")
-    first = _channels_first(data_format)
+    first = channels_first(data_format)
     given = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x
     array = np.array(given, dtype=dtype or np.float32)
     if array.ndim != 3:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from torchkutils import _lazy
+from torchkutils.data.chunk_index import ChunkIndex
 from torchkutils.data.file_bytes import FileBytes, read_rows, read_run
 from torchkutils.data.selected_rows import SelectedRows
 from torchkutils.data.stored_rows import base_and_axes
@@ -26,9 +27,6 @@ _BLOCK_ROWS = 2**18
 
 _GAP_BYTES = 16 * 2**10
 """Rows with a step are read together with what lies between them, if a step is no longer."""
-
-_MANY_CHUNKS = 256
-"""From so many unknown chunks on, all are looked up at once."""
 
 
 class OffsetRows:
@@ -129,36 +127,15 @@ class ContiguousOffsets:
 
 
 class ChunkOffsets:
-    """Where the rows of unfiltered chunks begin; a chunk is looked up when it is first needed."""
+    """Where the rows of unfiltered chunks begin."""
 
     def __init__(self, dataset: h5py.Dataset, row_bytes: int) -> None:
-        self._dataset = dataset
+        self._index = ChunkIndex(dataset)
         self._row_bytes = row_bytes
         self._chunk_rows = dataset.chunks[0]
-        # -2: not looked up yet.
-        self._offsets = np.full(-(-len(dataset) // self._chunk_rows), -2, np.int64)
 
     def __call__(self, rows: Array) -> Array:
         """Give an offset for each row, -1 where its chunk was never written."""
         chunks, inside = np.divmod(rows, self._chunk_rows)
-        found = self._offsets[chunks]
-        if found.min() == -2:
-            self._look_up(np.unique(chunks[found == -2]))
-            found = self._offsets[chunks]
+        found = self._index.offsets(chunks)
         return np.where(found < 0, -1, found + inside * self._row_bytes)
-
-    def _look_up(self, chunks: Array) -> None:
-        low_level = self._dataset.id
-        if len(chunks) >= _MANY_CHUNKS:
-            table = np.full(len(self._offsets), -1, np.int64)
-
-            def note(info: Any) -> None:
-                table[info.chunk_offset[0] // self._chunk_rows] = info.byte_offset
-
-            low_level.chunk_iter(note)
-            self._offsets = table
-            return
-        rest = (0,) * (self._dataset.ndim - 1)
-        for chunk in chunks.tolist():
-            offset = low_level.get_chunk_info_by_coord((chunk * self._chunk_rows, *rest)).byte_offset
-            self._offsets[chunk] = -1 if offset is None else offset

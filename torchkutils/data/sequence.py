@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from torchkutils._call_hints import hinting
 from torchkutils.data.batch_source import BatchSource
 from torchkutils.data.sequence_loader import SequenceLoader
 from torchkutils.data.shards import whole_number
@@ -20,7 +21,8 @@ class Sequence(BatchSource):
     resumed with what `on_epoch_end` did. Subclasses need not call `super().__init__()`.
 
     `for batch in sequence` gives one epoch in this process and runs no hook; `DataLoader(sequence, batch_size=None)`
-    works as it stands; `sequence.loader(...)` adds workers, shuffling, the hook, shards and resuming.
+    works as it stands (without `batch_size=None` it would stack whole batches, and says so); `sequence.loader(...)`
+    adds workers, shuffling, the hook, shards and resuming.
 
     Differs from Keras 2.3.1: it is a `torch.utils.data.Dataset`, so torch's own tools take it.
 
@@ -61,6 +63,14 @@ class Sequence(BatchSource):
             "prefetch_factor": math.ceil(max_queue_size / max(1, count)),
         }
 
+    @hinting(
+        batch_size="__getitem__ gives whole batches, which decides their size",
+        drop_last="__len__ decides how many batches there are",
+        sampler="shuffle=True, or the order inside __getitem__",
+        persistent_workers="workers stay where that is safe",
+        use_multiprocessing="workers",
+        max_queue_size="prefetch_factor",
+    )
     def loader(
         self,
         *,

@@ -10,12 +10,14 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from torchkutils import _nested
+from torchkutils._keras_names import taken_for_keras
 
 __all__ = ["split_dataset"]
 
 Size = int | float | None
 
 
+@taken_for_keras(preferred_backend=(None, "torch", "tensorflow", "jax"))
 def split_dataset(
     dataset: Any,
     left_size: Size = None,
@@ -42,7 +44,8 @@ def split_dataset(
         ValueError: No size is given, a size is out of range, the sizes exceed the data, a part would be empty, or the
             arrays differ in length.
 
-    Differs from Keras 3: the samples stay where they are (Keras reads all of them into memory).
+    Differs from Keras 3: the samples stay where they are (Keras reads all of them into memory). Its
+    `preferred_backend` may be given and has no effect.
 
     >>> left, right = split_dataset(np.arange(10), left_size=0.7)
     >>> len(left), len(right), int(right[0])

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._keras_names import taken_for_keras
 from torchkutils.data.sequence import Sequence
 
 __all__ = ["timeseries_dataset_from_array"]
 
 
+@taken_for_keras(format=("tf", "grain"))
 def timeseries_dataset_from_array(
     data: Any,
     targets: Any,
@@ -50,7 +52,8 @@ def timeseries_dataset_from_array(
         ValueError: An argument is out of range, or no window fits between `start_index` and `end_index`.
 
     Differs from Keras 3: it gives a `Sequence` (use `.loader(…)` for workers and for a new order each epoch),
-    `end_index` may be the number of steps, and a window that never fits raises instead of giving no batch.
+    `end_index` may be the number of steps, and a window that never fits raises instead of giving no batch. Keras's
+    `format` may be given and has no effect.
 
     >>> windows = timeseries_dataset_from_array(np.arange(6), np.arange(6) * 10, sequence_length=3, batch_size=2)
     >>> x, y = windows[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,10 @@ from torchkutils.data.shared_slots import Slots
 SENT_STATE_BYTES = {"fork": 4 * 2**20, "spawn": 64 * 2**20, "forkserver": 64 * 2**20}
 """Up to which size a changed Sequence is sent to living workers, by start method: beyond it, starting anew is
 cheaper."""
+
+
+_of_other_processes: list[Any] = []
+"""Iterators that a fork copied: dropping one here would tell the workers of the other process to end."""
 
 
 class WorkersLostError(RuntimeError):
@@ -115,9 +120,12 @@ class WorkerPool:
         self._state: State | None = None
         self._slots = Slots(0)
         self._trusted = False
+        self._process = os.getpid()
 
     def begin(self, sequence: BatchSource, epoch: int, order: EpochOrder, first: int, stats: LoaderStats) -> PoolEpoch:
         """Start an epoch from position `first` of its order on."""
+        if self.is_a_copy():
+            self.dismiss()
         state = state_of((sequence, _class_data(type(sequence))), self._limit)
         parts = self._update(state) if self._trusted and state is not None and self.all_alive() else None
         if parts is not None:
@@ -134,10 +142,17 @@ class WorkerPool:
         """End the workers; they are given a few seconds, then killed."""
         iterator, self._iterator, self._loader, self._trusted = self._iterator, None, None, False
         self._state = None
-        if iterator is not None:
+        if iterator is not None and self.is_a_copy():
+            _of_other_processes.append(iterator)
+        elif iterator is not None:
             # Others may hold the iterator still, so that dropping it is not enough.
             _torch_versions.end_loader_workers(iterator)
         self._slots.close()
+        self._process = os.getpid()
+
+    def is_a_copy(self) -> bool:
+        """Whether this is the copy that a fork made: the workers are another process's."""
+        return self._process != os.getpid()
 
     def distrust(self) -> None:
         """Start new workers for the next epoch."""
@@ -273,8 +288,9 @@ class PoolEpoch:
         if self._receiver is None:
             self._receiver = self.pool.receiver()
         batch = self._receiver.unpack(result)
-        if options.pin and not result.sizes:
-            batch = pinned(batch)
+        if options.pin:
+            # What came through a slot was copied into pinned memory right away.
+            batch = pinned(batch, tensors=not result.sizes)
         if options.reuse and result.slot >= 0:
             self._lent = outcome.slot
         else:
@@ -292,6 +308,8 @@ class PoolEpoch:
         self.give_back(self.pool)
 
     def _received(self) -> Outcome:
+        if self.pool.is_a_copy():
+            raise WorkersLostError("this epoch's workers belong to the process that this one was forked from")
         try:
             return self.pool.receive()
         except Exception as error:

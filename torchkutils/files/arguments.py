@@ -19,8 +19,13 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _VALUE = re.compile(r"(?! )[\t\x20-\x7e\xa0-\xff]*(?<! )")
 
 
-def checked_sources(origin: object, mirrors: Iterable[str]) -> list[str]:
-    """The URLs in the order in which they are asked; ValueError for one that is none."""
+def checked_sources(origin: object, mirrors: Iterable[str], fname: object = None) -> list[str]:
+    """The URLs in the order in which they are asked; ValueError for one that is none, or that stands in `fname`."""
+    if isinstance(fname, str) and "://" in fname and "://" not in str(origin):
+        way = "get_file(origin=…)" if origin is None else "get_file(fname, origin)"
+        raise ValueError(
+            f"origin must be a URL, got {shown_url(origin)!r}, and fname holds one: {shown_url(fname)!r}; write {way}"
+        )
     if isinstance(mirrors, (str, bytes)):
         raise ValueError(f"mirrors must be a list of URLs, got the single text {shown_url(mirrors)!r}")
     if not isinstance(mirrors, Iterable):

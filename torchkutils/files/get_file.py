@@ -174,7 +174,7 @@ def get_file(
     arguments.check_paths(fname=fname, cache_dir=cache_dir, cache_subdir=cache_subdir)
     arguments.check_switches(force=force, force_download=force_download, offline=offline, netrc=netrc)
     force = force or force_download
-    sources = arguments.checked_sources(origin, mirrors)
+    sources = arguments.checked_sources(origin, mirrors, fname)
     name = file_names.name_without_asking(fname, sources[0])
     short_name = os.path.basename(name or "")
     request = transfer.Request(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 
+from torchkutils._call_hints import meant, shown
 from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
 from torchkutils.models import graphviz_process
@@ -156,7 +157,10 @@ def picture_format_of(path: PathLike) -> str:
 
     Raises:
         ValueError: An ending that no picture has.
+        TypeError: It is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"to_file must be a path or None, got {shown(path)}{meant(path)}")
     ending = pathlib.Path(path).suffix.lower().removeprefix(".")
     if ending in ("", "html"):
         return ending or "png"

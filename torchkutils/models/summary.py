@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from torchkutils._call_hints import hinting
 from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
 from torchkutils.models.picture.layer_range import positions_in_range
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 
+@hinting(input_shape="input_size", col_names="columns", device="the model runs where it is: model.to(device)")
 def summarize(
     model: torch.nn.Module,
     *,
@@ -105,6 +107,7 @@ def summarize(
     return summary_of(trace, view)
 
 
+@hinting(input_shape="input_size", col_names="columns", device="the model runs where it is: model.to(device)")
 def print_summary(
     model: torch.nn.Module,
     line_length: int | None = None,

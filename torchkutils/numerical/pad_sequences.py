@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import struct
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import nearest
 from torchkutils._dtypes import torch_dtype
 from torchkutils._typing import DTypeLike
 
@@ -58,19 +60,32 @@ def pad_sequences(
         if side not in ("pre", "post"):
             raise ValueError(f"{argument} must be 'pre' or 'post', got {side!r}")
     lengths = _lengths(sequences)
-    steps = int(lengths.max(initial=0)) if maxlen is None else _checked_length(maxlen)
+    longest = int(lengths.max(initial=0))
+    steps = longest if maxlen is None else _checked_length(maxlen)
     kept = sequences
-    if lengths.max(initial=0) > steps:
+    if longest > steps:
         kept = [_cut(sequence, steps, truncating) for sequence in sequences]
         lengths = np.minimum(lengths, steps)
-    places = np.arange(steps)
-    filled = places < lengths[:, None] if padding == "post" else places >= steps - lengths[:, None]
-    if len(sequences) and all(isinstance(sequence, torch.Tensor) for sequence in sequences):
+    elif not isinstance(sequences, list | tuple):
+        kept = list(sequences)
+    # 32 bits: half of what is to be compared.
+    places, ends = np.arange(steps, dtype=np.int32), lengths.astype(np.int32)[:, None]
+    filled = places < ends if padding == "post" else places >= steps - ends
+    if kept and all(isinstance(sequence, torch.Tensor) for sequence in kept):
         return _padded_tensors(kept, filled, torch_dtype(dtype), value)
-    kind = np.dtype(str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype)
+    kind = _array_dtype(dtype)
     if isinstance(value, str) and kind.kind not in "OUS":
         raise ValueError(f"value {value!r} is text, which dtype {kind} does not hold; dtype=object does")
     return _padded_arrays(kept, lengths, filled, kind, value)
+
+
+def _array_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        return np.dtype(str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype)
+    except TypeError:
+        raise TypeError(
+            f"dtype must be one that NumPy has, got {dtype!r}{nearest(str(dtype), np.sctypeDict)}"
+        ) from None
 
 
 def _lengths(sequences: Any) -> npt.NDArray[np.int64]:
@@ -120,13 +135,68 @@ def _padded_arrays(
         if inner:
             rows[filled] = np.concatenate([np.asarray(one, dtype=dtype) for one in sequences if len(one)])
         elif lengths.any():
-            # One pass over all numbers: an array for each of many short lists costs ten times as much.
-            elements = itertools.chain.from_iterable(map(_plain, sequences))
-            rows[filled] = np.fromiter(elements, dtype=dtype, count=int(lengths.sum()))
+            rows[filled] = _numbers(sequences, lengths, dtype)
     except (ValueError, TypeError) as error:
         _refuse_ragged(sequences, error)
         raise
     return rows
+
+
+def _numbers(sequences: Sequence[Any], lengths: npt.NDArray[np.int64], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """All elements of sequences of numbers in one array."""
+    if isinstance(sequences[0], list | tuple):
+        packed = _packed(sequences, lengths, dtype)
+    elif all(type(sequence) is np.ndarray for sequence in sequences):
+        packed = _joined(sequences, dtype)
+    else:
+        packed = None
+    if packed is not None:
+        return packed
+    # One pass over all numbers: an array for each of many short lists costs ten times as much.
+    elements = itertools.chain.from_iterable(map(_plain, sequences))
+    return np.fromiter(elements, dtype=dtype, count=int(lengths.sum()))
+
+
+def _joined(arrays: Sequence[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """The elements of arrays, None where converting them one by one could give something else."""
+    dtypes = {array.dtype for array in arrays}
+    if len(dtypes) > 1:
+        return None
+    flat = np.concatenate(arrays)
+    if dtype.kind == "f" and flat.dtype.kind in "biuf":
+        return flat.astype(dtype)
+    if dtype.kind in "iu" and flat.dtype.kind in "biu":
+        limits = np.iinfo(dtype)
+        if limits.min <= int(flat.min()) and int(flat.max()) <= limits.max:
+            return flat.astype(dtype)
+    return None
+
+
+# Letters that mean the same number to NumPy and to struct.
+_PACKED = frozenset("bBhHiIlLqQfd")
+# So many rows are packed at once that their numbers stay in the cache.
+_ROWS = 1024
+
+
+def _packed(sequences: Sequence[Any], lengths: npt.NDArray[np.int64], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """Python's numbers as an array: struct converts them about three times as fast as NumPy does.
+
+    None where it cannot: NumPy knows more conversions, warns of overflow, and its errors are the ones promised.
+    """
+    if dtype.char not in _PACKED or not dtype.isnative:
+        return None
+    result = np.empty(int(lengths.sum()), dtype=dtype)
+    memory = result.data.cast("B")
+    offset = 0
+    try:
+        for start in range(0, len(sequences), _ROWS):
+            count = int(lengths[start : start + _ROWS].sum())
+            elements = itertools.chain.from_iterable(sequences[start : start + _ROWS])
+            struct.pack_into(f"{count}{dtype.char}", memory, offset, *elements)
+            offset += count * dtype.itemsize
+    except (struct.error, TypeError, ValueError, OverflowError):
+        return None
+    return None if dtype.char == "f" and np.isinf(result).any() else result
 
 
 def _plain(sequence: Any) -> Any:

@@ -170,7 +170,8 @@ def _refuse_label(block: npt.NDArray[Any], start: int, shape: tuple[int, ...], c
         index = tuple(int(i) for i in np.unravel_index(start + offset, shape)) if shape else ()
         where = index[0] if len(index) == 1 else index
         verb = "must be" if rule == "whole numbers" else "must"
-        raise ValueError(f"labels in y {verb} {rule}, got {value} at index {where}")
+        hint = f"; num_classes={int(value) + 1} has a place for it" if rule.startswith("lie") and value >= 0 else ""
+        raise ValueError(f"labels in y {verb} {rule}, got {value} at index {where}{hint}")
 
 
 def _set_ones(flat: npt.NDArray[Any], labels: npt.NDArray[Any], classes: int, one: int) -> None:

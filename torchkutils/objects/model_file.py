@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkutils._call_hints import explained, hinting
 from torchkutils._dtypes import torch_dtype
 from torchkutils._random_state import random_state_kept
 from torchkutils._typing import PathLike
@@ -22,15 +23,22 @@ from torchkutils.objects.file_writer import write_model_file
 from torchkutils.objects.metadata import metadata_document, read_document
 from torchkutils.objects.model_tensors import StateToStore
 from torchkutils.objects.optimizer_state import optimizer_documents
+from torchkutils.objects.registry import check_names
 from torchkutils.objects.scheduler_state import scheduler_documents
 from torchkutils.objects.sharded_model import team_of, whole_model, whole_values
-from torchkutils.objects.stored_file import checked_path, opened_model_file
+from torchkutils.objects.stored_file import check_ending, opened_model_file
 from torchkutils.objects.stored_state import StoredState, assign_state
 from torchkutils.objects.tree import count_paths
 
 __all__ = ["load_model", "read_metadata", "save_model"]
 
 
+@hinting(
+    include_optimizer="give optimizer= itself",
+    save_format="there is one: HDF5",
+    overwrite="an older file is always replaced",
+    epoch="give metadata={'epoch': …}",
+)
 def save_model(
     model: nn.Module,
     path: PathLike,
@@ -78,7 +86,7 @@ def save_model(
     (Linear(in_features=2, out_features=3, bias=True), {'epoch': 4})
     """
     template = checked_model(model)
-    checked_path(path)
+    check_ending(path)
     optimizers = _by_name(optimizer, "optimizer", lambda one: isinstance(one, torch.optim.Optimizer))
     schedulers = _by_name(scheduler, "scheduler", lambda one: callable(getattr(one, "state_dict", None)))
     team = team_of(template)
@@ -99,7 +107,7 @@ def checked_model(model: Any) -> nn.Module:
         TypeError: `model` is no module.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model must be a torch.nn.Module, got {explained(model, 'model')}")
     return unwrapped(model)
 
 
@@ -115,10 +123,16 @@ def _by_name(given: Any, argument: str, fits: Any) -> dict[str, Any]:
     for name, one in named.items():
         if not isinstance(name, str) or not fits(one):
             kind = "torch.optim.Optimizer" if argument == "optimizer" else "scheduler with a state_dict"
-            raise TypeError(f"{argument} must be a {kind} or a dict of them by name, got {type(one).__name__}")
+            raise TypeError(f"{argument} must be a {kind} or a dict of them by name, got {explained(one, argument)}")
     return named
 
 
+@hinting(
+    compile="torch.compile(load_model(path)) compiles it",
+    safe_mode="nothing of a file is ever run",
+    map_location="device",
+    strict="all of a model is read; load_weights has it",
+)
 def load_model(
     path: PathLike,
     *,
@@ -145,7 +159,7 @@ def load_model(
         ValueError: It is no such file (a Keras file is refused by name), of a newer format, damaged or hostile, names
             a class that is not known here, or `device` is none that this machine has.
         OSError: It cannot be read.
-        TypeError: `dtype` is no dtype of floating-point numbers.
+        TypeError: `dtype` is no dtype of floating-point numbers, or `custom_objects` no dict.
 
     Custom classes run their own constructors, with the arguments in the file; torch.nn's classes are checked against
     the stored shapes before memory is given to them. No other name of the file is imported or called.
@@ -156,6 +170,7 @@ def load_model(
     >>> [type(module).__name__ for module in load_model(path)]
     ['Linear', 'ReLU']
     """
+    check_names(custom_objects)
     target, kind = checked_device(device), _floating_dtype(dtype)
     with opened_model_file(path, mapped=mmap) as file:
         architecture = file.document("architecture")
@@ -187,7 +202,8 @@ def checked_device(device: Any) -> torch.device:
     there = module.device_count() if module is not None and hasattr(module, "device_count") else 0
     if (target.index or 0) >= there:
         raise ValueError(
-            f"device must be on this machine, got {str(target)!r}: torch sees {there} of type {target.type}"
+            f"device must be on this machine, got {str(target)!r}: torch sees {there} of type {target.type}; "
+            "device='cpu' works everywhere, and a GPU needs a torch built for it"
         )
     return target
 
@@ -251,7 +267,7 @@ def _write_model(
 def _outside() -> int:
     """The stack level of whoever called the package, for a warning that names the caller's line."""
     level, frame = 1, sys._getframe(1)
-    folder = os.path.dirname(__file__)  # noqa: PTH120
+    folder = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
     while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
         level, frame = level + 1, frame.f_back
     return level

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from torchkutils import _nested
+from torchkutils._call_hints import explained
 from torchkutils._typing import PathLike
 from torchkutils.objects.metadata import decoded, state_document
 from torchkutils.objects.model_tensors import StateToStore
@@ -83,7 +84,7 @@ def load_optimizer(path: PathLike, optimizer: torch.optim.Optimizer, name: str |
     0.5
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {explained(optimizer, 'optimizer')}")
     sharded = [one for group in optimizer.param_groups for one in group["params"] if is_sharded(one)]
     if sharded:
         _load_sharded(path, optimizer, Team.of(sharded[0]), name)

@@ -12,11 +12,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from torchkutils._call_hints import shown
 from torchkutils.objects.builtin_objects import builtin_name, builtin_objects
+from torchkutils.objects.keras_words import in_torch
 from torchkutils.objects.recorded_arguments import call_with_config, record_arguments
 from torchkutils.objects.scope import get_custom_objects
 
 __all__ = [
+    "check_names",
     "get_registered_name",
     "get_registered_object",
     "instance_of",
@@ -142,6 +145,8 @@ def get_registered_object(
         custom_objects: Names that are looked at first.
         module_objects: Names that are looked at before the built-ins.
 
+    A registered object has its package in its name: `'Custom>Net'`, as in Keras 3; `'Net'` is not it.
+
     Returns:
         The class or function. The order: `custom_objects`, the scope's and the global names, the registry,
         `module_objects`, then torch.nn, torch.optim and the activations and losses of torch.nn.functional.
@@ -169,12 +174,25 @@ def look_up(
     return default
 
 
+def check_names(names: Any, argument: str = "custom_objects") -> None:
+    """Refuse what maps no names to objects.
+
+    Raises:
+        TypeError: It is no mapping; the message shows the one that is meant, where that can be seen.
+    """
+    if names is None or isinstance(names, Mapping):
+        return
+    given = names if isinstance(names, list | tuple) else [names]
+    one = next((value for value in given if hasattr(value, "__name__")), None)
+    meant = "" if one is None else f"; write {{{one.__name__!r}: {one.__name__}}}"
+    raise TypeError(f"{argument} must be a dict from names to objects, got {shown(names)}{meant}")
+
+
 def _all_names(
     custom_objects: Mapping[str, Any] | None, module_objects: Mapping[str, Any] | None
 ) -> tuple[Mapping[str, Any], ...]:
-    for argument, value in (("custom_objects", custom_objects), ("module_objects", module_objects)):
-        if value is not None and not isinstance(value, Mapping):
-            raise TypeError(f"{argument} must be a dict from names to objects, got {type(value).__name__}")
+    check_names(custom_objects)
+    check_names(module_objects, "module_objects")
     return custom_objects or {}, get_custom_objects(), _by_name, module_objects or {}, builtin_objects()
 
 
@@ -186,13 +204,26 @@ def unknown_name(
 ) -> ValueError:
     """The error for a name that nothing has: what it may have meant, and how to make it known."""
     known = {word for names in _all_names(custom_objects, module_objects) for word in names}
-    close = difflib.get_close_matches(name[:100], known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = _meant(name[:100], known)
     shown = repr(name) if len(name) <= 100 else repr(name[:100]) + "…"
     return ValueError(
         f"Unknown {kind}: {shown}.{hint} Make it known by custom_objects={{{shown}: …}}, "
         f"by `with custom_object_scope({{{shown}: …}})` or by the decorator register_keras_serializable."
     )
+
+
+def _meant(name: str, known: set[str]) -> str:
+    """The name that was meant: the same one in a package, torch's for Keras's, or one that is spelt alike."""
+    last = name.rpartition(">")[2]
+    packaged = sorted(word for word in known if word.rpartition(">")[2] == last)
+    if packaged:
+        return f" Did you mean {packaged[0]!r}?"
+    in_its_place = in_torch(name)
+    if in_its_place is not None:
+        names, opened, note = in_its_place.partition(" (")
+        return f" Did you mean {names}?{opened}{note}"
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def instance_of(kind: type, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:

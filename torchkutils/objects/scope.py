@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
+
+from torchkutils._call_hints import shown
 
 __all__ = ["CustomObjectScope", "custom_object_scope", "get_custom_objects"]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Frame(NamedTuple):
@@ -108,6 +114,18 @@ def get_custom_objects() -> MutableMapping[str, Any]:
     return _CUSTOM_OBJECTS
 
 
+def _given_by_keyword(function: Function) -> Function:
+    """Let `custom_objects=`, as Keras 3 calls its one mapping, stand for the first argument."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "custom_objects" in kwargs:
+            args += (kwargs.pop("custom_objects"),)
+        return function(*args, **kwargs)
+
+    return cast("Function", call)
+
+
 class CustomObjectScope:
     """A `with` block in which custom objects are known by name.
 
@@ -134,10 +152,13 @@ class CustomObjectScope:
     True
     """
 
+    @_given_by_keyword
     def __init__(self, *custom_objects: Mapping[str, Any]) -> None:
         for number, names in enumerate(custom_objects):
             if not isinstance(names, Mapping):
-                raise TypeError(f"custom_objects must be dicts, got {type(names).__name__} as argument {number}")
+                raise TypeError(
+                    f"custom_objects must be dicts from names to objects, got {shown(names)} as argument {number}"
+                )
             for name in names:
                 if not isinstance(name, str):
                     raise TypeError(f"custom_objects must have strings as names, got {name!r} in argument {number}")
@@ -162,6 +183,7 @@ class CustomObjectScope:
             _current.set(frame.outer)
 
 
+@_given_by_keyword
 def custom_object_scope(*custom_objects: Mapping[str, Any]) -> CustomObjectScope:
     """A `CustomObjectScope` of these mappings; see there.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from torchkutils._keras_names import also_called, taken_for_keras
 from torchkutils.objects.builtin_objects import is_stock_class
 from torchkutils.objects.config import ConfigReader, ConfigWriter
 from torchkutils.objects.plain_values import encode
@@ -70,6 +71,8 @@ def _tensor_of(body: Any) -> torch.Tensor:
     return torch.tensor(body["data"], dtype=dtype)
 
 
+@also_called(config="identifier")
+@taken_for_keras(safe_mode=(True, False, None))
 def deserialize_keras_object(
     identifier: Any,
     module_objects: Mapping[str, Any] | None = None,
@@ -79,7 +82,9 @@ def deserialize_keras_object(
     """The object of a name, or an instance built from a dict.
 
     Args:
-        identifier: None, a name, `{"class_name": …, "config": …}`, or a function, which comes back as it is.
+        identifier: None, a name (`'Custom>Net'` for what was registered), `{"class_name": …, "config": …}` with a
+            `registered_name` that comes first where it is there, as Keras 3 writes it, or a function, which comes back
+            as it is.
         module_objects: Names that are looked at before the built-ins.
         custom_objects: Names that are looked at first.
         printable_module_name: What errors call the object.
@@ -92,32 +97,48 @@ def deserialize_keras_object(
         ValueError: The name is unknown, the dict malformed, the name in a dict no class, or the constructor refuses.
 
     Differs from Keras 2.3.1: a string that names a class gives the class and not an instance, and functions never pose
-    as classes.
+    as classes. Keras 3's names are taken too: `config` for `identifier`, and `safe_mode`, without effect, since nothing
+    here is unsafe.
 
     >>> deserialize_keras_object({"class_name": "Linear", "config": {"in_features": 2, "out_features": 3}})
     Linear(in_features=2, out_features=3, bias=True)
     """
     if identifier is None or inspect.isfunction(identifier):
         return identifier
-    name = identifier.get("class_name") if isinstance(identifier, Mapping) else identifier
-    if not isinstance(name, str) or (
-        isinstance(identifier, Mapping) and not isinstance(identifier.get("config"), Mapping)
-    ):
-        raise ValueError(
-            f"Could not interpret serialized {printable_module_name}: it must be a name or a dict of class_name and "
-            f"config, got {str(identifier)[:100]}"
-        )
-    found = look_up(name, custom_objects, module_objects)
+    names, config = _interpreted(identifier, printable_module_name)
+    known = (look_up(name, custom_objects, module_objects) for name in names)
+    found = next((one for one in known if one is not None), None)
+    name = names[-1]
     if found is None:
-        raise unknown_name(name, printable_module_name, custom_objects, module_objects)
-    if isinstance(identifier, str):
+        raise unknown_name(names[0], printable_module_name, custom_objects, module_objects)
+    if config is None:
         return found
     if not inspect.isclass(found):
         raise ValueError(f"class_name must name a class, got {name!r}, which is a {type(found).__name__}")
     with CustomObjectScope(custom_objects or {}):
-        return _build(
-            found, name, identifier["config"], {**(module_objects or {}), **(custom_objects or {}), name: found}
-        )
+        return _build(found, name, config, {**(module_objects or {}), **(custom_objects or {}), name: found})
+
+
+def _interpreted(identifier: Any, what: str) -> tuple[list[str], Mapping[str, Any] | None]:
+    """The names to look for, and the config of an instance; None where the object itself is meant."""
+    if isinstance(identifier, str):
+        return [identifier], None
+    if isinstance(identifier, Mapping):
+        name, config = identifier.get("class_name"), identifier.get("config")
+        # Keras 3 writes the registered name beside the class's own, and a function as a dict whose config is its name.
+        if name == "function" and isinstance(config, str):
+            return _names(identifier, config, without="function"), None
+        if isinstance(name, str) and isinstance(config, Mapping):
+            return _names(identifier, name), config
+    raise ValueError(
+        f"Could not interpret serialized {what}: it must be a name or a dict of class_name and "
+        f"config, got {str(identifier)[:100]}"
+    )
+
+
+def _names(identifier: Mapping[str, Any], name: str, without: str | None = None) -> list[str]:
+    registered = identifier.get("registered_name")
+    return [registered, name] if isinstance(registered, str) and registered not in (name, without) else [name]
 
 
 def _build(kind: type, name: str, config: Mapping[str, Any], names: Mapping[str, Any]) -> Any:

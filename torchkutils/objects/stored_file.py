@@ -11,6 +11,7 @@ import hashlib
 import math
 import mmap
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from torchkutils import _lazy
+from torchkutils._call_hints import explained
 from torchkutils._typing import PathLike
 from torchkutils.objects.budget import Budget, parse_json, size_limit
 from torchkutils.objects.other_files import is_hdf5, kind_of_file
@@ -28,6 +30,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "ModelFile",
+    "check_ending",
     "checked_group",
     "checked_path",
     "errors_with_path",
@@ -47,11 +50,38 @@ def checked_path(path: PathLike) -> str:
         TypeError: It is no path.
         ValueError: It is a URL.
     """
-    name = os.fspath(path)
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        raise TypeError(f"path must be text or an os.PathLike, got {explained(path, 'model')}") from None
     if not isinstance(name, str):
         raise TypeError(f"path must be text or an os.PathLike, got {path!r}")
     if "://" in name:
         raise ValueError(f"path must be local, got the URL {name[:100]}; save to a local file and copy it, with fsspec")
+    return name
+
+
+_OTHER_ENDINGS = {
+    **dict.fromkeys((".pt", ".pth"), "torch.load reads such files; write .h5"),
+    **dict.fromkeys((".pkl", ".pickle"), "pickle is neither written nor read; write .h5"),
+    ".keras": "Keras reads such files, which hold no model of torch; write .h5",
+    ".onnx": "torch.onnx.export writes such files; write .h5",
+    ".npz": "numpy.savez writes such files; write .h5",
+    ".safetensors": "a model does not fit into that format: save_weights writes it, or write .h5",
+}
+
+
+def check_ending(path: PathLike, *, also: tuple[str, ...] = ()) -> str:
+    """The path as text, of a file that is about to be written as HDF5, or in a format `also`.
+
+    Raises:
+        TypeError: It is no path.
+        ValueError: It is a URL, or ends as files of another format do, which their programs could not read.
+    """
+    name = checked_path(path)
+    ending = pathlib.PurePath(name).suffix.lower()
+    if ending in _OTHER_ENDINGS and ending not in also:
+        raise ValueError(f"path must not end in {ending}, got {name!r}: HDF5 is written, and {_OTHER_ENDINGS[ending]}")
     return name
 
 

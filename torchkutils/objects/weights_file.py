@@ -18,7 +18,7 @@ from torchkutils.objects.other_files import is_hdf5, kind_of_file
 from torchkutils.objects.plain_values import decode
 from torchkutils.objects.safetensors_file import write_safetensors
 from torchkutils.objects.sharded_model import team_of, whole_model
-from torchkutils.objects.stored_file import checked_path, errors_with_path, opened_model_file
+from torchkutils.objects.stored_file import check_ending, checked_path, errors_with_path, opened_model_file
 from torchkutils.objects.stored_state import StoredState, put
 from torchkutils.objects.tensors import stored_dtype
 from torchkutils.objects.tree import Slot, plain_keys, slots_of
@@ -65,7 +65,7 @@ def save_weights(
     >>> load_weights(torch.nn.Linear(2, 3), path)
     LoadedWeights(missing_keys=[], unexpected_keys=[], mismatched_keys=[])
     """
-    name = checked_path(path)
+    name = check_ending(path, also=(".safetensors",))
     if isinstance(model_or_tensors, Mapping):
         _write(_checked_tensors(model_or_tensors), lambda key: key, name)
         return

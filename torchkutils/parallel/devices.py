@@ -68,7 +68,10 @@ def _existing(name: str | torch.device) -> torch.device:
         # cpu:0 and cuda have other names once a tensor lies there.
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"devices must exist on this machine, got {name!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"devices must exist on this machine, got {name!r}: {str(error).splitlines()[0]}; "
+            "devices=['cpu', 'cpu'] runs the same code without GPUs"
+        ) from error
 
 
 def check_one_home(model: nn.Module, relocating: bool) -> None:

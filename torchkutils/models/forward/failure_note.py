@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from torchkutils._call_hints import is_shape, meant
 from torchkutils.models.records import Run, Trace, shape_text
 
 # What torch says where a tensor has another dtype than a module wants, or an index lies beyond a table.
 _ABOUT_DTYPES = re.compile(r"dtype|scalar type|type as|Long|Int\b|Half|BFloat16|index out of range|indices")
+
+_OTHER_DTYPE = re.compile(r"should be the same|must have the same dtype|not implemented for '(Byte|Char|Int|Long)'")
+_CHANNELS = re.compile(r"to have (\d+) channels")
 
 
 def failure_note(trace: Trace, run: Run, given: Sequence[torch.Tensor], wrapping: str | None) -> str:
@@ -38,11 +43,23 @@ def _where(trace: Trace) -> str:
 def _hint(trace: Trace, run: Run, given: Sequence[torch.Tensor]) -> str:
     if trace.engine.ran == "meta":
         return "The trace ran on the meta device, where no value is known; engine='real' runs it."
-    if run.input_size is None:
-        return ""
-    dtypes = ", ".join(f"{tensor.dtype}".removeprefix("torch.") for tensor in given)
     error = "" if trace.failure is None else trace.failure.error
+    dtypes = ", ".join(f"{tensor.dtype}".removeprefix("torch.") for tensor in given)
+    if run.input_size is None:
+        return _hint_on_data(run.input_data, given, dtypes, error)
     if _ABOUT_DTYPES.search(error):
         return f"Inputs were made from input_size as {dtypes}; dtypes= chooses others."
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
     return f"Inputs were made from input_size: {shapes} ({dtypes}), the batch axis first."
+
+
+def _hint_on_data(data: Any, given: Sequence[torch.Tensor], dtypes: str, error: str) -> str:
+    """What to do to tensors that the caller gave."""
+    if is_shape(data):
+        return f"input_data holds numbers alone{meant(data)}"
+    if _OTHER_DTYPE.search(error):
+        return f"The inputs are {dtypes}: where the weights are float32, give x.float() (x.float() / 255 for an image)."
+    channels = _CHANNELS.search(error)
+    if channels is not None and any(tensor.ndim > 2 and tensor.shape[-1] == int(channels[1]) for tensor in given):
+        return "The channels stand last; torch wants them after the batch axis: x.movedim(-1, 1)."
+    return ""

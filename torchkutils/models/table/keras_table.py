@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
+from torchkutils._call_hints import meant, shown
 from torchkutils.models.table.cells import field, label_of, marks_of
 from torchkutils.models.table.rows import SummaryRow
 from torchkutils.models.table.text_table import fitting_positions, print_table
@@ -24,7 +25,7 @@ def check_layout(line_length: int | None, positions: Sequence[float] | None, col
     if line_length is not None and (
         isinstance(line_length, bool) or not isinstance(line_length, int) or line_length < 10
     ):
-        raise ValueError(f"line_length must be an int of at least 10, got {line_length!r}")
+        raise ValueError(f"line_length must be an int of at least 10, got {shown(line_length)}{meant(line_length)}")
     if positions is None:
         return
     ascending = all(a < b for a, b in itertools.pairwise(positions))

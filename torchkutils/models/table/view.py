@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from torchkutils._call_hints import nearest
+
 Style: TypeAlias = Literal["keras", "tree"]
 
 # By name: header, and whether it holds numbers, which stand on the right.
@@ -64,8 +66,15 @@ def checked_view(depth: Any, columns: Sequence[str] | None, style: Any, fold: bo
     if style not in get_args(Style):
         raise ValueError(f"style must be one of {', '.join(map(repr, get_args(Style)))}, got {style!r}")
     if columns is not None:
-        unknown = [name for name in columns if name not in COLUMNS]
-        if isinstance(columns, str) or unknown:
-            raise ValueError(f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}")
-        columns = tuple(columns)
+        columns = _checked_columns(columns)
     return View(depth, columns, style, bool(fold), bool(weights))
+
+
+def _checked_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    rule = f"columns must name some of {', '.join(COLUMNS)}; got {columns!r}"
+    if isinstance(columns, str):
+        raise ValueError(f"{rule}; write [{columns!r}]")
+    for name in columns:
+        if name not in COLUMNS:
+            raise ValueError(f"{rule}{nearest(str(name), COLUMNS)}")
+    return tuple(columns)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from torchkutils import _nested
+from torchkutils._call_hints import meant, shown
 from torchkutils._dtypes import torch_dtype
 from torchkutils.models.records import Run
 from torchkutils.models.tree.offloaded import execution_device
@@ -71,12 +72,12 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 
 
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
-    """How to give one argument that is a dict or a list, if `input_data` may have been meant so; None elsewhere."""
+    """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
+    about_sizes = None if run.input_size is None else _hint_about_sizes(model, run.input_size)
+    hint = about_sizes or _unknown_name(model, run)
     data = run.input_data
-    if run.input_size is not None:
-        return _hint_about_sizes(model, run.input_size)
-    if not isinstance(data, Mapping | list):
-        return None
+    if hint is not None or run.input_size is not None or not isinstance(data, Mapping | list):
+        return hint
     taken_as = "keyword arguments" if isinstance(data, Mapping) else "positional arguments"
     kind = "dict" if isinstance(data, Mapping) else "list"
     hint = f"input_data is a {kind}, and its items were the {taken_as} of forward"
@@ -93,6 +94,19 @@ def _hint_about_sizes(model: torch.nn.Module, sizes: Any) -> str | None:
         count = len(_list_of_sizes(sizes))
         kind, meant = "list", count > 1 and not _accepts(model, [None] * count, {}) and _accepts(model, [None], {})
     return f"For one argument that is a {kind} of tensors, give the tensors: input_data=(batch,)" if meant else None
+
+
+def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
+    """What forward takes, where a name that was given is none of it."""
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):
+        return None
+    names = [*(run.input_size if isinstance(run.input_size, Mapping) else ()), *(run.input_kwargs or ())]
+    unknown = [name for name in names if name not in parameters]
+    if not unknown or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return f"forward has no argument {unknown[0]!r}; it takes ({', '.join(parameters)})"
 
 
 def _each_size(input_size: Any) -> list[Sizes]:
@@ -222,9 +236,9 @@ class _Made:
 
 def _list_of_sizes(input_size: Any) -> list[Sizes]:
     if not isinstance(input_size, Sequence) or isinstance(input_size, str):
-        way_out = "; tensors go into input_data" if isinstance(input_size, torch.Tensor | np.ndarray) else ""
+        hint = f"; did you mean (None, {input_size})?" if isinstance(input_size, int) else meant(input_size)
         raise TypeError(
-            f"input_size must be a shape, a list of shapes or a dict of them, got {input_size!r:.200}{way_out}"
+            f"input_size must be a shape, a list of shapes or a dict of them, got {shown(input_size)}{hint}"
         )
     if len(input_size) and isinstance(input_size[0], Sequence):
         return list(input_size)
