@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import io
 import os
@@ -14,6 +13,8 @@ import pytest
 
 import torchkutils
 from torchkutils import CustomObjectScope, Progbar, custom_object_scope, deserialize_keras_object, get_custom_objects
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 # Given to a call that is refused only for another reason: binding alone would not see what a decorator takes.
 ACCEPTED: dict[str, dict[str, Any]] = {
@@ -28,16 +29,14 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 NOT_HERE: dict[str, set[str]] = {
     # What older programs pass; Keras itself refuses most of it.
     "deserialize_keras_object": {"kwargs"},
-    "plot_model": {"kwargs", "show_layer_activations", "splines"},
-    "model_to_dot": {"kwargs", "show_layer_activations", "splines"},
+    "plot_model": {"kwargs"},
+    "model_to_dot": {"kwargs"},
 }
 
 
 @pytest.fixture(scope="module")
 def keras_utils() -> Any:
-    pytest.importorskip("keras")
-    os.environ["KERAS_BACKEND"] = "torch"
-    return importlib.import_module("keras").utils
+    return pytest.importorskip("keras").utils
 
 
 def arguments_of(function: Any) -> set[str]:

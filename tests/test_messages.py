@@ -127,7 +127,11 @@ ARGUMENTS: list[Case] = [
         r"columns .*got \['param'\]; did you mean 'params'\?",
     ),
     (lambda: ku.summarize(LINEAR, input_size=2), TypeError, r"input_size .*got 2; did you mean \(None, 2\)\?"),
-    (lambda: ku.summarize(LINEAR, input_size=torch.ones(1, 2)), TypeError, "input_size .*Tensor .*mean input_data="),
+    (
+        lambda: ku.summarize(LINEAR, input_size=torch.ones(1, 2)),
+        TypeError,
+        "Tensor .*mean input_data=",
+    ),
     (
         lambda: ku.summarize(nn.Linear),
         TypeError,
@@ -182,6 +186,11 @@ ARGUMENTS: list[Case] = [
         ValueError,
         "left_size or right_size must be given: a fraction in .0, 1. or",
     ),
+]
+
+ARGUMENTS += [
+    (lambda: ku.model_to_dot(IMAGES, (1, 3, 8, 8)), TypeError, r"show_shapes .*did you mean input_size=\(1, 3, 8, 8\)"),
+    (lambda: ku.plot_model(IMAGES, None, input_shape=(1, 3)), TypeError, "'input_shape'; did you mean 'input_size'"),
 ]
 
 VALUES: list[Case] = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,3 +21,32 @@ DTypeLike: TypeAlias = Union[str, "torch.dtype", "np.dtype[Any]", type]
 
 Shape: TypeAlias = tuple[int | None, ...]
 """The sizes of a tensor's axes; None is a size that is left open."""
+
+Sizes: TypeAlias = Sequence[int | None]
+"""A shape as it is given: any sequence of sizes."""
+
+InputSize: TypeAlias = Sizes | Sequence[Sizes] | Mapping[str, Sizes]
+"""One shape with the batch axis, a list of shapes, or a dict of them by argument name."""
+
+InputDTypes: TypeAlias = DTypeLike | Sequence[DTypeLike | None] | Mapping[str, DTypeLike]
+"""One dtype for all inputs that are made, or a list or dict of them like the shapes."""
+
+Rankdir: TypeAlias = Literal["TB", "BT", "LR", "RL"]
+"""Where a picture goes: to the bottom, to the top, to the right, to the left."""
+
+ColumnName: TypeAlias = Literal[
+    "input_shape",
+    "output_shape",
+    "dtype",
+    "params",
+    "trainable",
+    "flops",
+    "bytes",
+    "connected_to",
+    "share",
+    "macs",
+    "output_bytes",
+    "arguments",
+    "is_trainable",
+]
+"""A column of a summary."""

@@ -78,10 +78,13 @@ class Progbar:
             raise ValueError(f"target must be a number of steps ≥ 0, or None when unknown, got {target!r}{length}")
         if width < 1:
             raise ValueError(f"width must be at least 1 character, got {width!r}")
-        self.target, self.width, self.verbose, self.interval = target, width, verbose, interval
+        self.target: int | None = target
+        self.width: int = width
+        self.verbose: int = verbose
+        self.interval: float = interval
         if stateful_metrics is not None and stateless_metrics is not None:
             raise ValueError("give stateful_metrics or stateless_metrics, not both: each says what the other ones are")
-        self.stateful_metrics = set(stateful_metrics or ())
+        self.stateful_metrics: set[str] = set(stateful_metrics or ())
         self._averaged = None if stateless_metrics is None else set(stateless_metrics)
         self._unit = unit
         self._description = _printable(description or "")

@@ -56,7 +56,7 @@ class ChunkDecoder:
         base, inner = base_and_axes(dataset.dtype)
         self.shape: tuple[int, ...] = (*dataset.chunks, *inner)
         self._dtype = base
-        self.chunk_bytes = base.itemsize * math.prod(self.shape)
+        self.chunk_bytes: int = base.itemsize * math.prod(self.shape)
         self._steps = steps
 
     def decode(self, stored: bytes, filter_mask: int) -> np.ndarray[Any, Any]:

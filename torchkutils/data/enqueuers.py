@@ -208,7 +208,9 @@ class GeneratorEnqueuer(_Enqueuer):
             raise TypeError(f"sequence must be a generator or an iterable, got {type(sequence).__name__}")
         if wait_time is not None:
             warnings.warn("wait_time is not used any more; leave it out", DeprecationWarning, stacklevel=2)
-        self.random_seed = None if random_seed is None else whole_number("random_seed", random_seed, at_least=0)
+        self.random_seed: int | None = (
+            None if random_seed is None else whole_number("random_seed", random_seed, at_least=0)
+        )
         self._source = sequence
         self._items: OrderedThreads | Received | None = None
 

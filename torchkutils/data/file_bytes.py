@@ -65,7 +65,7 @@ class LocalBytes:
     def __init__(self, descriptor: int, keeps_open: Any = None) -> None:
         self._descriptor = descriptor
         self._keeps_open = keeps_open
-        self.size = os.fstat(descriptor).st_size
+        self.size: int = os.fstat(descriptor).st_size
 
     @classmethod
     def shared_with(cls, dataset: h5py.Dataset) -> LocalBytes | None:

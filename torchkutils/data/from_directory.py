@@ -46,6 +46,8 @@ class FileBatches(Sequence):
         labels: Class numbers, one a file; None without labels.
     """
 
+    labels: npt.NDArray[np.int64] | None
+
     def __init__(
         self,
         listing: Listing,
@@ -54,7 +56,9 @@ class FileBatches(Sequence):
         batch_size: int | None,
         seed: int | None,
     ) -> None:
-        self.file_paths, self.labels, self.class_names = listing.paths, listing.labels, listing.class_names
+        self.file_paths: list[str] = listing.paths
+        self.labels = listing.labels
+        self.class_names: list[str] | None = listing.class_names
         self._read, self._label_mode, self._batch_size = read, label_mode, batch_size
         # None: in the order of the files.
         self._seed, self._epoch = seed, 0
@@ -148,8 +152,12 @@ class ImageReader:
     def __init__(
         self, color_mode: str, size: tuple[int, int], interpolation: str, crop: bool, pad: bool, first: bool = True
     ) -> None:
-        self.color_mode, self.size, self.interpolation = color_mode, size, interpolation
-        self.crop, self.pad, self.channels_first = crop, pad, first
+        self.color_mode: str = color_mode
+        self.size: tuple[int, int] = size
+        self.interpolation: str = interpolation
+        self.crop: bool = crop
+        self.pad: bool = pad
+        self.channels_first: bool = first
 
     def __call__(self, paths: list[str]) -> torch.Tensor:
         images = torch.stack([self._image(path) for path in paths])
@@ -349,7 +357,8 @@ class SoundReader:
     """Reads sound files as one tensor."""
 
     def __init__(self, rate: int | None, length: int | None) -> None:
-        self.rate, self.length = rate, length
+        self.rate: int | None = rate
+        self.length: int | None = length
 
     def __call__(self, paths: list[str]) -> torch.Tensor:
         sounds = [self._sound(path) for path in paths]

@@ -99,6 +99,9 @@ class HDF5Matrix(Dataset[Any]):
     ((6, 2), torch.float32, [7.0, 7.5], [5.0, 2.0, 5.0])
     """
 
+    start: int
+    end: int
+
     def __init__(
         self,
         datapath: Any,

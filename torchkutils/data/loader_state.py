@@ -35,13 +35,16 @@ class Place:
     """
 
     __slots__ = ("aside", "begun", "consumed", "ended", "epoch", "first", "handed_out", "owner", "total")
+    aside: bool
+    begun: bool
+    ended: bool
 
     def __init__(self, epoch: int, first: int = 0, consumed: int = 0) -> None:
-        self.epoch = epoch
-        self.first = first
-        self.consumed = consumed
-        self.handed_out = 0
-        self.total = 0
+        self.epoch: int = epoch
+        self.first: int = first
+        self.consumed: int = consumed
+        self.handed_out: int = 0
+        self.total: int = 0
         self.begun = self.aside = self.ended = False
         self.owner: weakref.ref[Any] | None = None
 

@@ -144,7 +144,7 @@ class OpenParts:
         # The number of the first row of each part, and of the row behind the last.
         self._edges = np.cumsum([0, *[part.stored.length for part in parts]])
         count = _thread_count(threads)
-        self.cache = ChunkCache(max(cache_bytes, sampler_bytes * (2 if count > 1 else 1)), count)
+        self.cache: ChunkCache = ChunkCache(max(cache_bytes, sampler_bytes * (2 if count > 1 else 1)), count)
         self._open: OrderedDict[int, OpenPart] = OrderedDict()
         self._lock = threading.RLock()
 

@@ -63,6 +63,8 @@ class Sender:
         fallbacks: Batches that found no room in shared memory and went through the queue whole.
     """
 
+    fallbacks: int
+
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self.fallbacks = 0

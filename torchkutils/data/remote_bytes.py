@@ -52,7 +52,7 @@ class RemoteBytes:
         size = system.info(path).get("size")
         if size is None:
             raise ValueError("cannot seek in it, its length is unknown")
-        self.size = int(size)
+        self.size: int = int(size)
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._whole: Any = None
         self._lock = threading.Lock()

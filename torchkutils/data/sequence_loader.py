@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -72,6 +73,8 @@ class SequenceLoader:
     [10, 20]
     """
 
+    seed: int | None
+
     def __init__(
         self,
         sequence: Any,
@@ -111,11 +114,11 @@ class SequenceLoader:
         self.sequence: BatchSource = sequence
         self.steps_per_epoch = steps_per_epoch
         self._length()
-        self.num_workers = whole_number("num_workers", num_workers, at_least=0)
+        self.num_workers: int = whole_number("num_workers", num_workers, at_least=0)
         check_workers(self.num_workers, prefetch_factor, timeout, multiprocessing_context)
         if workers == "threads" and multiprocessing_context is not None:
             raise ValueError("multiprocessing_context needs workers='processes', got workers='threads'")
-        self.shuffle = bool(shuffle)
+        self.shuffle: bool = bool(shuffle)
         self.seed = None if seed is None else whole_number("seed", seed, at_least=0)
         check_world(rank, world_size, shard)
         if isinstance(world_size, int):
@@ -123,7 +126,7 @@ class SequenceLoader:
         self._asked_world = rank, world_size, shard
         self.workers = workers
         self.on_error = on_error
-        self.pin_memory = bool(pin_memory)
+        self.pin_memory: bool = bool(pin_memory)
         self._prefetch_factor = prefetch_factor
         self.timeout = timeout
         self.multiprocessing_context = multiprocessing_context
@@ -378,9 +381,12 @@ class SequenceLoader:
         group = process_group()
         if self._asked_world[1] is None and group is not None and group[1] > 1 and not self._warned_of_ranks:
             self._warned_of_ranks = True
+            way = "loader(world_size='auto')"
+            if "accelerate" in sys.modules:
+                way = f"torchkutils.integrations.accelerate.prepare(accelerator, loader), or {way},"
             warnings.warn(
                 f"every one of the {group[1]} ranks reads all batches of {type(self.sequence).__name__}: "
-                "loader(world_size='auto') shares them, world_size=1 says that this is meant",
+                f"{way} shares them, world_size=1 says that this is meant",
                 stacklevel=5,
             )
 

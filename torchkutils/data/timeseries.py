@@ -112,8 +112,12 @@ class Windows(Sequence):
         rate: int,
         batch_size: int | None,
     ) -> None:
-        self.data, self.targets, self.starts = data, targets, starts
-        self.length, self.rate, self.batch_size = length, rate, batch_size
+        self.data: Any = data
+        self.targets: Any = targets
+        self.starts = starts
+        self.length: int = length
+        self.rate: int = rate
+        self.batch_size: int | None = batch_size
 
     def __len__(self) -> int:
         return len(self.starts) if self.batch_size is None else -(-len(self.starts) // self.batch_size)

@@ -58,7 +58,7 @@ class Measured:
             late += time.perf_counter() - before > _TICK + _LATE
         seconds = time.perf_counter() - start
         source.release()
-        self.count = len(self._results)
+        self.count: int = len(self._results)
         self.choice, why = self._chosen(late / max(1, ticks), seconds / max(1, self.count))
         stats.workers, stats.chosen_because = self.choice, why
 

@@ -12,7 +12,7 @@ from torchkutils.files.tar_reader import BLOCK, starts_a_tar
 from torchkutils.files.unpacked_stream import MAGIC, UnpackedStream, can_read_zstandard
 from torchkutils.files.zip_reader import find_zip_end
 
-ENDINGS = {
+ENDINGS: dict[str, tuple[str, ...]] = {
     "tar": (
         *(".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tlz", ".tzst"),
         *(".tar.gz", ".tar.bz2", ".tar.bz", ".tar.xz", ".tar.lzma", ".tar.zst"),

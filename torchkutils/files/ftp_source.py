@@ -70,7 +70,7 @@ class FtpAnswer:
             user = urllib.parse.unquote(parts.username or "anonymous")
             self._client.login(user, urllib.parse.unquote(parts.password or ""))
             self._client.voidcmd("TYPE I")
-            self.length = self._size(path)
+            self.length: int | None = self._size(path)
             self._sock = self._client.transfercmd(f"RETR {path}")
         except ftplib.error_perm as error:
             raise _refusal(error) from None

@@ -19,7 +19,7 @@ from torchkutils.files.attempts import Deadline, FailedAttempt, Timeouts, server
 from torchkutils.files.certificates import Verify
 from torchkutils.files.connecting import host_and_port, open_wire, proxy_refusal
 from torchkutils.files.cookies import Cookies
-from torchkutils.files.http_wire import Body, Head, Wire, request_head
+from torchkutils.files.http_wire import Body, Head, Headers, Wire, request_head
 from torchkutils.files.proxies import Proxy, proxy_for
 from torchkutils.files.waiting import asked_wait, is_rate_limited
 
@@ -52,15 +52,17 @@ class Answer:
         etag: The strong entity tag, None when there is none or a weak one.
     """
 
+    headers: Headers
+
     def __init__(self, url: str, wire: Wire, head: Head) -> None:
         self._wire = wire
         self._body = Body(wire, head)
         self.url = url
-        self.status = head.status
+        self.status: int = head.status
         self.headers = head.headers
-        self.length = self._body.length
+        self.length: int | None = self._body.length
         tag = self.headers.get("ETag").strip()
-        self.etag = tag if re.fullmatch(r'"[^"]+"', tag) else None
+        self.etag: str | None = tag if re.fullmatch(r'"[^"]+"', tag) else None
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer as far as data comes; 0 at the end."""

@@ -177,7 +177,7 @@ class Body:
     def __init__(self, wire: Wire, head: Head) -> None:
         self._wire = wire
         self._chunked = is_chunked(head)
-        self.length = None if self._chunked else declared_length(head)
+        self.length: int | None = None if self._chunked else declared_length(head)
         self._left: int | None = 0 if self._chunked else self.length
         self._received = 0
         self._between = 0

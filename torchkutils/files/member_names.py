@@ -70,7 +70,7 @@ class Choice:
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self.patterns = tuple(dict.fromkeys(patterns))
+        self.patterns: tuple[str, ...] = tuple(dict.fromkeys(patterns))
         self._plain = {pattern.strip("/") for pattern in self.patterns}
         self._tests = {
             pattern: re.compile(fnmatch.translate(pattern))

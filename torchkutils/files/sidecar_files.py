@@ -55,19 +55,20 @@ class SidecarFiles:
 
     def __init__(self, path: str, members_folder: str | None = None) -> None:
         self.path = path
+        self.folder: str
         self.folder, name = os.path.split(path)
-        self.members_folder = self.folder if members_folder is None else members_folder
+        self.members_folder: str = self.folder if members_folder is None else members_folder
         # A name may be 255 bytes long, and ours are longer than the download's own.
         label = name if len(os.fsencode(name)) <= 140 else hashlib.sha256(os.fsencode(name)).hexdigest()[:40]
         self._prefix = f".{label}{MARK}"
-        self.lock = os.path.join(self.folder, f"{self._prefix}lock")
-        self.resume = os.path.join(self.folder, f"{self._prefix}resume.json")
+        self.lock: str = os.path.join(self.folder, f"{self._prefix}lock")
+        self.resume: str = os.path.join(self.folder, f"{self._prefix}resume.json")
         self._members_prefix = self._prefix
         if os.path.abspath(self.members_folder) != os.path.abspath(self.folder):
             # Archives of equal names from several folders may have their members in one folder.
             place = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
             self._members_prefix = f".{label}-{place}{MARK}"
-        self.manifest = f"{self._members_prefix}members.json"
+        self.manifest: str = f"{self._members_prefix}members.json"
 
     def new_part(self) -> str:
         """A fresh path for a body that is being written."""

@@ -192,7 +192,7 @@ class Attempts:
     """
 
     def __init__(self, request: Request, heartbeat: Callable[[], None] = lambda: None) -> None:
-        self.deadline = Deadline(request.caller.timeouts.total)
+        self.deadline: Deadline = Deadline(request.caller.timeouts.total)
         self._request, self._heartbeat = request, heartbeat
         self._secrets = request.secrets
         self._complaints: list[str] = []

@@ -125,6 +125,9 @@ class UnpackedStream:
         count: Told how many bytes were unpacked; raises when they are too many. Readers tell it of further work.
     """
 
+    spend: Callable[[int], None]
+    has_trailing_bytes: bool
+
     def __init__(self, file: BinaryIO, packing: str | None, count: Callable[[int], None]) -> None:
         self._file, self._packing, self.spend = file, packing, count
         self._decoder = DECODERS[packing]() if packing else None

@@ -42,7 +42,7 @@ class PreparedLoader(PlacedLoader, DataLoaderStateMixin):  # type: ignore[misc]
         try:
             batches = iter(self.loader)
             for batch in batches:
-                self.end_of_dataloader = operator.length_hint(batches) == 0
+                self.end_of_dataloader: bool = operator.length_hint(batches) == 0
                 yield self._move(batch)
         finally:
             self.gradient_state._remove_dataloader(self)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchkutils._call_hints import hinting, meant, shown
+from torchkutils._typing import InputDTypes, InputSize, Rankdir
 from torchkutils.models.forward.raised_errors import attach
 from torchkutils.models.picture.dot_text import draw
 from torchkutils.models.picture.drawing import Drawing
@@ -21,18 +23,19 @@ if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
 
 
+@hinting(input_shape="input_size", device="the model runs where it is: model.to(device)")
 def model_to_dot(
     model: torch.nn.Module,
     show_shapes: bool = False,
     show_layer_names: bool = True,
-    rankdir: str = "TB",
+    rankdir: Rankdir = "TB",
     expand_nested: bool = False,
     dpi: int = 96,
     subgraph: bool = False,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    dtypes: Any = None,
+    dtypes: InputDTypes | None = None,
     depth: int | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
@@ -88,6 +91,8 @@ def model_to_dot(
     >>> graph.caption
     'real'
     """
+    if meant(show_shapes):
+        raise TypeError(f"show_shapes must be True or False, got {shown(show_shapes)}{meant(show_shapes)}")
     look = Look(
         show_shapes=show_shapes,
         show_layer_names=show_layer_names,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from torchkutils._typing import PathLike
+from torchkutils._call_hints import hinting
+from torchkutils._typing import InputDTypes, InputSize, PathLike, Rankdir
 from torchkutils.models.dot import drawn
 from torchkutils.models.forward.raised_errors import add_note, attach
 from torchkutils.models.page import ModelPage, make_page
@@ -40,10 +41,10 @@ class ModelPlot:
     """
 
     def __init__(self, graph: ModelDigraph) -> None:
-        self.model_name = graph.model_name
-        self.source = str(graph.source)
-        self.caption = graph.caption
-        self.dpi = graph.dots_per_inch
+        self.model_name: str = graph.model_name
+        self.source: str = str(graph.source)
+        self.caption: str = graph.caption
+        self.dpi: float = graph.dots_per_inch
         self._drawing = graph.drawing
 
     def save(self, path: PathLike) -> None:
@@ -131,18 +132,19 @@ class ModelPlot:
         return f"ModelPlot({self.model_name!r}, engine={self.caption!r})"
 
 
+@hinting(input_shape="input_size", device="the model runs where it is: model.to(device)")
 def plot_model(
     model: torch.nn.Module,
     to_file: PathLike | None = "model.png",
     show_shapes: bool = False,
     show_layer_names: bool = True,
-    rankdir: str = "TB",
+    rankdir: Rankdir = "TB",
     expand_nested: bool = False,
     dpi: int = 96,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    dtypes: Any = None,
+    dtypes: InputDTypes | None = None,
     depth: int | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from torchkutils._call_hints import hinting
+from torchkutils._typing import ColumnName, InputDTypes, InputSize
 from torchkutils.models.forward.flops import register_flop_formula
 from torchkutils.models.forward.raised_errors import attach
 from torchkutils.models.picture.layer_range import positions_in_range
@@ -38,12 +39,12 @@ __all__ = [
 def summarize(
     model: torch.nn.Module,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    input_kwargs: Any = None,
-    dtypes: Any = None,
+    input_kwargs: Mapping[str, Any] | None = None,
+    dtypes: InputDTypes | None = None,
     depth: int | Literal["auto"] | None = "auto",
-    columns: Sequence[str] | None = None,
+    columns: Sequence[ColumnName] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
     grad: bool = False,
@@ -114,12 +115,12 @@ def print_summary(
     positions: Sequence[float] | None = None,
     print_fn: Callable[[str], object] | None = None,
     *,
-    input_size: Any = None,
+    input_size: InputSize | None = None,
     input_data: Any = None,
-    input_kwargs: Any = None,
-    dtypes: Any = None,
+    input_kwargs: Mapping[str, Any] | None = None,
+    dtypes: InputDTypes | None = None,
     depth: int | Literal["auto"] | None = "auto",
-    columns: Sequence[str] | None = None,
+    columns: Sequence[ColumnName] | None = None,
     mode: Mode = "eval",
     engine: EngineName = "auto",
     grad: bool = False,

@@ -39,12 +39,16 @@ class Budget:
         nbytes: Bytes of the stored tensors.
     """
 
+    modules_left: int
+    mentions_left: int
+    bytes_left: int
+
     def __init__(self, tensors: int, names: int, nbytes: int) -> None:
         free = _FREE_MODULES + _MODULES_PER_TENSOR * tensors
         self.modules_left = min(free, _MODULES_AT_MOST + nbytes // _BYTES_PER_MODULE)
-        self.paths_limit = _FREE_MENTIONS + 8 * names + self.modules_left
+        self.paths_limit: int = _FREE_MENTIONS + 8 * names + self.modules_left
         self.mentions_left = _FREE_MENTIONS + 8 * (tensors + names)
-        self.layers_limit = min(max(tensors, 1), _LAYERS_AT_MOST)
+        self.layers_limit: int = min(max(tensors, 1), _LAYERS_AT_MOST)
         self.bytes_left = nbytes + (16 << 20)
 
     def modules(self, count: int, what: str) -> None:

@@ -40,6 +40,8 @@ class ConfigWriter:
             the edits of the whole tree.
     """
 
+    real_classes: bool
+
     def __init__(
         self,
         store_tensor: Callable[[torch.Tensor, str], Any],

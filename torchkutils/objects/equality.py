@@ -40,7 +40,7 @@ class Equality:
     """
 
     def __init__(self, counterparts: Mapping[int, Any] | None = None) -> None:
-        self.counterparts = counterparts or {}
+        self.counterparts: Mapping[int, Any] | dict[int, Any] = counterparts or {}
         # Pairs that are being compared, with the objects: an identity must not be given to another one meanwhile.
         self._pairs: dict[tuple[int, int], tuple[Any, Any, bool]] = {}
 

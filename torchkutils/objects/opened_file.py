@@ -57,8 +57,8 @@ class OpenedModelFile:
         self._state = StoredState(self._file)
         names = self._file.names
         with errors_with_path(self._name):
-            self.shapes = {key: self._state.shape(name) for key, name in names.items()}
-            self.dtypes = {key: self._state.dtype(name) for key, name in names.items()}
+            self.shapes: dict[str, tuple[int, ...]] = {key: self._state.shape(name) for key, name in names.items()}
+            self.dtypes: dict[str, torch.dtype] = {key: self._state.dtype(name) for key, name in names.items()}
 
     def keys(self) -> list[str]:
         """The keys, in the order of the state dict."""
@@ -125,7 +125,8 @@ class LazyTensor:
 
     def __init__(self, file: OpenedModelFile, key: str) -> None:
         self._opened, self._key = file, key
-        self.shape, self.dtype = file.shapes[key], file.dtypes[key]
+        self.shape: tuple[int, ...] = file.shapes[key]
+        self.dtype: torch.dtype = file.dtypes[key]
 
     def read(self) -> torch.Tensor:
         """The whole tensor, in memory of its own."""

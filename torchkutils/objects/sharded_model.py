@@ -56,7 +56,7 @@ class Team:
 
     def __init__(self, mesh: Any) -> None:
         self._mesh = mesh
-        self.first = not any(mesh.get_coordinate())
+        self.first: bool = not any(mesh.get_coordinate())
 
     @classmethod
     def of(cls, spread: Any) -> Team:

@@ -145,20 +145,20 @@ class ModelFile:
         self._offsets: dict[str, tuple[int | None, tuple[int, ...]]] = {}
         self._packs: dict[str, npt.NDArray[Any]] = {}
         self._check_format(name)
-        self.index = self._document("index")
+        self.index: Any = self._document("index")
         if not isinstance(self.index, dict) or not isinstance(self.index.get("tensors"), list):
             raise ValueError("its index is malformed")
         listed = [StoredTensor.from_json(entry) for entry in self.index["tensors"]]
-        self.tensors = {one.name: one for one in listed}
+        self.tensors: dict[str, StoredTensor] = {one.name: one for one in listed}
         if len(self.tensors) < len(listed):
             raise ValueError("its index names a tensor twice")
-        self.nbytes = sum(one.nbytes for one in listed)
+        self.nbytes: int = sum(one.nbytes for one in listed)
         if self.nbytes > self._size:
             raise ValueError(
                 f"its index promises {self.nbytes} bytes of tensors, the file has {self._size} bytes in all"
             )
-        self.names = self._named()
-        self.budget = Budget(len(listed), len(self.names), self.nbytes)
+        self.names: dict[str, str] = self._named()
+        self.budget: Budget = Budget(len(listed), len(self.names), self.nbytes)
 
     def _named(self) -> dict[str, str]:
         names = self.index.get("names", {})

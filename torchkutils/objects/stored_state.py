@@ -39,7 +39,9 @@ class StoredState:
     """
 
     def __init__(self, file: ModelFile, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
-        self.file, self._dtype, self._device = file, dtype, device
+        self.file: ModelFile = file
+        self._dtype = dtype
+        self._device = device
         self._views = _part(file, "views")
         self._sparse = _part(file, "sparse")
         self._read: dict[str, torch.Tensor] = {}

@@ -43,7 +43,9 @@ class Slot:
     __slots__ = ("attribute", "key", "owner")
 
     def __init__(self, key: str, owner: nn.Module, attribute: str) -> None:
-        self.key, self.owner, self.attribute = key, owner, attribute
+        self.key: str = key
+        self.owner: nn.Module = owner
+        self.attribute: str = attribute
 
     @property
     def tensor(self) -> torch.Tensor:

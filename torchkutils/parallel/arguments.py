@@ -176,7 +176,7 @@ class Arguments:
         for one in (*self._arguments, *self._targets):
             if not one.whole:
                 survey.look(one.value, one.label, one.name)
-        self.length = survey.length()
+        self.length: int = survey.length()
         self._cuts = survey.cuts
 
     @classmethod

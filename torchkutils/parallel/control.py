@@ -112,8 +112,8 @@ class Control:
     """Lets the ranks of the default process group agree. Made by all of them at once; see `control_of_group`."""
 
     def __init__(self) -> None:
-        self.world = distributed.get_world_size()
-        self.rank = distributed.get_rank()
+        self.world: int = distributed.get_world_size()
+        self.rank: int = distributed.get_rank()
         self._group: Any = None
         self._unsettled: tuple[Sent, Callable[[list[Message]], None]] | None = None
         if self.world > 1:

@@ -123,9 +123,11 @@ class ReplicaSet:
         generation: How often the replicas were built.
     """
 
+    generation: int
+
     def __init__(self, template: nn.Module, devices: Sequence[torch.device]) -> None:
         self.template = template
-        self.devices = list(devices)
+        self.devices: list[torch.device] = list(devices)
         self.replicas: list[Replica] = []
         self.generation = 0
         self._lock = threading.Lock()

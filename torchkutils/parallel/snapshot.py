@@ -25,6 +25,8 @@ class Snapshot:
     """
 
     def __init__(self, template: nn.Module) -> None:
+        self.modules: list[nn.Module]
+        self.tensors: list[Tensor]
         self.modules, self.tensors, lists = _reachable(template)
         # Looked up by name: comparing whole dictionaries would touch a dozen empty hook dictionaries a module.
         self._groups = _grouped(self.modules)

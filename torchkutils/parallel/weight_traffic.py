@@ -35,9 +35,11 @@ class WeightTraffic:
         copies_made: How many tensors were copied to how many devices so far.
     """
 
+    copies_made: int
+
     def __init__(self, tensors: Sequence[Tensor], devices: Sequence[torch.device]) -> None:
-        self.tensors = list(tensors)
-        self.devices = list(devices)
+        self.tensors: list[Tensor] = list(tensors)
+        self.devices: list[torch.device] = list(devices)
         self.copies: dict[torch.device, list[Tensor]] = {device: list(tensors) for device in devices}
         self.copies_made = 0
         self._buckets = (

@@ -40,8 +40,15 @@ class RunningCall:
     )
 
     def __init__(self, index: int, module: int, number: int, parent: int | None, inputs: Collection) -> None:
-        self.index, self.module, self.number, self.parent, self.inputs = index, module, number, parent, inputs
-        self.leaf, self.flops, self.flops_known, self.mode_was_on = True, 0, True, True
+        self.index: int = index
+        self.module: int = module
+        self.number: int = number
+        self.parent: int | None = parent
+        self.inputs: Collection = inputs
+        self.leaf: bool = True
+        self.flops: int = 0
+        self.flops_known: bool = True
+        self.mode_was_on: bool = True
         self.output: Value | None = None
         self.node: int | None = None
         self.sources: list[tuple[int, int]] = []

@@ -92,6 +92,14 @@ class EntryPoints:
         *("_through_torch", "children_only", "closed", "forward", "forward_entry", "index", "listener", "module"),
         *("phase", "stored"),
     )
+    module: torch.nn.Module
+    forward: Callable[..., Any]
+    children_only: Any
+    closed: bool
+    index: int
+    phase: Any
+    listener: CallListener
+    forward_entry: Any
 
     def __init__(self, listener: CallListener, module: torch.nn.Module, index: int) -> None:
         scripted = isinstance(module, torch.jit.ScriptModule)
@@ -210,6 +218,8 @@ class StockEntryPoints(EntryPoints):
     """
 
     __slots__ = ("rule", "stock_forward")
+    rule: Rule | None
+    stock_forward: Callable[..., Any]
 
     def __init__(
         self,

@@ -28,6 +28,8 @@ class FunctionMode(TorchFunctionMode):
         on: Whether the mode is on torch's stack.
     """
 
+    on: bool
+
     def __init__(self, run_function: RunFunction) -> None:
         super().__init__()
         self.on = False
@@ -76,7 +78,7 @@ class without_function_modes:  # noqa: N801
     __slots__ = ("guard",)
 
     def __init__(self, needed: bool = True) -> None:
-        self.guard = without_torch_function() if needed else None
+        self.guard: Any | None = without_torch_function() if needed else None
 
     def __enter__(self) -> None:
         if self.guard is not None:

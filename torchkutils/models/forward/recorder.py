@@ -52,9 +52,13 @@ class Recorder:
         thread: The one whose calls are recorded.
     """
 
+    thread: int
+    met_compiled: bool
+
     def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
-        self.tree, self.describe = tree, Descriptions()
-        self.flow = DataFlow(tree, self.describe)
+        self.tree: ModuleTree = tree
+        self.describe: Descriptions = Descriptions()
+        self.flow: DataFlow = DataFlow(tree, self.describe)
         self.thread = 0
         self._mode = FunctionMode(self._run_function)
         self._calls = CallStack()

@@ -47,7 +47,10 @@ class PictureGraph:
         fold: bool = False,
         layer_range: tuple[str, str] | None = None,
     ) -> None:
-        self.trace, self.depth, self.functions, self.rolled = trace, depth, functions, rolled
+        self.trace: Trace = trace
+        self.depth: int = depth
+        self.functions: bool = functions
+        self.rolled: bool | None = rolled
         self.boxes: dict[str, Box] = {}
         self.failed_cluster: int | None = None
         siblings = equal_siblings(trace) if fold else {}

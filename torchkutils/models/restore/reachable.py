@@ -88,6 +88,8 @@ class Reachable:
         complete: False where there was so much that the walk was ended.
     """
 
+    complete: bool
+
     def __init__(self, roots: Iterable[Held], also: tuple[str, ...] = ()) -> None:
         self.dicts: list[dict[Any, Any]] = []
         self.others: list[Any] = []

@@ -55,7 +55,7 @@ class restored:  # noqa: N801
         modules, values = _ModuleStates(tree, reached), ValueStates(reached.stateful)
         beside = shards.containers()
         process = _ProcessState()
-        self.tensors = TensorStates(tree, reached.tensors)
+        self.tensors: TensorStates = TensorStates(tree, reached.tensors)
         with ExitStack() as afterwards:
             # The last one is the first to be restored: shards by the live modules, then what those held.
             afterwards.callback(process.restore)

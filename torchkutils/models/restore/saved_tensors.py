@@ -28,14 +28,16 @@ class TensorStates:
         others: Tensors that attributes and arguments reach. Copied at the first write that is seen, as parameters are.
     """
 
+    leaves: list[torch.Tensor]
+
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         tensors = [t for t in tree.tensors if not is_lazy(t)] if tree.unusual else tree.tensors
         beside = _beside(tree, others)
         # One list for each fact: an object for each tensor would keep the garbage collector busy.
         self.tensors = tensors = [*tensors, *beside]
-        self.requires_grad = list(map(_requires_grad, tensors))
+        self.requires_grad: list[bool] = list(map(_requires_grad, tensors))
         self.leaves = [t for t in tensors if type(t) is torch.nn.Parameter or t.is_leaf]
-        self.gradients = list(map(_gradient, self.leaves))
+        self.gradients: list[torch.Tensor | None] = list(map(_gradient, self.leaves))
         # What can be written to, what lay in it, and the counter of its writes where it has one.
         self.contents: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.hooks: dict[int, tuple[torch.Tensor, list[tuple[Any, list[Any]]]]] = {}
@@ -45,8 +47,10 @@ class TensorStates:
         self._moved = bool(tree.unusual)
         self._keep_buffers(tree)
         # A sparse or nested tensor has no one address to compare: it takes its memory back in any case.
-        self.addressed = [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
-        self.addresses = _addresses(self.addressed)
+        self.addressed: list[torch.Tensor] = (
+            [t for t in tensors if id(t) not in tree.unusual] if tree.unusual else tensors
+        )
+        self.addresses: list[int] = _addresses(self.addressed)
         for tensor in beside:
             self._hold(tensor)
         self._by_storage: dict[int, list[torch.Tensor]] | None = None

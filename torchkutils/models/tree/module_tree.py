@@ -28,9 +28,11 @@ class Layout:
     """The names of a module's attributes: one for all modules of a class that have the same in the same order."""
 
     def __init__(self, kind: type[torch.nn.Module], names: tuple[str, ...]) -> None:
-        self.scripted = issubclass(kind, torch.jit.ScriptModule)
-        self.names = list(names)
-        self.others = [(position, name) for position, name in enumerate(names) if name not in _OWN_CONTAINERS]
+        self.scripted: bool = issubclass(kind, torch.jit.ScriptModule)
+        self.names: list[str] = list(names)
+        self.others: list[tuple[int, str]] = [
+            (position, name) for position, name in enumerate(names) if name not in _OWN_CONTAINERS
+        ]
         own = [position for position, name in enumerate(names) if name in _OWN_CONTAINERS]
         self.own: Callable[[tuple[Any, ...]], tuple[Any, ...]] = operator.itemgetter(*own) if own[1:] else _nothing
 
