@@ -55,7 +55,10 @@ def test_each_public_name_has_a_page(hooks: ModuleType) -> None:
     listed = [name for names in hooks.REFERENCE.values() for name in names]
     assert sorted(listed) == torchkutils.__all__
     pages = hooks.reference_pages()
-    assert set(pages) == {"reference/index.rst", *(f"reference/{name}.rst" for name in torchkutils.__all__)}
+    others = {"reference/index.rst", "reference/integrations.rst"}
+    assert set(pages) == others | {f"reference/{name}.rst" for name in torchkutils.__all__}
+    offered = {path.rpartition(".")[2] for path in hooks.INTEGRATIONS}
+    assert offered == set(importlib.import_module("torchkutils.integrations").__all__)
     assert all(f":doc:`{name} <{name}>`" in pages["reference/index.rst"] for name in torchkutils.__all__)
 
 
