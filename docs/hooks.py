@@ -135,6 +135,14 @@ SHOWN = {
 }
 """Pictures of the gallery that stand on a name's own page."""
 
+INTEGRATIONS = [
+    "torchkutils.integrations.golden.assert_summary_matches",
+    "torchkutils.integrations.model_report.log_summary",
+    "torchkutils.integrations.model_report.log_picture",
+    "torchkutils.integrations.model_report.write_report",
+]
+"""What `torchkutils.integrations` offers without a trainer being installed."""
+
 ROOT_PAGES = {"changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md", "security": "SECURITY.md"}
 
 
@@ -197,6 +205,12 @@ def reference_pages() -> dict[str, str]:
         listed = "\n".join(f"   {name}" for name in names)
         table = ".. list-table::\n   :widths: 35 65\n   :class: names\n\n" + "\n".join(rows)
         lines += [_title(subject, "-"), table, f".. toctree::\n   :hidden:\n   :caption: {subject}\n\n{listed}"]
+    parts = [
+        _title("Integrations"),
+        "Imported from ``torchkutils.integrations``; :doc:`trainers </trainers>` shows them.",
+    ]
+    pages["reference/integrations.rst"] = "\n\n".join(parts + [f".. autofunction:: {path}" for path in INTEGRATIONS])
+    lines += [_title("Integrations", "-"), ".. toctree::\n   :caption: Integrations\n\n   integrations"]
     return {"reference/index.rst": "\n\n".join(lines) + "\n", **pages}
 
 
@@ -243,7 +257,7 @@ def _read_source(app: Sphinx, name: str, source: list[str]) -> None:
     """Let links to the root's texts lead to their pages; the home page begins the navigation."""
     for made, text in ROOT_PAGES.items():
         source[0] = source[0].replace(f"](../{text})", f"](project:{made}.txt)")
-    source[0] = source[0].replace("](reference/index.md)", "](project:reference/index.rst)")
+    source[0] = re.sub(r"\]\(reference/(\w+)\.(?:md|rst)\)", r"](project:reference/\1.rst)", source[0])
     if name == "index":
         listed = "\n".join(["guides", "gallery", "notebooks", "reference/index", "project"])
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"

@@ -26,7 +26,11 @@ from tests.test_architecture_page import texts_of
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 
-pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="the documentation lies beside the sources, not in the wheel")
+pytestmark = [
+    pytest.mark.skipif(not DOCS.exists(), reason="the documentation lies beside the sources, not in the wheel"),
+    # Whichever test comes first builds the whole site.
+    pytest.mark.timeout(400),
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,10 @@ def test_each_public_name_has_a_page(hooks: ModuleType) -> None:
     listed = [name for names in hooks.REFERENCE.values() for name in names]
     assert sorted(listed) == torchkutils.__all__
     pages = hooks.reference_pages()
-    assert set(pages) == {"reference/index.rst", *(f"reference/{name}.rst" for name in torchkutils.__all__)}
+    others = {"reference/index.rst", "reference/integrations.rst"}
+    assert set(pages) == others | {f"reference/{name}.rst" for name in torchkutils.__all__}
+    offered = {path.rpartition(".")[2] for path in hooks.INTEGRATIONS}
+    assert offered == set(importlib.import_module("torchkutils.integrations").__all__)
     assert all(f":doc:`{name} <{name}>`" in pages["reference/index.rst"] for name in torchkutils.__all__)
 
 
@@ -167,7 +174,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> pathlib.Pa
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(DOCS), str(folder)]
-            done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=110)
+            done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=380)
             if done.returncode != 0:
                 shutil.rmtree(folder, ignore_errors=True)
             assert done.returncode == 0, done.stderr
@@ -220,14 +227,16 @@ def test_the_outputs_of_a_notebook_are_in_the_site(site: pathlib.Path, path: pat
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", []):
             data = {kind: "".join(said) for kind, said in output.get("data", {}).items()}
-            pictures += any(kind.startswith("image/") for kind in data)
             if "text/html" in data:
                 assert re.sub(r"\s+", " ", html.unescape(data["text/html"])) in re.sub(r"\s+", " ", shown)
+            elif any(kind.startswith("image/") for kind in data):
+                pictures += 1
             elif "text" in output:
                 said = re.sub(r"\x1b\[[\d;]*m", "", "".join(output["text"]))
                 assert re.sub(r"\s+", " ", said).strip() in text
-    assert pictures
     assert source.count("<img ") >= pictures
+    # Nothing of what was stored would be no proof.
+    assert "Model: " in text or pictures
 
 
 def test_the_home_page_begins_with_how_to_install(site: pathlib.Path) -> None:
