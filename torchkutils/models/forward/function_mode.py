@@ -27,6 +27,8 @@ class FunctionMode(TorchFunctionMode):
         on: Whether the mode is on torch's stack.
     """
 
+    on: bool
+
     def __init__(self, run_function: RunFunction) -> None:
         super().__init__()
         self.on = False

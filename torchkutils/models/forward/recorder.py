@@ -53,6 +53,13 @@ class Recorder:
         thread: The one whose calls are recorded.
     """
 
+    tree: ModuleTree
+    describe: Descriptions
+    thread: int
+    met_compiled: bool
+    asked_for_graph: bool
+    provenance: Provenance
+
     def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
         self.tree, self.describe = tree, Descriptions()
         self.thread = 0

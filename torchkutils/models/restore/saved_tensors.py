@@ -29,6 +29,13 @@ class TensorStates:
         others: Tensors that attributes and arguments reach. They are copied when a write is seen, as parameters are.
     """
 
+    tensors: list[torch.Tensor]
+    addressed: list[torch.Tensor]
+    requires_grad: list[bool]
+    leaves: list[torch.Tensor]
+    gradients: list[torch.Tensor | None]
+    addresses: list[int]
+
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         self._tree = tree
         # One list for each fact: an object for each tensor would make garbage collection slower.
