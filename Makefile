@@ -42,7 +42,7 @@ demo: $(READY)  ## Train on real handwritten digits from a download to a saved m
 test: $(READY)  ## Run the tests (under 5 minutes)
 	$(PY) -m pytest -q -m "not slow and not browser" -n $(WORKERS)
 
-test-slow: .venv/.vision  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
+test-slow: .venv/.vision build/pyright/bin/pyright  ## Kills, corruptions, start methods, model zoos (under 20 minutes)
 	$(PY) -m pytest -q -m "slow and not browser" -n $(WORKERS)
 
 # One release of torchvision fits one release of torch; beside the rest, since transformers imports it where it can.
@@ -50,7 +50,20 @@ test-slow: .venv/.vision  ## Kills, corruptions, start methods, model zoos (unde
 	$(PY) $(PIP) --no-deps --upgrade --target .venv/vision torchvision==0.28.0 timm==1.0.31
 	touch $@
 
-zoo: .venv/.vision  ## Look at about 100 real architectures and store the table benchmarks/results/zoo.csv (minutes; ONLY=words)
+# A checker of types that users have; in a venv of its own, since it brings a JavaScript engine.
+build/pyright/bin/pyright:
+	$(PYTHON) -m venv build/pyright
+	build/pyright/bin/python -m pip install --quiet --disable-pip-version-check 'pyright[nodejs]==1.1.414'
+
+# None of these brings what it depends on: nothing that is there already changes.
+.venv/.zoo: .venv/.vision
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/zoo $(ZOO)
+	touch $@
+
+ZOO = diffusers==0.42.1 importlib_metadata==10.2.0 lazy-importer==0.1.0 segmentation-models-pytorch==0.6.0 \
+  torch-geometric==2.8.1 xxhash==4.1.0 monai==1.6.1 einops==0.8.2 peft==0.21.2
+
+zoo: .venv/.zoo  ## Look at about 150 real architectures and store the table benchmarks/results/zoo.csv (minutes; ONLY=words)
 	$(PY) -m benchmarks.zoo $(ONLY)
 
 test-browser: .venv/.browser  ## The interactive page in headless Chromium (installed by apt-get where that is there)

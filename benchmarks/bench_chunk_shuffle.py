@@ -20,7 +20,10 @@ SAMPLE = 640
 TARGETS = {1: 0.55, 2: 0.4}
 """Of h5py's time in order, by the number of threads that decode."""
 
-LOADED = "Two threads need two cores: other work on the machine (`other_work` in the results) shows here first."
+LOADED = (
+    "Two threads need two cores. Linux shares a busy machine out among sessions (sched_autogroup), so that a second "
+    "thread brings its session no more time then: with much `other_work` in the results, two threads say nothing."
+)
 
 
 def write(path: pathlib.Path, *, shuffle: bool) -> None:

@@ -6,10 +6,11 @@ Without a GPU it says so and ends: nothing is measured, nothing is claimed.
 from __future__ import annotations
 
 import copy
+import os
 import pathlib
-import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -91,22 +92,29 @@ def measure(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor, torch.T
     return rows
 
 
-def main() -> None:
+def measured_or_why_not(
+    name: str, make: Callable[[], tuple[nn.Module, torch.Tensor, torch.Tensor]]
+) -> list[dict[str, Any]]:
+    """A part's rows; where it fails, one row that says why: an hour on a GPU must not end without any."""
+    try:
+        return measure(name, make)
+    except Exception as error:
+        traceback.print_exc()
+        return [{"question": f"a training step, {name}", "failed": f"{type(error).__name__}: {error}"}]
+
+
+def main() -> int:
+    """Measure every part and write what there is after each; 1 where one failed."""
     if not torch.cuda.is_available():
         print("no GPU here: nothing was measured, and nothing is claimed")
-        return
+        return 0
     cards = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
-    rows: list[dict[str, Any]] = [{"question": "cards", "names": cards, "load": statistics.fmean(_load())}]
+    rows: list[dict[str, Any]] = [{"question": "cards", "names": cards, "load": os.getloadavg()[0]}]
     for name, make in (("convolutions", convolutions), ("60 × Linear 256", small_layers)):
-        rows += measure(name, make)
-    store("gpu", rows)
-
-
-def _load() -> tuple[float, ...]:
-    import os
-
-    return os.getloadavg()
+        rows += measured_or_why_not(name, make)
+        store("gpu", rows)
+    return int(any("failed" in row for row in rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -88,6 +89,13 @@ def test_plot_writes_the_file(folder_with_factories: pathlib.Path) -> None:
     assert (folder_with_factories / "net.dot").read_text().startswith("digraph")
 
 
+def test_plot_writes_mermaid_in_colours() -> None:
+    done = run("plot", "factories:network", "-o", "-", "--format", "mmd", "--style", "color", "--fold")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("flowchart TB")
+    assert "classDef linear" in done.stdout
+
+
 def test_get_prints_the_path(folder_with_factories: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = folder_with_factories / "factories.py"
     assert main(["get", source.as_uri(), "--name", "copy.py", "--cache-dir", "cache", "--quiet"]) == 0
@@ -145,6 +153,8 @@ def test_a_failing_forward_leaves_the_output_free_of_what_is_no_json(capsys: pyt
         ["summary", "factories:Pair", "--input-size", "2,x"],
         ["summary", "factories:Pair", "--input-size", "ids=2,3", "--input-size", "2,3"],
         ["plot", "factories:network", "--rankdir", "XY"],
+        ["plot", "factories:network", "--style", "tree"],
+        ["plot", "factories:network", "--splines", "wavy"],
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
@@ -226,3 +236,67 @@ def test_a_model_file_is_shown_as_json(tmp_path: pathlib.Path, capsys: pytest.Ca
         ("bias", [3], 12),
     ]
     assert shown["metadata"] == {"epoch": 4}
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("torchkutils su", {"summary "}),
+        ("torchkutils summary --inp", {"--input-size "}),
+        ("torchkutils summary net --style ", {"keras", "tree"}),
+        ("torchkutils cache ", {"list", "clean"}),
+        ("torchkutils plot net --rankdir L", {"LR "}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_choices(line: str, offered: set[str], tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    shell = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+    subprocess.run(
+        [sys.executable, "-m", "torchkutils"],
+        env={**os.environ, **shell, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"},
+        check=True,
+        timeout=100,
+    )
+    assert offered <= set(answer.read_text().split("\n"))
+
+
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_a_tree_is_fitted_to_the_terminal_and_a_pipe_has_no_colours(columns: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torchkutils", "summary", "factories:network", "--style", "tree", "--input-size", "2,4"],
+        env={**os.environ, "COLUMNS": columns, "FORCE_COLOR": "1", "TERM": "xterm-256color"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert "\x1b" not in done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= int(columns)
+    assert "Linear" in done.stdout
+
+
+def test_an_argument_may_be_made_by_a_factory(
+    folder_with_factories: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder_with_factories / "factories.py").write_text(
+        "import dataclasses\n\nimport torch\n\n\n@dataclasses.dataclass\nclass Config:\n"
+        "    width: int\n    bias: bool = True\n\n\n"
+        "def built(config):\n    return torch.nn.Linear(config.width, 2, bias=config.bias)\n"
+    )
+    assert main(["summary", "factories.py:built", "factories.py:Config(7, bias=False)", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total_params"] == 14
+    for words in ("factories.py:Config(x)", "factories.py:Config(1) + f(2)"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["summary", "factories.py:built", words])
+        assert "must be values of Python" in capsys.readouterr().err
+
+
+def test_a_traceback_may_be_asked_for_after_the_command() -> None:
+    with pytest.raises(RuntimeError, match="no weights"):
+        main(["summary", "factories:broken", "--traceback"])
+
+
+def test_a_misspelt_factory_is_pointed_to_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "factories:networks"]) == 1
+    assert "factories has no attribute 'networks'; did you mean 'network'?" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 A *container* is a tuple, list, deque, set, mapping, named tuple, one of torch's return types, a `PackedSequence`, a
 dataclass, or, where the caller asks for `objects`, any object with attributes. Everything else is a *leaf*: tensors,
-modules, arrays, numbers, strings, functions, classes, iterators (which nobody may use up), `torch.Size`.
+modules, arrays, numbers, strings, functions, classes, iterators (which a walk would use up), `torch.Size`.
 
 The one depth rule: what lies deeper than `DEEPEST` levels, and a container inside itself, counts as a leaf.
 """
@@ -13,9 +13,10 @@ import collections
 import copy
 import dataclasses
 import enum
+import itertools
 import operator
 import types
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,7 +26,7 @@ DEEPEST = 100
 
 Form: TypeAlias = Literal["position", "key", "field"]
 
-# The types that most values have: looked up first, since walks are on the way of every call of a module.
+# The types that most values have: looked up first, since values are walked in every call of a module.
 _PLAIN_LEAVES = frozenset(
     [int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice, range]
 )
@@ -52,18 +53,36 @@ class Children(NamedTuple):
 
     def paths(self, path: str) -> list[str]:
         """The way to each of the contents, below the path of the container."""
-        pattern = {"position": "{}[{}]", "key": "{}[{!r}]", "field": "{}.{}"}[self.form]
+        pattern = _PATTERNS[self.form]
         return [pattern.format(path, key) for key in self.keys]
 
 
+_PATTERNS: dict[Form, str] = {"position": "{}[{}]", "key": "{}[{!r}]", "field": "{}.{}"}
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value is a number, a text or their like, or a tuple of these: nothing in it can change."""
+    kind = type(value)
+    return are_constants(value) if kind is tuple else kind in _PLAIN_LEAVES
+
+
+def are_constants(values: Iterable[Any]) -> bool:
+    """Whether all of these values are numbers, texts and their like; tuples of them are not."""
+    return _PLAIN_LEAVES.issuperset(map(type, values))
+
+
 def children(value: Any, *, objects: bool = False) -> Children | None:
-    """What a container holds; None for a leaf, and for what its class lets nobody look at.
+    """What a container holds; None for a leaf, and for an object whose class fails when it is asked.
 
     Args:
         value: Anything.
         objects: Objects of any class count as containers of their attributes.
     """
-    if type(value) in _PLAIN_LEAVES or isinstance(value, _LEAVES):
+    kind = type(value)
+    read = _READERS.get(kind)
+    if read is not None:
+        return read(value)
+    if kind in _PLAIN_LEAVES or isinstance(value, _LEAVES):
         return None
     try:
         return _contents(value, objects)
@@ -73,29 +92,50 @@ def children(value: Any, *, objects: bool = False) -> Children | None:
 
 def _contents(value: Any, objects: bool) -> Children | None:
     if isinstance(value, Mapping):
-        return Children("key", [*iter(value)], [*iter(value.values())])
+        return _by_key(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return Children("field", value._fields, list(value))
     if isinstance(value, tuple | list | collections.deque | Set):
-        # Not by `len`, which a class may forbid, and which `list` asks for too.
-        contents = [*iter(value)]
-        return Children("position", range(len(contents)), contents)
-    names = _attribute_names(value, objects)
-    return None if names is None else Children("field", names, [getattr(value, name) for name in names])
+        return _by_position(value)
+    return _by_field(value, objects)
 
 
-def _attribute_names(value: Any, objects: bool) -> list[str] | None:
+def _by_position(value: Any) -> Children:
+    # Not by `len`, which a class may forbid, and which `list` asks for too.
+    contents = [*iter(value)]
+    return Children("position", range(len(contents)), contents)
+
+
+def _by_key(value: Mapping[Any, Any]) -> Children:
+    return Children("key", [*iter(value)], [*iter(value.values())])
+
+
+_READERS: dict[type[Any], Callable[[Any], Children]] = {
+    **dict.fromkeys(_PLAIN_CONTAINERS, _by_position),
+    **dict.fromkeys([dict, collections.OrderedDict], _by_key),
+}
+
+
+def _by_field(value: Any, objects: bool) -> Children | None:
     """The fields of a dataclass, or the attributes of an object; those that were never set are left out."""
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
-    elif objects:
-        slotted = [slots(kind) for kind in type(value).__mro__]
-        names = [*getattr(value, "__dict__", ()), *(name for names in slotted for name in names)]
+    else:
+        names = _attribute_names(value) if objects else []
         if not names:
             return None
-    else:
-        return None
-    return [name for name in names if hasattr(value, name)]
+    names = [name for name in names if hasattr(value, name)]
+    return Children("field", names, [getattr(value, name) for name in names])
+
+
+def _attribute_names(value: Any) -> list[str]:
+    """The names in an object's `__dict__`, and the slots of its class and bases."""
+    return [*getattr(value, "__dict__", ()), *slots_of(type(value))]
+
+
+def slots_of(kind: type) -> list[str]:
+    """The slots of a class and its bases, by the names that `getattr` knows."""
+    return list(itertools.chain.from_iterable(map(slots, kind.__mro__)))
 
 
 def slots(kind: type) -> list[str]:
@@ -117,11 +157,13 @@ def rebuild(value: Any, contents: Sequence[Any]) -> Any:
     that what the class holds besides them is kept.
 
     Raises:
-        TypeError: The class allows no other contents (a mapping that nobody can write to).
+        TypeError: The class allows no other contents (a mapping without a way to write).
     """
     kind = type(value)
+    if kind is dict or kind is collections.OrderedDict:
+        return kind(zip(value, contents, strict=True))
     if kind in _PLAIN_CONTAINERS and kind is not collections.deque:
-        return kind(zip(value, contents, strict=True)) if isinstance(value, dict) else kind(contents)
+        return kind(contents)
     if isinstance(value, Mapping):
         return _rebuilt_mapping(value, contents)
     if isinstance(value, tuple):
@@ -152,7 +194,8 @@ def _rebuilt_tuple(value: tuple[Any, ...], contents: Sequence[Any]) -> Any:
         # torch's return types are made from a sequence, and their memory may not be made by tuple itself.
         return type(value)(contents)
     made = tuple.__new__(type(value), contents)
-    made.__dict__.update(value.__dict__) if hasattr(value, "__dict__") else None
+    if hasattr(value, "__dict__"):
+        made.__dict__.update(value.__dict__)
     return made
 
 
@@ -173,9 +216,18 @@ def _called(kind: Any, value: Any, contents: Any) -> Any:
 
 
 def leaves(value: Any, *, objects: bool = False) -> Iterator[Any]:
-    """The leaves of a value, from left to right, as often as they stand there."""
-    for _, leaf in leaves_with_paths(value, "", objects=objects):
-        yield leaf
+    """The leaves of a value, from left to right, as often as they occur."""
+    return _leaves(value, objects, ())
+
+
+def _leaves(value: Any, objects: bool, above: tuple[int, ...]) -> Iterator[Any]:
+    held = None if _too_deep(value, above) else children(value, objects=objects)
+    if held is None:
+        yield value
+        return
+    inside = (*above, id(value))
+    for content in held.values:
+        yield from _leaves(content, objects, inside)
 
 
 def leaves_with_paths(value: Any, path: str, *, objects: bool = False) -> Iterator[tuple[str, Any]]:
@@ -198,7 +250,7 @@ def _too_deep(value: Any, above: tuple[int, ...]) -> bool:
 
 
 def of_kind(kind: type[Any], *values: Any, objects: bool = False) -> list[Any]:
-    """The leaves of one class (`torch.Tensor`), from left to right, as often as they stand there."""
+    """The leaves of one class (`torch.Tensor`), from left to right, as often as they occur."""
     found: list[Any] = []
     for value in values:
         # Nearly every value on the way of a call is a leaf or a flat tuple of leaves.
@@ -226,7 +278,7 @@ def map_leaves(
 ) -> Any:
     """The same value with its leaves exchanged; the same objects wherever nothing changed.
 
-    A container that stands in several places stands in as many places of the result.
+    A container that occurs several times is made once, and occurs as often in the result.
 
     Args:
         value: Anything.
@@ -247,18 +299,22 @@ class _Mapped:
         self.made: dict[int, tuple[Any, Any]] = {}
 
     def of(self, value: Any, above: tuple[int, ...]) -> Any:
-        if isinstance(value, self.kind) and self.kind is not object:
+        if self.kind is not object and isinstance(value, self.kind):
             return self.change(value)
         if id(value) in self.made:
             return self.made[id(value)][1]
         held = None if _too_deep(value, above) else children(value, objects=self.objects)
-        if held is None:
-            return self.change(value) if isinstance(value, self.kind) else value
-        inside = (*above, id(value))
+        if held is not None:
+            return self._of_container(value, held, (*above, id(value)))
+        return self.change(value) if self.kind is object else value
+
+    def _of_container(self, value: Any, held: Children, inside: tuple[int, ...]) -> Any:
         contents = [self.of(content, inside) for content in held.values]
-        changed = not all(map(operator.is_, contents, held.values))
-        self.made[id(value)] = value, self._rebuilt(value, contents) if changed else value
-        return self.made[id(value)][1]
+        made = value
+        if not all(map(operator.is_, contents, held.values)):
+            made = self._rebuilt(value, contents)
+        self.made[id(value)] = value, made
+        return made
 
     def _rebuilt(self, value: Any, contents: list[Any]) -> Any:
         try:

@@ -48,7 +48,8 @@ def needs_torch(version: str, what: str) -> None:
         raise RuntimeError(f"{what} needs torch {version} or newer, got torch {torch.__version__}; upgrade torch")
 
 
-_GLOBAL_HOOKS: tuple[Any, ...] = (
+# Hooks of all modules (`register_module_forward_hook` and its like). torch has public names only for setting them.
+GLOBAL_HOOKS: tuple[Any, ...] = (
     nn.modules.module._global_forward_pre_hooks,
     nn.modules.module._global_forward_hooks,
     nn.modules.module._global_backward_pre_hooks,
@@ -61,7 +62,7 @@ def any_global_hook() -> bool:
 
     torch has such a function since 2.9, a private one; before that its parts are looked at.
     """
-    return any(_GLOBAL_HOOKS)
+    return any(GLOBAL_HOOKS)
 
 
 def values_can_be_read(tensor: torch.Tensor) -> bool:
@@ -77,24 +78,15 @@ def values_can_be_read(tensor: torch.Tensor) -> bool:
 # -- torch's stack of function modes: `TorchFunctionMode` can only be entered and left as a block; no public way ------
 
 
-def function_modes() -> int:
-    """How many modes this thread's stack holds."""
-    return int(torch._C._len_torch_function_stack())
-
-
-def function_mode_at(level: int) -> Any:
-    """The mode at a level of the stack; 0 is the lowest."""
-    return torch._C._get_function_stack_at(level)
-
-
-def push_function_mode(mode: Any) -> None:
-    """Put a mode on top of this thread's stack."""
-    torch._C._push_on_torch_function_stack(mode)
-
-
-def pop_function_mode() -> Any:
-    """Take the top mode off this thread's stack, and give it."""
-    return torch._C._pop_torch_function_stack()
+# Names of torch's own functions, not functions around them: two of them run in each call of a module.
+# How many modes this thread's stack holds.
+function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+# The mode at a level of the stack; 0 is the lowest.
+function_mode_at: Callable[[int], Any] = torch._C._get_function_stack_at
+# Put a mode on top of this thread's stack.
+push_function_mode: Callable[[Any], None] = torch._C._push_on_torch_function_stack
+# Take the top mode off this thread's stack, and give it.
+pop_function_mode: Callable[[], Any] = torch._C._pop_torch_function_stack
 
 
 def without_torch_function() -> Any:
@@ -253,9 +245,14 @@ def operator_name(operator: Any) -> str:
     return str(packet._qualified_op_name)
 
 
+# The innermost of `torch.vmap`, `torch.func.grad` and the other transforms that run in this thread; None where none
+# runs. No public way.
+running_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+
+
 def inside_function_transform() -> bool:
-    """Whether `torch.vmap`, `torch.func.grad` or another transform runs in this thread. No public way."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether a transform runs in this thread."""
+    return running_transform() is not None
 
 
 def is_memory_of_others(tensor: torch.Tensor) -> bool:
@@ -294,6 +291,21 @@ _COMPILED_CALLS = ("_TorchDynamoContext.__call__.<locals>.compile_wrapper", "_To
 def compiler_is_loaded() -> bool:
     """Whether something was compiled, or could be, in this process."""
     return "torch._dynamo" in sys.modules
+
+
+_run_as_written: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def outside_compiler(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch.compile leaves as it is, with all that it calls. (What was compiled itself stays so.)
+
+    `torch.compiler.disable` loads the compiler, which takes a second: it is asked only where the compiler is loaded.
+    """
+    if not compiler_is_loaded():
+        return function
+    if function not in _run_as_written:
+        _run_as_written[function] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return _run_as_written[function]
 
 
 def is_call_of_compiled_function(code: types.CodeType) -> bool:

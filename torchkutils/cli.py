@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: look at a model, fetch a file, look into a model file.
 
     python -m torchkutils summary torch.nn:Transformer
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torchkutils
-from torchkutils.cli_usage import PLOT_FLAGS, SomeFailed, WrongUsage, add_cache, add_get, complain
+from torchkutils.cli_usage import PLOT_FLAGS, SomeFailed, WrongUsage, add_cache, add_get, add_traceback, complain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--rankdir", default="TB", choices=["TB", "BT", "LR", "RL"], help="direction (TB)")
     plot.add_argument("--dpi", type=int, default=96, help="dots per inch (96)")
     plot.add_argument("--drawer", default="layers", choices=["layers", "torchview"], help="what draws (layers)")
+    plot.add_argument("--style", default="keras", choices=["keras", "color"], help="look (keras)")
+    splines = ["ortho", "curved", "polyline", "spline", "line"]
+    plot.add_argument("--splines", default=None, choices=splines, help="how arrows run")
     for flag, text in PLOT_FLAGS.items():
         plot.add_argument(f"--{flag}", action="store_true", help=text)
     plot.set_defaults(command="torchkutils.cli_models:plot")
@@ -112,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("file")
     show.add_argument("--json", action="store_true", help="print it as JSON")
     show.set_defaults(command="torchkutils.cli_models:show")
+    for command in (summary, plot, show):
+        add_traceback(command)
     return parser
 
 
@@ -122,7 +128,10 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="what makes the model: a class, a function or a model; a file may stand for the module",
     )
     parser.add_argument(
-        "argument", nargs="*", help="for the factory: numbers, True, None and lists as in Python, else a word"
+        "argument",
+        nargs="*",
+        help="for the factory: numbers, True, None and lists as in Python, module:factory(…) for what that makes, "
+        "else a word",
     )
     parser.add_argument(
         "--set",

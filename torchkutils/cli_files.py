@@ -18,6 +18,7 @@ from torchkutils.cli_usage import SomeFailed, WrongUsage, complain
 from torchkutils.files.cache_contents import cached_files, remove_file, remove_leftovers
 from torchkutils.files.cache_folder import base_folder
 from torchkutils.files.doi import doi_in
+from torchkutils.files.download_options import DownloadOptions
 from torchkutils.files.get_file import get_file
 from torchkutils.files.hashing import parse_hash
 from torchkutils.files.registry import Registry
@@ -35,12 +36,7 @@ def print_path(path: str) -> None:
 def get(options: argparse.Namespace) -> None:
     """Fetch files and print where they lie."""
     urls = [*options.urls, *_addresses_in(options.input)]
-    if not urls:
-        raise WrongUsage("give at least one url, or --input")
-    if len(urls) > 1 and (options.name or options.mirror):
-        raise WrongUsage("--name and --mirror go with one url only")
-    if options.output and len(urls) > 1 and not pathlib.Path(options.output).is_dir():
-        raise WrongUsage("with several urls, --output must be a folder that is there")
+    _check_urls(urls, options)
     _check_hash(_text_or_file(options.hash), options.hash_algorithm)
     name, where = _place(options)
     common = {
@@ -53,8 +49,28 @@ def get(options: argparse.Namespace) -> None:
         "offline": options.offline,
         "progress": not options.quiet,
     }
-    single = {
-        **common,
+    single = {**common, **_options_of_one_file(options)}
+    record = {key: value for key, value in common.items() if key in _REGISTRY_OPTIONS}
+    calls: list[Callable[[], list[str]]] = []
+    for url in urls:
+        if doi_in(url) is not None:
+            calls.append(functools.partial(_all_of_record, url, options, record))
+        else:
+            calls.append(functools.partial(_one_file, name, url, single))
+    _run(calls, options.jobs)
+
+
+def _check_urls(urls: list[str], options: argparse.Namespace) -> None:
+    if not urls:
+        raise WrongUsage("give at least one url, or --input")
+    if len(urls) > 1 and (options.name or options.mirror):
+        raise WrongUsage("--name and --mirror go with one url only")
+    if options.output and len(urls) > 1 and not pathlib.Path(options.output).is_dir():
+        raise WrongUsage("with several urls, --output must be a folder that is there")
+
+
+def _options_of_one_file(options: argparse.Namespace) -> dict[str, Any]:
+    return {
         "file_hash": _text_or_file(options.hash),
         "hash_algorithm": options.hash_algorithm,
         "extract": options.extract,
@@ -69,14 +85,6 @@ def get(options: argparse.Namespace) -> None:
         "mirrors": options.mirror,
         "force": options.force,
     }
-    calls: list[Callable[[], list[str]]] = []
-    for url in urls:
-        if doi_in(url) is not None:
-            record = {key: value for key, value in common.items() if key in _REGISTRY_OPTIONS}
-            calls.append(functools.partial(_all_of_record, url, options, record))
-        else:
-            calls.append(functools.partial(_one_file, name, url, single))
-    _run(calls, options.jobs)
 
 
 def _check_hash(text: str | None, algorithm: str) -> None:
@@ -88,7 +96,7 @@ def _check_hash(text: str | None, algorithm: str) -> None:
         raise WrongUsage(f"--hash: {error}") from error
 
 
-_REGISTRY_OPTIONS = frozenset(inspect.signature(Registry).parameters)
+_REGISTRY_OPTIONS = frozenset([*inspect.signature(Registry).parameters, *DownloadOptions.__annotations__])
 
 
 def _one_file(name: str | None, url: str, options: dict[str, Any]) -> list[str]:

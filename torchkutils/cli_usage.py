@@ -12,6 +12,8 @@ PLOT_FLAGS = {
     "show-params": "parameter counts",
     "show-trainable": "trainable or not",
     "show-ops": "functions between modules too",
+    "show-layer-activations": "activations that modules hold",
+    "fold": "equal blocks as one box",
     "expand-nested": "nested modules as clusters",
 }
 
@@ -22,6 +24,13 @@ class WrongUsage(Exception):  # noqa: N818 - ends the process with status 2, as 
 
 class SomeFailed(Exception):  # noqa: N818 - each failure was told in a line of its own
     """Some of several files could not be fetched."""
+
+
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add `--traceback`, which may stand before the command too."""
+    parser.add_argument(
+        "--traceback", action="store_true", default=argparse.SUPPRESS, help="when it fails, show where in the code"
+    )
 
 
 def add_get(commands: Any) -> None:
@@ -57,6 +66,7 @@ def add_get(commands: Any) -> None:
     get.add_argument("--force", action="store_true", help="download even if it is there")
     get.add_argument("--offline", action="store_true", help="never use the network (TORCHKUTILS_OFFLINE=1)")
     get.add_argument("--quiet", action="store_true", help="no progress bar (TORCHKUTILS_QUIET=1)")
+    add_traceback(get)
     get.set_defaults(command="torchkutils.cli_files:get")
 
 

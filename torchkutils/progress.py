@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeAlias
 
@@ -94,6 +94,9 @@ class Progbar:
         self._started, self._finished = time.monotonic(), False
         self._drawing: _Lines | _TerminalBar | _NotebookBar | None = None
 
+    def _reaches(self, current: int) -> bool:
+        return self.target is not None and current >= self.target
+
     def update(self, current: int, values: Metrics | None = None, finalize: bool | None = None) -> None:
         """Say where things stand.
 
@@ -111,8 +114,7 @@ class Progbar:
             self._take(name, _plain(value), current - self._seen_so_far)
         self._seen_so_far = current
         was_finished = self._finished
-        reached = self.target is not None and current >= self.target
-        self._finished = reached if finalize is None else finalize
+        self._finished = self._reaches(current) if finalize is None else finalize
         if was_finished and self._finished and not given:
             return
         if self.verbose == 1:
@@ -397,6 +399,14 @@ def _in_notebook() -> bool:
     return shell is not None and "IPKernelApp" in shell.config
 
 
+def _mean_of_several(values: Sequence[Any]) -> Any:
+    """The mean of the means of tensors and numbers; the text of them where one has none."""
+    means = [_plain(item) for item in values]
+    if any(isinstance(mean, str) for mean in means):
+        return _printable(str(values))
+    return sum(means) / len(means)
+
+
 def _plain(value: Any) -> Any:
     """A number, without a graph behind it: the mean of whatever was given; a text where there is none."""
     if value is None or isinstance(value, str):
@@ -404,8 +414,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return _mean_of_tensor(value)
     if isinstance(value, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in value):
-        means = [_plain(item) for item in value]
-        return _printable(str(value)) if any(isinstance(mean, str) for mean in means) else sum(means) / len(means)
+        return _mean_of_several(value)
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):

@@ -10,6 +10,7 @@ import time
 import xml.etree.ElementTree
 
 import pytest
+import torch
 from torch import nn
 
 import torchkutils
@@ -223,6 +224,21 @@ def test_what_opens_lies_inside_and_overlaps_nothing(page):
             assert left >= other[2] or right <= other[0] or top >= other[3] or bottom <= other[1]
 
 
+def test_what_ran_first_stands_on_the_left(chromium, tmp_path):
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return torch.cat([self.query(x), self.key(x), self.value(x)])
+
+    torchkutils.plot_model(Wide(), tmp_path / "wide.html", input_size=(1, 2))
+    page = Page(chromium, tmp_path / "wide.html")
+    lefts = [page.box(f"{name}: Linear")[0] for name in ("query", "key", "value")]
+    assert lefts == sorted(lefts)
+
+
 def test_a_click_on_the_paper_of_an_open_module_only_chooses_it(page):
     page.click("layers: Sequential")
     face = page.element("layers: Sequential").find_element("css selector", ".face")
@@ -259,6 +275,17 @@ def test_equal_blocks_are_one_box_that_opens(chromium, files):
     assert "blocks.7.0: Linear" in page.shown()
     assert "blocks.6.0: Linear" not in page.shown()
     assert page.errors() == []
+
+
+def test_the_last_stop_of_the_slider_unfolds_equal_blocks(chromium, files):
+    page = Page(chromium, files / "blocks.html")
+    page.depth(2)
+    assert page.shown() == ["x: Input", "12 × Sequential"]
+    page.depth(3)
+    assert page.text("depth-shown") == "unfolded"
+    assert len(page.shown()) == 2 + 12 * 3
+    page.depth(1)
+    assert page.shown() == ["x: Input", "12 × Sequential"]
 
 
 # ---- what is known of the chosen one ------------------------------------------------------------------------------
@@ -538,7 +565,7 @@ def contrast(front, back):
 
 FILLS = (
     *("box", "convolution", "linear", "attention", "normalisation", "activation", "recurrent"),
-    *("embedding", "pooling", "dropout", "block", "heat0", "heat1", "heat2", "heat3"),
+    *("embedding", "pooling", "dropout", "block", "changed", "alone", "inside", "heat0", "heat1", "heat2", "heat3"),
 )
 
 
@@ -672,6 +699,35 @@ def test_a_stranger_s_names_are_text(chromium, files):
     assert page.js("return document.title") == HOSTILE
     assert page.js("return window.broken") is None
     assert page.driver.find_elements("css selector", "img") == []
+    assert page.errors() == []
+
+
+STRANGE = [
+    "a\ud800b",
+    "\x00\x1b[2J\u202e\u2028",
+    "𝔛" * 300,
+    "__proto__",
+    "constructor",
+    "%E0%A4%A",
+    "a&open=b",
+    "'\"<&>`",
+]
+
+
+def test_names_of_any_characters_can_be_chosen_found_and_saved(chromium, tmp_path):
+    model = nn.Sequential()
+    for name in STRANGE:
+        model._modules[name] = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    torchkutils.plot_model(model, tmp_path / "strange.html", input_size=(1, 2))
+    page = Page(chromium, tmp_path / "strange.html")
+    assert len(page.driver.find_elements("css selector", "[data-key]")) == 1 + len(STRANGE)
+    for key in range(2, 2 + 3 * len(STRANGE), 3):
+        one = page.driver.find_element("css selector", f"[data-key='{key}']")
+        page.js("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", one)
+        again = Page(chromium, tmp_path / "strange.html", page.js("return location.hash"))
+        assert again.js("return document.querySelector('[data-key].chosen').dataset.key") == str(key)
+    xml.etree.ElementTree.fromstring(saved(page, "save-svg", tmp_path, "svg").decode())
+    assert saved(page, "save-png", tmp_path, "png").startswith(b"\x89PNG")
     assert page.errors() == []
 
 

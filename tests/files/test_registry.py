@@ -341,3 +341,10 @@ def test_an_endless_list_is_cut_off(size, tmp_path, monkeypatch) -> None:
         files = Registry(server.url("records/7"), cache_dir=tmp_path, **HURRY)
         with pytest.raises((DownloadError, ValueError), match=words):
             files.refresh()
+
+
+def test_options_that_concern_one_file_are_no_options_of_a_registry(tmp_path) -> None:
+    with pytest.raises(
+        TypeError, match=r"options must be of cache_dir, .*, got 'extract'; get_file's others go to fetch"
+    ):
+        Registry(tmp_path.as_uri(), {"a": None}, extract=True)

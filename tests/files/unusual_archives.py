@@ -157,7 +157,9 @@ TARS: dict[str, Unusual] = {
         lambda: tar_of(plain("d/a", b"x"), link("d/l", "/etc/passwd"), hard("h", "d/a")), one, {"allow_links": "skip"}
     ),
     "what macOS adds": Unusual(
-        lambda: tar_of(plain("._d", b"r"), plain("d/._a", b"r"), plain("d/.DS_Store", b"r"), plain("d/a", b"x")), one
+        lambda: tar_of(plain("._d", b"r"), plain("d/._a", b"r"), plain("d/.DS_Store", b"r"), plain("d/a", b"x")),
+        one,
+        warning="3 members that macOS adds",
     ),
     "file without a name": Unusual(lambda: tar_of(plain("", b"y"), plain("d/a", b"x")), one, warning="without a name"),
 }
@@ -216,7 +218,11 @@ ZIPS: dict[str, Unusual] = {
     "Shift JIS": Unusual(lambda: old_name("表/ソース.txt", "cp932"), {"表/ソース.txt": b"x"}, {"encoding": "cp932"}),
     "GBK": Unusual(lambda: old_name("閬.txt", "gbk"), {"閬.txt": b"x"}, {"encoding": "gbk"}),
     "Big5": Unusual(lambda: old_name("功能.txt", "big5"), {"功能.txt": b"x"}, {"encoding": "big5"}),
-    "what macOS adds": Unusual(lambda: zipped("m/1.jpg", "__MACOSX/m/._1.jpg", "m/.DS_Store"), {"m/1.jpg": b"m/1.jpg"}),
+    "what macOS adds": Unusual(
+        lambda: zipped("m/1.jpg", "__MACOSX/m/._1.jpg", "m/.DS_Store"),
+        {"m/1.jpg": b"m/1.jpg"},
+        warning="2 members that macOS adds (__MACOSX, ._*, .DS_Store) are left out",
+    ),
     "another name in front of the content": Unusual(
         lambda: raw_zip(zip_entry(b"good", b"x")).replace(b"good", b"evil", 1), {"good": b"x"}
     ),

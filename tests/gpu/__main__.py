@@ -9,25 +9,24 @@ from benchmarks._harness import store
 
 
 class Outcomes:
-    """Collects the outcome of every test."""
+    """Collects the outcome of every test, and writes them down after each: a fault in CUDA may end the process."""
 
     def __init__(self):
-        self.rows = []
+        cards = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+        self.rows = [{"question": "cards", "names": cards, "count": len(cards)}]
 
     def pytest_runtest_logreport(self, report):
-        if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
-            self.rows.append({"question": report.nodeid, "outcome": report.outcome, "seconds": report.duration})
+        if report.when == "call" or report.outcome != "passed":
+            row = {"question": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
+            self.rows.append(row | ({"error": report.longreprtext[-2000:]} if report.outcome == "failed" else {}))
+            store("gpu_tests", self.rows)
 
 
 def main():
     if not torch.cuda.is_available():
         print("no GPU here: nothing was run, and nothing is claimed")
         return 0
-    outcomes = Outcomes()
-    code = pytest.main(["-q", "-m", "gpu", "tests/gpu", *sys.argv[1:]], plugins=[outcomes])
-    card = torch.cuda.get_device_name(0)
-    store("gpu_tests", [{"question": "card", "name": card, "count": torch.cuda.device_count()}, *outcomes.rows])
-    return int(code)
+    return int(pytest.main(["-q", "-m", "gpu", "tests/gpu", *sys.argv[1:]], plugins=[Outcomes()]))
 
 
 if __name__ == "__main__":

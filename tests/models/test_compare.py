@@ -180,6 +180,18 @@ def test_in_a_long_list_one_put_in_is_one_more():
     assert [(one.status, one.other_path) for one in found.differences] == [("added", "450")]
 
 
+def test_in_a_long_list_a_changed_one_is_a_change():
+    def blocks(changed: int) -> list[nn.Module]:
+        return [nn.GELU() if number == changed else linear() for number in range(800)]
+
+    found = torchkutils.compare_models(chain(nn.Tanh(), *blocks(700)), chain(nn.ReLU(), *blocks(300)))
+    assert {(one.status, one.path) for one in found.differences} == {
+        ("changed", "0"),
+        ("changed", "301"),
+        ("changed", "701"),
+    }
+
+
 def test_it_is_read_as_text_and_as_data():
     found = torchkutils.compare_models(
         chain(linear(), nn.ReLU(), linear(4, 2)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -132,7 +133,7 @@ def test_a_forward_that_raises_after_a_compiled_function(error: BaseException) -
 
     model = Raises()
     before = whole_state(model)
-    with pytest.raises(type(error)) as caught:
+    with pytest.raises(type(error), match=re.escape(str(error))) as caught:
         traced(model, input_size=(2, 4))
     assert caught.value is error
     assert whole_state(model) == before

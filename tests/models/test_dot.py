@@ -503,14 +503,13 @@ def test_comparisons_that_only_steer_python_have_no_box():
             self.a = nn.Linear(4, 4)
 
         def forward(self, x):
-            if (self.a(x).sum() > 1e9).any():
+            if (self.a(x).sum() > 1e9).any() or int(x.argmax()) > 100:
                 return x
             mask = x > 0
             return self.a(x).masked_fill(mask, 0)
 
     titles = titles_of(torchkutils.model_to_dot(Steers(), input_size=(1, 4), show_ops=True).source)
-    assert "any" not in titles
-    assert "sum" not in titles
+    assert {"any", "sum", "argmax"}.isdisjoint(titles)
     assert titles.count("gt") == 1
     assert "masked_fill" in titles
 

@@ -144,6 +144,15 @@ class Around(nn.Module):
         return x
 
 
+class Loop(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.act = linear(), nn.Tanh()
+
+    def forward(self, x):
+        return torch.stack([self.act(self.cell(x)) for _ in range(50)])
+
+
 class Projections(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +175,7 @@ FOLDED = {
         ["input", "6 × (Linear, ReLU): 0 … 11", "12"],
     ),
     "functions between them": (lambda: Around(5), ["x", "5 × Sequential: blocks.0 … blocks.4", "add"]),
+    "calls of one module": (Loop, ["x", "cell", "50 × Tanh: act … act (50)", "stack"]),
     "names that do not count": (
         Projections,
         ["x", "query", "key", "matmul", "value", "matmul", "out"],
@@ -276,6 +286,18 @@ def test_the_layout_library_s_licence_is_in_the_page_and_beside_the_library():
     assert licence in torchkutils.plot_model(nn.Linear(2, 2), None, input_size=(1, 2)).page().html
 
 
+def test_each_part_of_the_script_is_in_a_page_that_is_used():
+    folder = importlib.resources.files("torchkutils.models") / "page_assets" / "script"
+    model = nn.Linear(2, 2)
+    pages = [
+        torchkutils.plot_model(model, None, input_size=(1, 2)).page().html,
+        torchkutils.compare_models(model, model).page().html,
+    ]
+    parts = {path.name: path.read_text(encoding="utf-8").rstrip() for path in folder.iterdir()}
+    assert [name for name, text in parts.items() if not any(text in page for page in pages)] == []
+    assert [name for name, text in parts.items() if not text.startswith("// ")] == []
+
+
 def test_a_notebook_gets_a_frame_that_reaches_nothing():
     page = torchkutils.plot_model(nn.Linear(2, 2), None, input_size=(1, 2)).page()
     frame = page._repr_html_()
@@ -290,6 +312,31 @@ def test_where_forward_failed_is_in_the_page(tmp_path):
     assert items.facts["failed_path"] == "1"
     assert re.match(r"RuntimeError: .*mat1 and mat2", items.facts["failure"])
     assert [items.path(item) for item in range(items.tree["size"]) if items.number("flags", item) & 1] == ["1"]
+
+
+def test_a_module_that_failed_before_anything_in_it_ran_is_there_with_those_around_it():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.child = nn.Linear(2, 2)
+
+        def forward(self, x):
+            raise RuntimeError("not today")
+
+    class Starts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Fails()
+            self.other = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.inner(x)
+
+    with pytest.raises(RuntimeError, match="not today") as raised:
+        torchkutils.plot_model(nn.Sequential(nn.Linear(2, 2), Starts()), None, input_size=(1, 2))
+    items = Items(raised.value.plot.page().html)
+    assert items.facts["failed_path"] == "1.inner"
+    assert [items.path(item) for item in range(items.tree["size"]) if items.number("flags", item) & 1] == ["1.inner"]
 
 
 def test_shapes_in_which_calls_differ_are_multiple():
@@ -322,6 +369,20 @@ def test_calls_that_are_drawn_one_by_one_say_which_they_are():
 
     assert items_of(Pools(), input_size=(1, 2, 8)).drawn() == ["x", "pool", "pool (2)"]
     assert items_of(Pools(), input_size=(1, 2, 8), rolled=True).drawn() == ["x", "pool"]
+
+
+def test_modules_that_never_ran_are_named():
+    class Partly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+            self.tied = self.body[0]
+            self.unused = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+        def forward(self, x):
+            return self.body[1](self.body[0](x))
+
+    assert items_of(Partly(), input_size=(1, 2)).facts["uncalled"] == ["unused"]
 
 
 def test_without_input_the_structure_is_a_page_too():

@@ -80,6 +80,23 @@ def test_what_does_not_exist_is_refused_with_what_does(tmp_path, options, error,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "draw", [torchkutils.model_to_dot, lambda *args, **kw: torchkutils.plot_model(*args, None, **kw)]
+)
+def test_keyword_arguments_stand_beside_sizes(draw):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, *parts, by="a"):
+            return getattr(self, by)(parts[0] + parts[1])
+
+    source = draw(Scaled(), input_size=[(1, 4), (1, 4)], input_kwargs={"by": "b"}).source
+    assert {"add", "b"} <= set(titles_of(source))
+    assert "a" not in titles_of(source)
+
+
 class Acts(nn.Module):
     """Holds activations in the ways that people hold them."""
 

@@ -202,3 +202,34 @@ def test_titles_stay_inside_their_frames_and_keep_their_text():
         if group.get("class") == "cluster":
             sides = [float(number) for number in re.findall(r"-?[\d.]+", group.find(f"{SVG}path").get("d"))[::2]]
             assert min(sides) < float(group.find(f"{SVG}text").get("x")) < max(sides)
+
+
+class EntersAtTheLeft(nn.Module):
+    """A frame whose one arrow comes in where a title begins: parameters with long names stand right of it."""
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+            for name in ("a_scale_with_a_long_name", "an_offset_with_a_long_name"):
+                self.register_parameter(name, nn.Parameter(torch.ones(4)))
+
+        def forward(self, x):
+            return self.a(x) * self.a_scale_with_a_long_name + self.an_offset_with_a_long_name
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = EntersAtTheLeft.Inner(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.last(self.inner(x))
+
+
+def test_titles_move_in_other_formats_too():
+    graph = torchkutils.model_to_dot(EntersAtTheLeft(), expand_nested=True, input_size=(1, 4))
+    svg = ElementTree.fromstring(graph.create(format="svg"))
+    ((_, (left, *_)),) = title_boxes(svg)
+    # PostScript has texts as they are: spaces before a title push it to where the SVG has it.
+    (title,) = re.findall(r"\(( *)inner: Inner *\)", graph.create(format="ps").decode("latin-1"))
+    assert len(title) == pytest.approx((left - 16) / (0.3 * 12), abs=3)
+    assert len(title) > 3

@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from tests.models.traced import traced
+from tests.models.whole_state import whole_state
 from torchkutils import multi_gpu_model, summarize
 from torchkutils.models.records import Collection, TensorValue
 
@@ -234,38 +235,20 @@ class Messy(nn.Module):
         return self.drop(self.cache)
 
 
-def snapshot(model, x):
-    attributes = [
-        {k: (list(v) if isinstance(v, dict | list) else id(v)) for k, v in m.__dict__.items()} for m in model.modules()
-    ]
-    tensors = [*model.parameters(), *model.buffers()]
-    return (
-        attributes,
-        [(id(t), t.data_ptr(), t._version, t.requires_grad, t.tolist()) for t in tensors],
-        [None if p.grad is None else (id(p.grad), p.grad.tolist()) for p in model.parameters()],
-        str(model.deep),
-        (x.tolist(), x._version),
-        random.getstate(),
-        np.random.get_state()[1].tolist(),
-        torch.get_rng_state().tolist(),
-        torch.is_grad_enabled(),
-    )
-
-
 @pytest.mark.parametrize("fails", [False, True], ids=["ends well", "is interrupted"])
 @pytest.mark.parametrize("mode", ["eval", "train", "same"])
 def test_the_model_the_input_and_the_random_state_are_as_before(fails, mode):
     model, x = Messy(fails), torch.randn(4, 3)
     model.norm.eval()
     model.layer(x).sum().backward()
-    before = snapshot(model, x)
+    before = whole_state(model, x)
     if fails:
-        with pytest.raises(KeyboardInterrupt) as caught:
+        with pytest.raises(KeyboardInterrupt, match="forward failed in Messy") as caught:
             traced(model, input_data=x, mode=mode)
         assert caught.value.trace.failure.call == 0
     else:
         traced(model, input_data=x, mode=mode)
-    assert snapshot(model, x) == before
+    assert whole_state(model, x) == before
 
 
 def test_a_lazy_model_stays_lazy():
@@ -833,3 +816,31 @@ def test_bad_arguments_are_refused_before_the_model_is_touched(arguments, error,
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         traced(nn.Linear, input_size=(2, 3))
+
+
+def test_the_functions_of_one_call_have_its_number_and_no_other():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.tanh(self.layer(torch.sigmoid(x) * 2)) + x
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x):
+            return self.block(torch.relu(self.block(x)))
+
+    trace = traced(Net(), input_size=(2, 4))
+    ran = {call.index: [] for call in trace.calls if not call.leaf}
+    for node in trace.nodes:
+        if node.kind == "function":
+            ran[node.call].append(node.name)
+    calls = {index: trace.calls[index] for index in ran}
+    found = [(trace.modules[calls[i].module].path, calls[i].number, names) for i, names in ran.items()]
+    functions = ["sigmoid", "mul", "tanh", "add"]
+    assert found == [("", 0, ["relu"]), ("block", 0, functions), ("block", 1, functions)]

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 
-def whole_state(model: nn.Module) -> dict[str, Any]:
-    """Attributes, hooks, flags, gradients and contents of a model, and the state of the process."""
+def whole_state(model: nn.Module, *inputs: torch.Tensor) -> dict[str, Any]:
+    """Attributes, hooks, flags, gradients and contents of a model and its inputs, and the state of the process."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return {
         "classes": [type(module) for module in model.modules()],
@@ -20,6 +20,7 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
         "plain tensors": [_tensor(t) for module in model.modules() for t in _plain_tensors(module)],
         "training": [module.training for module in model.modules()],
         "tensors": {name: _tensor(tensor) for name, tensor in named if not is_lazy(tensor)},
+        "inputs": [_tensor(tensor) for tensor in inputs],
         "lazy": {name: id(tensor) for name, tensor in named if is_lazy(tensor)},
         "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
         "switches": (
@@ -42,10 +43,14 @@ def _plain_tensors(module: nn.Module) -> list[torch.Tensor]:
     return [value for value in [*module.__dict__.values(), *inside] if isinstance(value, torch.Tensor)]
 
 
-def _inside(value: Any) -> Any:
+def _inside(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """What a container holds, and what the containers in it hold."""
+    if id(value) in above or not isinstance(value, dict | list | set | tuple):
+        return None
+    around = (*above, id(value))
     if isinstance(value, dict):
-        return [(repr(key), id(item)) for key, item in value.items()]
-    return [id(item) for item in value] if isinstance(value, list | set | tuple) else None
+        return [(repr(key), id(item), _inside(item, around)) for key, item in value.items()]
+    return [(id(item), _inside(item, around)) for item in value]
 
 
 def _tensor(tensor: torch.Tensor) -> tuple[Any, ...]:

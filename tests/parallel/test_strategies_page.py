@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from tests.ranks import batch, on_ranks
 from torchkutils import multi_gpu_model
@@ -35,6 +36,7 @@ class Net(nn.Module):
             "layers": lambda: [y, y * 2],
             "state": lambda: self.rnn(x[:, None])[1],
             "number": lambda: {"y": y, "count": len(x)},
+            "tensor": lambda: {"y": y, "count": (y > -9).sum()},
             "others": lambda: (y, None, "text", note),
         }
         if self.kind == "sets":
@@ -82,6 +84,10 @@ def _unfreeze(p):
     p.body.requires_grad_(True)
 
 
+def _compile(p):
+    p.compile(backend="eager")
+
+
 def _replace(p):
     torch.manual_seed(3)
     p.head = nn.Linear(4, 3).double()
@@ -94,6 +100,29 @@ def _method(name):
         return loss
 
     return run
+
+
+def _compiled(p, x):
+    # The same for one device: what is compared is what becomes of the parallel model.
+    return _train(torch.compile(p, backend="eager") if hasattr(p, "sharded_loss") else p, x)
+
+
+def _clipped(p, x):
+    output = _train(p, x)
+    nn.utils.clip_grad_norm_(p.parameters(), 0.1)
+    nn.utils.clip_grad_value_(p.parameters(), 0.01)
+    return output
+
+
+def _averaged(p, x):
+    average = AveragedModel(p)
+    optimizer = torch.optim.SGD(p.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        _train(p, x)
+        optimizer.step()
+        average.update_parameters(p)
+    return average(x)
 
 
 X = batch(5)
@@ -116,8 +145,16 @@ LINES = {
     "a recurrent state, named in `batch_axes`": ("state", False, None, lambda p: _train(p, X), {"output": 1}),
     "a number": ("number", False, None, lambda p: _train(p, X), {}),
     "a number, named in `batch_axes`": ("number", False, None, lambda p: _train(p, X), {"count": "sum"}),
+    "a number as a 0-d tensor of integers": ("tensor", False, None, lambda p: _train(p, X), {}),
+    "the same, named in `batch_axes`": ("tensor", False, None, lambda p: _train(p, X), {"output['count']": "sum"}),
     "text, None and what was handed in": ("others", False, None, lambda p: _train(p, X, note="mine"), {}),
     "a batch smaller than the devices": ("rows", False, None, lambda p: _train(p, X[:1]), {}),
+    "a model that was compiled before": ("rows", False, None, lambda p: _train(p, X), {}),
+    "a model compiled in place, `parallel_model.compile()`": ("rows", False, _compile, lambda p: _train(p, X), {}),
+    "`torch.compile(parallel_model)` (runs as written)": ("rows", False, None, lambda p: _compiled(p, X), {}),
+    "`copy.deepcopy(parallel_model)`": ("rows", False, None, lambda p: (_train(p, X), copy.deepcopy(p)(X))[1], {}),
+    "averaged weights, `AveragedModel(parallel_model)`": ("rows", False, None, lambda p: _averaged(p, X), {}),
+    "gradients clipped on every rank": ("rows", False, None, lambda p: _clipped(p, X), {}),
     "an attribute that forward sets": ("sets", False, None, lambda p: _train(p, X), {}),
 }
 
@@ -126,8 +163,8 @@ def lines():
     """The cells of the page's table, by the first one."""
     found = {}
     for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("| ") and not line.startswith("| What"):
-            name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and len(cells) == 3 and name != "What":
             found[name] = dict(zip(("replicate", "ddp", "fsdp"), cells, strict=True))
     return found
 
@@ -139,7 +176,8 @@ def outcome(name, strategy):
     model.body.requires_grad_(not frozen)
     alone = copy.deepcopy(model)
     devices = {"devices": ["cpu", "cpu"]} if strategy == "replicate" else {}
-    parallel = multi_gpu_model(model, strategy=strategy, batch_axes=axes, **devices)
+    template = torch.compile(model, backend="eager") if "compiled before" in name else model
+    parallel = multi_gpu_model(template, strategy=strategy, batch_axes=axes, **devices)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -165,7 +203,7 @@ def outcome(name, strategy):
 
 def _tensors(value):
     if isinstance(value, dict):
-        return [*_tensors(value["y"]), torch.tensor(value["count"])]
+        return [*_tensors(value["y"]), torch.as_tensor(value["count"])]
     if isinstance(value, list | tuple):
         assert [one for one in value if not isinstance(one, torch.Tensor)] in ([], [None, "text", "mine"])
         return [one.detach() for one in value if isinstance(one, torch.Tensor)]

@@ -83,6 +83,16 @@ class ChunkedRows:
         if by_hdf5 and (whole or len(bands) > 2):
             return np.asarray(self._dataset[first:stop])
         in_order, self._next_row = first == self._next_row, stop
+        out = self._joined(bands, first, stop, in_order)
+        if in_order:
+            ahead = range(bands.stop, min(bands.stop + 2 * self._cache.threads, -(-self._length // size)))
+            for band in ahead:
+                self._start(band)
+        return out
+
+    def _joined(self, bands: range, first: int, stop: int, in_order: bool) -> Array:
+        """Rows first … stop - 1 out of the chunks of these bands."""
+        size = self._chunk_rows
         out = np.empty((stop - first, *self._row_shape), self._dtype)
         for band in self._started(bands):
             low, high = max(first, band * size), min(stop, (band + 1) * size)
@@ -90,10 +100,6 @@ class ChunkedRows:
             # Reading in order is done with a chunk when its last row was read, unless all chunks can be kept.
             done = not self._all_fit and high == (band + 1) * size and (in_order or low == band * size)
             self._copy(band, inside, out[low - first : high - first], keep=not done)
-        if in_order:
-            ahead = range(bands.stop, min(bands.stop + 2 * self._cache.threads, -(-self._length // size)))
-            for band in ahead:
-                self._start(band)
         return out
 
     def _long_rows(self, bands: list[int], edges: list[int], order: Array, inside: Array) -> Array:

@@ -38,8 +38,7 @@ def to_tensors(value: Any) -> Any:
     Raises:
         TypeError: An array of a dtype that no tensor can have.
     """
-    kind = type(value)
-    if kind is np.ndarray:
+    if type(value) is np.ndarray:
         return _array_to_tensor(value)
     if isinstance(value, (torch.Tensor, str, bytes)):
         return value
@@ -47,13 +46,9 @@ def to_tensors(value: Any) -> Any:
         return _array_to_tensor(np.asarray(value)) if value.dtype.kind not in "SUO" else value
     if isinstance(value, Mapping):
         return _mapping(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*[to_tensors(part) for part in value])
     if isinstance(value, tuple):
-        return [to_tensors(part) for part in value]
-    if isinstance(value, Sequence):
-        return _sequence(value)
-    return value
+        return _tuple(value)
+    return _sequence(value) if isinstance(value, Sequence) else value
 
 
 def _array_to_tensor(array: np.ndarray[Any, Any]) -> Any:
@@ -84,6 +79,11 @@ def _mapping(value: Mapping[Any, Any]) -> Any:
         return type(value)(converted)  # type: ignore[call-arg]
     except TypeError:
         return converted
+
+
+def _tuple(value: tuple[Any, ...]) -> Any:
+    converted = [to_tensors(part) for part in value]
+    return type(value)(*converted) if hasattr(value, "_fields") else converted
 
 
 def _sequence(value: Sequence[Any]) -> Any:

@@ -89,13 +89,16 @@ def list_files(directory: PathLike, labelling: Labelling, endings: tuple[str, ..
         listing = _given(_files_below(root, endings, follow_links), labelling.labels)
     if not listing.paths:
         raise ValueError(f"no file below {root!r} ends in {', '.join(endings)}")
-    if labelling.mode == "binary" and len(listing.class_names or []) != 2:
-        raise ValueError(f"label_mode='binary' needs two classes, got {listing.class_names}")
-    if labelling.mode in ("binary", "categorical") and listing.labels is not None:
-        classes = len(listing.class_names or [])
-        if listing.labels.max() >= classes:
-            raise ValueError(f"labels must be 0 to {classes - 1} for {classes} classes, got {listing.labels.max()}")
+    _check_classes(listing, labelling.mode)
     return listing
+
+
+def _check_classes(listing: Listing, mode: LabelMode | None) -> None:
+    classes = len(listing.class_names or [])
+    if mode == "binary" and classes != 2:
+        raise ValueError(f"label_mode='binary' needs two classes, got {listing.class_names}")
+    if mode in ("binary", "categorical") and listing.labels is not None and listing.labels.max() >= classes:
+        raise ValueError(f"labels must be 0 to {classes - 1} for {classes} classes, got {listing.labels.max()}")
 
 
 def _class_folders(root: str, class_names: tuple[str, ...] | None) -> list[str]:

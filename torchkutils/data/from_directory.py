@@ -134,16 +134,21 @@ def _batches(
         classes = "" if listing.class_names is None else f" belonging to {len(listing.class_names)} classes"
         print(f"Found {len(listing.paths)} files{classes}.")
     drawn = np.random.randint(10**6) if seed is None else seed
-    parts = [listing]
-    if validation_split is not None and subset is not None:
-        # The same generator as in Keras, so that a seed divides the files as it does there.
-        order = np.arange(len(listing.paths))
-        if shuffle:
-            np.random.RandomState(drawn).shuffle(order)
-        training, validation = divided(listing, validation_split, order)
-        parts = {"training": [training], "validation": [validation], "both": [training, validation]}[subset]
-    made = [FileBatches(part, read, labelling.mode, batch_size, drawn if shuffle else None) for part in parts]
-    return tuple(made) if subset == "both" else made[0]
+    order_seed = drawn if shuffle else None
+
+    def batches_of(part: Listing) -> FileBatches:
+        return FileBatches(part, read, labelling.mode, batch_size, order_seed)
+
+    if validation_split is None:
+        return batches_of(listing)
+    # The same generator as in Keras, so that a seed divides the files as it does there.
+    order = np.arange(len(listing.paths))
+    if shuffle:
+        np.random.RandomState(drawn).shuffle(order)
+    training, validation = divided(listing, validation_split, order)
+    if subset == "both":
+        return batches_of(training), batches_of(validation)
+    return batches_of(training if subset == "training" else validation)
 
 
 class ImageReader:
@@ -312,18 +317,9 @@ def text_dataset_from_directory(
     """Give batches of the texts (`.txt`, UTF-8) below a folder; each is read when its batch is asked for.
 
     Args:
-        directory: With one folder a class, where labels are inferred.
-        labels: As in `image_dataset_from_directory`.
-        label_mode: As there.
-        class_names: As there.
-        batch_size: Texts in a batch; None gives single texts.
         max_length: Characters after which a text is cut; None cuts nothing.
-        shuffle: As there.
-        seed: As there.
-        validation_split: As there.
-        subset: As there.
-        follow_links: As there.
-        verbose: As there.
+
+    All other arguments are those of `image_dataset_from_directory`, for texts.
 
     Returns:
         A `Sequence` of (texts, labels), or of texts without labels; texts are a list of strings.
@@ -400,20 +396,11 @@ def audio_dataset_from_directory(
     """Give batches of the sounds (wav, flac, ogg, mp3) below a folder; each is read when its batch is asked for.
 
     Args:
-        directory: With one folder a class, where labels are inferred.
-        labels: As in `image_dataset_from_directory`.
-        label_mode: As there.
-        class_names: As there.
-        batch_size: Sounds N in a batch; None gives single sounds.
         sampling_rate: In Hz, that sounds are converted to; None keeps each file's.
         output_sequence_length: Samples T that sounds are cut or filled with zeros to; None: the longest of the batch.
         ragged: Refused: torch has no ragged tensors of this kind.
-        shuffle: As there.
-        seed: As there.
-        validation_split: As there.
-        subset: As there.
-        follow_links: As there.
-        verbose: As there.
+
+    All other arguments are those of `image_dataset_from_directory`, for sounds.
 
     Returns:
         A `Sequence` of (sounds, labels), or of sounds without labels: float32 of shape (N, channels, T) in [-1, 1].

@@ -185,6 +185,11 @@ def locations_of(datapath: Any, options: OpenOptions) -> list[Location]:
     address = os.fspath(datapath)
     if not isinstance(address, str):
         raise TypeError(f"datapath must be a path or URL as text, got {datapath!r}")
+    return _named_locations(address, options)
+
+
+def _named_locations(address: str, options: OpenOptions) -> list[Location]:
+    """The files that a path, a glob or a URL names."""
     if not _is_url(address):
         return _local_locations(address, options)
     if address.startswith(("file://", "local://")):
@@ -283,9 +288,7 @@ def _held_location(held: Any, options: OpenOptions) -> Location:
     """A file-like object or an open h5py.File; by its path where it has one, so that each process opens its own."""
     h5py = _lazy.h5py
     if isinstance(held, h5py.File):
-        if held.id and held.driver == "sec2":
-            return Location(str(Path(held.filename).absolute()), local=True, options=options)
-        return Location(f"<{held!r}>", False, options, held, os.getpid())
+        return _open_file_location(held, options)
     if hasattr(held, "fs") and hasattr(held, "path") and hasattr(held.fs, "unstrip_protocol"):
         # fsspec's own files: each process opens its own.
         options = dataclasses.replace(options, storage_options=dict(held.fs.storage_options))
@@ -301,6 +304,12 @@ def _held_location(held: Any, options: OpenOptions) -> Location:
     # Memory is copied by a fork; whatever else a file-like object reads from may be shared with the parent.
     shared = not hasattr(held, "getbuffer")
     return Location(f"<{type(held).__name__}>", False, options, held, os.getpid() if shared else None)
+
+
+def _open_file_location(held: h5py.File, options: OpenOptions) -> Location:
+    if held.id and held.driver == "sec2":
+        return Location(str(Path(held.filename).absolute()), local=True, options=options)
+    return Location(f"<{held!r}>", False, options, held, os.getpid())
 
 
 def _open_url(

@@ -31,14 +31,9 @@ class UnpackedValues:
         packed = piece
         if self._unsigned and piece.dtype.kind == "i":
             packed = piece.view(piece.dtype.str.replace("i", "u"))
-        numbers = [number for number in (self._scale, self._offset) if number is not None]
-        if not numbers and self._fills is None:
+        if self._scale is None and self._offset is None and self._fills is None:
             return packed
-        if packed.dtype.kind == "f" and not numbers:
-            values = packed.copy()
-        else:
-            single = bool(numbers) and all(number.dtype == np.float32 for number in numbers)
-            values = packed.astype(np.float32 if single else np.float64)
+        values = packed.astype(self._decoded_dtype(packed.dtype))
         if self._scale is not None:
             values *= self._scale
         if self._offset is not None:
@@ -47,6 +42,13 @@ class UnpackedValues:
             # Missing values are told by what is stored, before scale and offset.
             values[np.isin(piece, self._fills)] = np.nan
         return values
+
+    def _decoded_dtype(self, packed: np.dtype[Any]) -> np.dtype[Any]:
+        numbers = [number for number in (self._scale, self._offset) if number is not None]
+        if not numbers and packed.kind == "f":
+            return packed
+        single = bool(numbers) and all(number.dtype == np.float32 for number in numbers)
+        return np.dtype(np.float32 if single else np.float64)
 
 
 def _number(attributes: Mapping[str, Any], name: str) -> Any:

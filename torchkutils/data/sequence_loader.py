@@ -101,14 +101,9 @@ class SequenceLoader:
         if inspect.isgeneratorfunction(type(sequence).__getitem__):
             kind = type(sequence).__name__
             raise TypeError(f"{kind}.__getitem__ must return one whole batch, and not yield: it is a generator")
-        for name, value in (("shuffle", shuffle), ("pin_memory", pin_memory), ("reuse", reuse)):
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{name} must be True or False, got {value!r}")
-        functions: dict[str, Any] = {"worker_init_fn": worker_init_fn, "collate_fn": collate_fn}
-        for name, function in functions.items():
-            if function is not None and not callable(function):
-                what = "the worker's number" if name == "worker_init_fn" else "a batch"
-                raise TypeError(f"{name} must be a function of {what}, or None; got {function!r}")
+        _check_flags(shuffle=shuffle, pin_memory=pin_memory, reuse=reuse)
+        _check_function("worker_init_fn", worker_init_fn, "the worker's number")
+        _check_function("collate_fn", collate_fn, "a batch")
         _check_choice("workers", workers, ("processes", "threads", "auto"))
         _check_choice("on_error", on_error, ("raise", "skip"))
         self.sequence: BatchSource = sequence
@@ -280,12 +275,7 @@ class SequenceLoader:
         world = self.world
         check_state(state, self.shuffle, world.shard)
         if "sequence" in state:
-            load = getattr(self.sequence, "load_state_dict", None)
-            if not callable(load):
-                raise ValueError(
-                    f"the state holds a Sequence's own; {type(self.sequence).__name__} has no load_state_dict"
-                )
-            load(state["sequence"])
+            self._load_own_state(state["sequence"])
         position, consumed, length = state["position"], state["consumed"], self._length()
         if (position or consumed) and state["length"] != length:
             raise ValueError(
@@ -306,6 +296,12 @@ class SequenceLoader:
         # More hooks may be due than that of the epoch that counts: of a loader with several iterators.
         self._places.due = [Place(0) for _ in range(due - finished)] + [place] * (finished and due > 0)
         self._at_rest()
+
+    def _load_own_state(self, state: Any) -> None:
+        load = getattr(self.sequence, "load_state_dict", None)
+        if not callable(load):
+            raise ValueError(f"the state holds a Sequence's own; {type(self.sequence).__name__} has no load_state_dict")
+        load(state)
 
     def numbers(self) -> Iterator[int]:
         """The numbers of the batches of the epoch that is under way or comes next, from where it stands."""
@@ -441,6 +437,17 @@ class SequenceLoader:
 def _dismiss(pools: list[WorkerPool]) -> None:
     for pool in pools:
         pool.dismiss()
+
+
+def _check_flags(**flags: object) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_function(name: str, function: object, what: str) -> None:
+    if function is not None and not callable(function):
+        raise TypeError(f"{name} must be a function of {what}, or None; got {function!r}")
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:

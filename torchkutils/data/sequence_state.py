@@ -242,28 +242,19 @@ class _StatePickler(pickle.Pickler):
         shared: bool = tensor.is_shared()  # type: ignore[no-untyped-call]
         if tensor.device.type != "cpu" or shared:
             raise NotSendableError("a tensor in shared memory or on a device")
-        kind = type(tensor)
-        known = kind in (torch.Tensor, torch.nn.Parameter) and holds_values_alone(tensor)
-        if not known or tensor.is_conj() or tensor.is_neg() or not tensor.is_leaf or tensor.grad is not None:
+        if not _is_known(tensor):
             return NotImplemented
         storage = tensor.untyped_storage()
-        alone = kind is torch.Tensor and not tensor.requires_grad and tensor.is_contiguous() and _whole(tensor)
-        if self._leave_out and alone and storage.nbytes() >= LEAF_BYTES:
+        if self._leave_out and storage.nbytes() >= LEAF_BYTES and _is_plain(tensor):
             return self._left_out(tensor)
         held = self._tensors.setdefault(storage.data_ptr(), _Storage(storage))
         layout = (tensor.dtype, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-        return _restored_tensor, (held, *layout, kind is torch.nn.Parameter, tensor.requires_grad)
+        return _restored_tensor, (held, *layout, type(tensor) is torch.nn.Parameter, tensor.requires_grad)
 
     def _array(self, array: np.ndarray[Any, Any]) -> Any:
         if (mapped := _mapped_file(array)) is not None:
             return mapped
-        base: Any = array
-        while isinstance(base, np.ndarray) and base.base is not None:
-            base = base.base
-        base = base.obj if isinstance(base, memoryview) else base
-        # What pickle.loads and numpy.frombuffer give lies in a bytearray, and is this process's own.
-        private = isinstance(base, (np.ndarray, bytes, bytearray, torch.Tensor))
-        if not private or (isinstance(base, torch.Tensor) and base.is_shared()):  # type: ignore[no-untyped-call]
+        if not _lies_in_own_memory(array):
             raise NotSendableError("an array over memory of others")
         if not self._leave_out or array.nbytes < LEAF_BYTES or type(array) is not np.ndarray or array.dtype.hasobject:
             return NotImplemented
@@ -369,8 +360,30 @@ def _leaf(number: int) -> Any:
     return _loading.leaves[_loading.names[number]]
 
 
-def _whole(tensor: torch.Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+def _is_known(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is no more than its memory, its layout and whether it asks for a gradient."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or not holds_values_alone(tensor):
+        return False
+    return not (tensor.is_conj() or tensor.is_neg()) and tensor.is_leaf and tensor.grad is None
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a known tensor is all of its memory, in order, and no parameter."""
+    whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+    return whole and type(tensor) is torch.Tensor and not tensor.requires_grad and tensor.is_contiguous()
+
+
+def _lies_in_own_memory(array: np.ndarray[Any, Any]) -> bool:
+    """Whether no other process can write to an array."""
+    base: Any = array
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    if isinstance(base, torch.Tensor):
+        return not base.is_shared()  # type: ignore[no-untyped-call]
+    # What pickle.loads and numpy.frombuffer give lies in a bytearray, and is this process's own.
+    return isinstance(base, (np.ndarray, bytes, bytearray))
 
 
 def _described(leaf: Any) -> tuple[Any, ...]:

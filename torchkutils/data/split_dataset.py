@@ -84,10 +84,8 @@ def _samples_of(dataset: Any) -> Dataset[Any]:
     if isinstance(dataset, Dataset):
         return dataset
     leaves = list(_nested.leaves(dataset))
-    arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray | torch.Tensor)]
-    if arrays and len(arrays) == len(leaves):
-        scalar = next((leaf for leaf in arrays if leaf.ndim == 0), None)
-        if scalar is not None:
+    if leaves and all(isinstance(leaf, np.ndarray | torch.Tensor) for leaf in leaves):
+        if any(leaf.ndim == 0 for leaf in leaves):
             raise TypeError("dataset holds an array without axes, which has no samples")
         return Rows(dataset)
     if isinstance(dataset, list | tuple):

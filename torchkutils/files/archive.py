@@ -81,19 +81,25 @@ def is_unpacked_without_archive(path: str, folder: str, wish: Extraction, expect
 
 
 def _is_complete(folder: FolderHandle, manifest: Manifest, wish: Extraction) -> bool:
-    holds_links = any(kind == "symlink" for _, kind, _, _ in manifest.members)
-    as_wished = (
-        manifest.complete
-        and not manifest.staging
-        and manifest.kind in wish.formats
-        and manifest.encoding == (wish.encoding or "")
-        and (manifest.links or wish.allow_links == "skip")
-        and (wish.allow_links is not False or not holds_links)
-        and manifest.choice().covers(wish.choice())
-    )
+    """Whether all that is wished lies there as it was put."""
+    if manifest.staging or not manifest.complete or not _serves(manifest, wish):
+        return False
+    wanted = manifest.members
     choice = wish.choice()
-    wanted = [entry for entry in manifest.members if not choice.patterns or choice.matching(entry[0]) is not None]
-    return as_wished and are_intact(folder, wanted)
+    if choice.patterns:
+        wanted = [entry for entry in wanted if choice.matching(entry[0]) is not None]
+    return are_intact(folder, wanted)
+
+
+def _serves(manifest: Manifest, wish: Extraction) -> bool:
+    """Whether an extraction by these rules would have brought what is wished now."""
+    if manifest.kind not in wish.formats or manifest.encoding != (wish.encoding or ""):
+        return False
+    if wish.allow_links is not False:
+        links_fit = manifest.links or wish.allow_links == "skip"
+    else:
+        links_fit = manifest.links and all(kind != "symlink" for _, kind, _, _ in manifest.members)
+    return links_fit and manifest.choice().covers(wish.choice())
 
 
 def unfinished_staging(path: str, folder: str) -> str | None:
@@ -206,6 +212,8 @@ def _staged(
         raise BrokenArchive(f"members names {missing}, and it holds nothing of that name")
     if stage.nameless:
         notes.append(f"{stage.nameless} members without a name are left out")
+    if stage.of_macos:
+        notes.append(f"{stage.of_macos} members that macOS adds (__MACOSX, ._*, .DS_Store) are left out")
     return stage
 
 
@@ -258,23 +266,31 @@ def _journal(
     Raises:
         BrokenArchive: A member would replace something that is not its own, or pass through a link.
     """
-    archive = stamp_of_archive(sidecars.path)
-    same = before is not None and before.archive == archive and before.encoding == (wish.encoding or "")
-    adds = same and before is not None and bool(wish.members) and before.kind == kind
-    earlier = [entry for entry in before.members if entry[0] not in stage.entries] if before else []
-    decision = _Decision(folder, sidecars, before.names() if before else set(), wish.overwrite)
-    return Manifest(
-        archive=archive,
+    ours = set() if before is None else before.names()
+    decision = _Decision(folder, sidecars, ours, wish.overwrite)
+    journal = Manifest(
+        archive=stamp_of_archive(sidecars.path),
         kind=kind,
         members=[entry_as_staged(stage.root, name, member) for name, member in stage.entries.items()],
-        chosen=list((before.choice().with_patterns_of(wish.choice()) if adds and before else wish.choice()).patterns),
-        links=wish.allow_links != "skip" and (not adds or before is None or before.links),
+        chosen=list(wish.choice().patterns),
+        links=wish.allow_links != "skip",
         encoding=wish.encoding or "",
         staging=os.path.basename(stage.root.path),  # noqa: PTH119
         replaces=[name for name, member in stage.entries.items() if decision.replaces(stage.root, name, member)],
-        stale=[] if adds else decision.stale(earlier),
-        kept=earlier if adds else [],
     )
+    if before is None:
+        return journal
+    earlier = [entry for entry in before.members if entry[0] not in stage.entries]
+    if not _adds_members(journal, before, wish):
+        return replace(journal, stale=decision.stale(earlier))
+    chosen = before.choice().with_patterns_of(wish.choice())
+    return replace(journal, chosen=list(chosen.patterns), links=journal.links and before.links, kept=earlier)
+
+
+def _adds_members(journal: Manifest, before: Manifest, wish: Extraction) -> bool:
+    """Whether more members of the same archive are wanted, so that those which are there already stay."""
+    same_archive = (before.archive, before.kind, before.encoding) == (journal.archive, journal.kind, journal.encoding)
+    return bool(wish.members) and same_archive
 
 
 class _Decision:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torchkutils._typing import PathLike
 from torchkutils.files.archive_kinds import checked_formats
+from torchkutils.files.arguments import check_switches
 from torchkutils.files.member_names import Choice
 
 
@@ -57,27 +58,18 @@ def checked_extraction(
         ValueError: An argument has none of its values, or asks for what is not unpacked.
         ImportError: A format needs a package that is not installed.
     """
-    for name, switch in (("overwrite", overwrite), ("remove_archive", remove_archive)):
-        if not isinstance(switch, bool):
-            raise ValueError(f"{name} must be True or False, got {switch!r}")
+    check_switches(overwrite=overwrite, remove_archive=remove_archive)
     if not isinstance(allow_links, bool) and allow_links != "skip":
         raise ValueError(f"allow_links must be True, False or 'skip', got {allow_links!r}")
     folder = _checked_folder(extract_dir)
     formats = ("tar",) if untar else checked_formats(archive_format)
-    unpacks = extract or untar or folder is not None
+    if not (extract or untar or folder is not None):
+        formats = ()
     patterns = _checked_members(members)
     for name, given in (("remove_archive", remove_archive), ("members", bool(patterns))):
-        if given and not (unpacks and formats):
+        if given and not formats:
             raise ValueError(f"{name} must come with extract=True, since nothing is unpacked without")
-    return Extraction(
-        formats if unpacks else (),
-        allow_links,
-        overwrite,
-        patterns,
-        _checked_encoding(encoding),
-        remove_archive,
-        folder,
-    )
+    return Extraction(formats, allow_links, overwrite, patterns, _checked_encoding(encoding), remove_archive, folder)
 
 
 def _checked_folder(extract_dir: PathLike | None) -> str | None:
@@ -94,7 +86,9 @@ def _checked_folder(extract_dir: PathLike | None) -> str | None:
 def _checked_members(members: str | Iterable[str] | None) -> tuple[str, ...]:
     if members is None:
         return ()
-    patterns = [members] if isinstance(members, str) else list(members) if isinstance(members, Iterable) else [None]
+    if isinstance(members, str):
+        members = [members]
+    patterns: list[object] = list(members) if isinstance(members, Iterable) else []
     if not patterns or not all(isinstance(pattern, str) and pattern.strip("/") for pattern in patterns):
         raise ValueError(f"members must be a pattern such as 'train/*.csv', a list of them or None, got {members!r}")
     return tuple(str(pattern) for pattern in patterns)

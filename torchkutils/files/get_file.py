@@ -21,7 +21,6 @@ from torchkutils.files import (
     archive,
     arguments,
     cache_folder,
-    certificates,
     file_names,
     origins,
     resume,
@@ -31,9 +30,9 @@ from torchkutils.files.addresses import is_local, last_part, shown_url
 from torchkutils.files.archive_kinds import without_tar_ending
 from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.download_lock import only_one_process
+from torchkutils.files.download_options import RETRIES, TIMEOUT, checked_caller
 from torchkutils.files.extraction_options import Extraction, checked_extraction
 from torchkutils.files.hashing import ExpectedHash, file_matches
-from torchkutils.files.http_source import Caller
 from torchkutils.files.sidecar_files import SidecarFiles
 from torchkutils.progress import Progbar
 
@@ -78,8 +77,8 @@ def get_file(
     headers: Mapping[str, str] | None = None,
     verify: bool | PathLike | ssl.SSLContext = True,
     netrc: bool = False,
-    timeout: float | tuple[float | None, ...] | None = (10, 30),
-    retries: int = 3,
+    timeout: float | tuple[float | None, ...] | None = TIMEOUT,
+    retries: int = RETRIES,
     offline: bool = False,
     progress: bool = True,
     allow_links: bool | Literal["skip"] = True,
@@ -167,28 +166,20 @@ def get_file(
     >>> pathlib.Path(path).read_text()
     '1,2'
     """
-    if untar:
-        warnings.warn("untar is deprecated; use extract=True", DeprecationWarning, stacklevel=2)
-    if md5_hash is not None:
-        warnings.warn("md5_hash is deprecated; use file_hash", DeprecationWarning, stacklevel=2)
+    _warn_of_deprecated(untar=untar, md5_hash=md5_hash is not None)
     arguments.check_paths(fname=fname, cache_dir=cache_dir, cache_subdir=cache_subdir)
     arguments.check_switches(force=force, force_download=force_download, offline=offline, netrc=netrc)
-    force = force or force_download
     sources = arguments.checked_sources(origin, mirrors, fname)
     name = file_names.name_without_asking(fname, sources[0])
     short_name = os.path.basename(name or "")
     request = transfer.Request(
         sources,
         arguments.expected_hash(file_hash, md5_hash, hash_algorithm, short_name or last_part(sources[0])),
-        Caller(
-            arguments.checked_headers(headers),
-            arguments.checked_timeout(timeout),
-            certificates.checked_verify(verify),
-            netrc,
-        ),
+        checked_caller(headers, timeout, verify, netrc),
         arguments.checked_retries(retries),
         short_name,
     )
+    force = force or force_download
     if force and offline:
         raise ValueError("force=True asks for a download and offline=True forbids it; give one of them")
     extraction = checked_extraction(
@@ -202,20 +193,33 @@ def get_file(
         encoding=encoding,
         remove_archive=remove_archive,
     )
-    quiet = arguments.switch_of("TORCHKUTILS_QUIET")
-    job = _without_network(_Job(request, force, offline, progress and not quiet, extraction, untar))
-    base = cache_folder.base_folder(cache_dir)
-    subdir = os.fspath(cache_subdir)
+    shows = progress and not arguments.switch_of("TORCHKUTILS_QUIET")
+    job = _without_network(_Job(request, force, offline, shows, extraction, untar))
+    base, subdir = cache_folder.base_folder(cache_dir), os.fspath(cache_subdir)
+    if fname is None or name is None:
+        return _get_unnamed(job, base, subdir, name)
+    return _get(job, base, subdir, name)
+
+
+def _warn_of_deprecated(**given: bool) -> None:
+    """Say what replaces Keras's old arguments, at the line that calls get_file."""
+    instead = {"untar": "extract=True", "md5_hash": "file_hash"}
+    for argument in instead:
+        if given[argument]:
+            message = f"{argument} is deprecated; use {instead[argument]}"
+            warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+
+def _get_unnamed(job: _Job, base: str, subdir: str, name: str | None) -> str:
+    """The file of a call without `fname`: called as its address says, or, where that says nothing, as the server."""
     answer = None
     if name is None:
         name, answer = file_names.name_by_asking(job.request, os.path.join(base, subdir), offline=job.offline)
     try:
-        if untar and fname is None:
+        if job.untar:
             name = without_tar_ending(name)
-        if answer is not None or os.path.basename(name) != short_name:
-            request = dataclasses.replace(job.request, name=os.path.basename(name), first_answer=answer)
-            job = dataclasses.replace(job, request=request)
-        return _get(job, base, subdir, name)
+        request = dataclasses.replace(job.request, name=os.path.basename(name), first_answer=answer)
+        return _get(dataclasses.replace(job, request=request), base, subdir, name)
     finally:
         if answer is not None:
             answer.close()
@@ -253,9 +257,7 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
     valid = seen is not None and not job.force and _has_hash(place.path, job.request.expected)
     if valid and job.request.expected is None:
         origins.warn_of_other_origin(place.path, job.request.sources)
-    if valid and _is_extracted(job, place, downloaded=False) and not job.extraction.remove_archive:
-        return place.result
-    if seen is None and _needs_no_archive(job, place):
+    if _is_done(job, place, seen, valid):
         return place.result
     if job.offline and not valid:
         raise DownloadError(_missing_offline(job, place, seen), url=shown_url(job.request.sources[0]), attempts=0)
@@ -265,14 +267,19 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
             raise PermissionError(
                 f"the folder {folder} cannot be made or written; choose another cache_subdir or fname"
             )
-        if valid:
-            job = _fed_by(job, place.path)
-        return _get(job, cache_folder.substitute_folder(base), subdir, name)
+        return _get(_fed_by(job, place.path) if valid else job, cache_folder.substitute_folder(base), subdir, name)
     sidecars = SidecarFiles(place.stored, place.folder)
     with only_one_process(sidecars, f"fetch {shown_url(job.request.sources[0])} to {place.path}"):
         needed = {archive.unfinished_staging(place.path, place.folder), resume.kept_part(sidecars)}
         sidecars.remove_leftovers(keep=needed)
         return _get_alone(job, place, seen, valid)
+
+
+def _is_done(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bool) -> bool:
+    """Whether the cache holds all that is asked for."""
+    if seen is None:
+        return _needs_no_archive(job, place)
+    return valid and not job.extraction.remove_archive and _is_extracted(job, place, downloaded=False)
 
 
 def _needs_no_archive(job: _Job, place: _Place) -> bool:
@@ -303,15 +310,19 @@ def _get_alone(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bo
             transfer.fetch(job.request, place.stored, shown.report)
         origins.write_origin(place.path, job.request.sources[0])
     if not _is_extracted(job, place, downloaded=not valid):
-        unpacked = archive.extract_archive(place.path, place.folder, job.extraction)
-        if job.untar and unpacked and not os.path.lexists(place.result):
-            warn_caller(
-                f"untar=True returns {place.result}, as Keras does, but {place.path} holds no entry of that name; look "
-                f"into {place.folder}"
-            )
+        _unpack(job, place)
     if job.extraction.remove_archive:
         archive.remove_unpacked_archive(place.path, place.folder, str(job.request.expected or ""))
     return place.result
+
+
+def _unpack(job: _Job, place: _Place) -> None:
+    unpacked = archive.extract_archive(place.path, place.folder, job.extraction)
+    if job.untar and unpacked and not os.path.lexists(place.result):
+        warn_caller(
+            f"untar=True returns {place.result}, as Keras does, but {place.path} holds no entry of that name; look "
+            f"into {place.folder}"
+        )
 
 
 def _is_extracted(job: _Job, place: _Place, *, downloaded: bool) -> bool:

@@ -98,26 +98,34 @@ def _read(folder: FolderHandle, name: str) -> Manifest | None:
 
 
 def _checked(read: Any) -> Manifest | None:
-    if not isinstance(read, dict) or set(read) != _FIELDS:
+    """What was read as a manifest; None where one of its fields is not what it must be."""
+    if not isinstance(read, dict) or set(read) != _FIELDS or not _has_right_types(read):
         return None
-    holds = (
-        read["version"] == VERSION
-        and _are(read["archive"], int)
-        and len(read["archive"]) == 3
-        and all(type(read[name]) is str for name in ("kind", "encoding", "staging"))
-        and all(type(read[name]) is bool for name in ("links", "complete"))
-        and (read["removed"] is None or type(read["removed"]) is str)
-        and _are(read["chosen"], str)
-    )
-    members, stale, kept = (_entries(read[name]) for name in ("members", "stale", "kept"))
-    if not holds or members is None or stale is None or kept is None or not _are(read["replaces"], str):
+    entries = {name: _entries(read[name]) for name in ("members", "stale", "kept")}
+    if None in entries.values():
         return None
-    manifest = Manifest(**{**read, "members": members, "stale": stale, "kept": kept})
+    manifest = Manifest(**{**read, **entries})
+    return manifest if _names_each_once(manifest) else None
+
+
+def _has_right_types(read: dict[str, Any]) -> bool:
+    """Whether the fields without members hold what a manifest of this version has there."""
+    if read["version"] != VERSION or not _are(read["archive"], int) or len(read["archive"]) != 3:
+        return False
+    texts = [read["kind"], read["encoding"], read["staging"]]
+    if read["removed"] is not None:
+        texts.append(read["removed"])
+    lists = [read["chosen"], read["replaces"]]
+    return _are(texts, str) and _are([read["links"], read["complete"]], bool) and all(_are(one, str) for one in lists)
+
+
+def _names_each_once(manifest: Manifest) -> bool:
+    """Whether no name stands in it twice, and only members replace something."""
     names = manifest.names()
-    others = {entry[0] for entry in stale + kept}
-    if len(names) != len(members) or len(others) != len(stale) + len(kept):
-        return None
-    return manifest if names.isdisjoint(others) and names.issuperset(manifest.replaces) else None
+    others = {entry[0] for entry in manifest.stale + manifest.kept}
+    if len(names) != len(manifest.members) or len(others) != len(manifest.stale) + len(manifest.kept):
+        return False
+    return names.isdisjoint(others) and names.issuperset(manifest.replaces)
 
 
 def _are(values: Any, kind: type) -> bool:

@@ -25,20 +25,33 @@ def safe_name(name: str, depth: int) -> str:
     """
     if os.name != "nt" and _PLAIN.fullmatch(name) and name.count("/") < depth and MARK not in name.lower():
         return name
-    if "\0" in name:
-        raise BrokenArchive("its name holds a zero byte", name)
-    if name.startswith("/") or re.match(r"[A-Za-z]:([/\\]|$)", name):
-        raise BrokenArchive("its name is absolute, out of the folder", name)
     parts = [part for part in name.split("/") if part not in {"", "."}]
-    if ".." in name.replace("\\", "/").split("/"):
-        raise BrokenArchive("its name leads out of the folder by '..'", name)
-    if len(parts) > depth:
-        raise BrokenArchive(f"it lies deeper than {depth} folders", name)
-    if any(is_reserved(part) for part in parts):
-        raise BrokenArchive("its name is reserved for the cache's own files", name)
-    if os.name == "nt" and any(_is_odd_on_windows(part) for part in parts):
-        raise BrokenArchive("its name means something else on Windows", name)
+    fault = _fault_of_whole(name) or _fault_of_parts(parts, depth)
+    if fault:
+        raise BrokenArchive(fault, name)
     return "/".join(parts)
+
+
+def _fault_of_whole(name: str) -> str:
+    """What is wrong with a name as it stands; '' where nothing is."""
+    if "\0" in name:
+        return "its name holds a zero byte"
+    if name.startswith("/") or re.match(r"[A-Za-z]:([/\\]|$)", name):
+        return "its name is absolute, out of the folder"
+    if ".." in name.replace("\\", "/").split("/"):
+        return "its name leads out of the folder by '..'"
+    return ""
+
+
+def _fault_of_parts(parts: list[str], depth: int) -> str:
+    """What is wrong with the folders and the last part of a name; '' where nothing is."""
+    if len(parts) > depth:
+        return f"it lies deeper than {depth} folders"
+    if any(is_reserved(part) for part in parts):
+        return "its name is reserved for the cache's own files"
+    if os.name == "nt" and any(_is_odd_on_windows(part) for part in parts):
+        return "its name means something else on Windows"
+    return ""
 
 
 def _is_odd_on_windows(part: str) -> bool:

@@ -12,21 +12,21 @@ import json
 import os
 import pathlib
 import shlex
-import ssl
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
 from torchkutils.errors import DownloadError
-from torchkutils.files import arguments, cache_folder, certificates, doi
+from torchkutils.files import arguments, cache_folder, doi
 from torchkutils.files.addresses import address_key, is_http, is_same_origin, shown_url, split_credentials
 from torchkutils.files.attempts import FailedAttempt
 from torchkutils.files.doi import RemoteFile
+from torchkutils.files.download_options import RETRIES, TIMEOUT, DownloadOptions, checked_caller
 from torchkutils.files.get_file import get_file
 from torchkutils.files.hashing import parse_hash
-from torchkutils.files.http_source import Caller, open_http
+from torchkutils.files.http_source import open_http
 from torchkutils.files.sidecar_files import MARK
 from torchkutils.files.transfer import Attempts, Request
 
@@ -45,18 +45,13 @@ class Registry:
             for a DOI or a record: the archive's own list, with its hashes, which is kept beside the cache.
         urls: Addresses of single files that lie elsewhere, by name.
         mirrors: Further folders that hold the same files.
-        cache_dir: As in `get_file`.
-        cache_subdir: As in `get_file`.
         headers: As in `get_file`. They, and a login in `base_url`, are sent to the host of `base_url` or of the record
             and to no other.
-        verify: As in `get_file`.
-        netrc: As in `get_file`.
-        timeout: As in `get_file`.
-        retries: As in `get_file`.
-        offline: As in `get_file`; TORCHKUTILS_OFFLINE=1 does the same.
-        progress: As in `get_file`.
+        **options: `cache_dir`, `cache_subdir`, `verify`, `netrc`, `timeout`, `retries`, `offline` and `progress`, as in
+            `get_file` and with its defaults; for all files.
 
     Raises:
+        TypeError: An option that is none of these.
         ValueError: A bad argument; a registry file with a line that is none; a hash that cannot be one.
         OSError: The registry file cannot be read.
 
@@ -80,42 +75,21 @@ class Registry:
         *,
         urls: Mapping[str, str] | None = None,
         mirrors: Iterable[str] = (),
-        cache_dir: PathLike | None = None,
-        cache_subdir: PathLike = "datasets",
         headers: Mapping[str, str] | None = None,
-        verify: bool | PathLike | ssl.SSLContext = True,
-        netrc: bool = False,
-        timeout: float | tuple[float | None, ...] | None = (10, 30),
-        retries: int = 3,
-        offline: bool = False,
-        progress: bool = True,
+        **options: Unpack[DownloadOptions],
     ) -> None:
-        self._record = _record_of(base_url, hashes)
-        self._base = "" if self._record else arguments.checked_url(base_url, "base_url")
-        login = None
-        if is_http(self._record or self._base):
-            # A login goes as a header: addresses are kept beside the cache, and handed out by url_of.
-            bare, login = split_credentials(self._record or self._base)
-            self._record, self._base = (bare, "") if self._record else ("", bare)
+        unknown = [name for name in options if name not in DownloadOptions.__annotations__]
+        if unknown:
+            known = ", ".join(DownloadOptions.__annotations__)
+            raise TypeError(f"options must be of {known}, got {unknown[0]!r}; get_file's others go to fetch")
+        self._options = options
+        self._take_address(base_url, hashes, arguments.checked_headers(headers))
         self._mirrors = [arguments.checked_url(mirror, "mirrors") for mirror in mirrors]
-        self._headers = arguments.checked_headers(headers)
-        if login is not None and "authorization" not in {name.lower() for name in self._headers}:
-            self._headers["Authorization"] = login
-        self._timeout, self._retries = timeout, arguments.checked_retries(retries)
-        self._caller = Caller({}, arguments.checked_timeout(timeout), certificates.checked_verify(verify), netrc)
-        self._offline = offline
-        self._options: dict[str, Any] = {
-            "cache_dir": cache_dir,
-            "cache_subdir": cache_subdir,
-            "verify": verify,
-            "netrc": netrc,
-            "timeout": timeout,
-            "retries": retries,
-            "offline": offline,
-            "progress": progress,
-        }
-        self._folder = os.path.join(cache_folder.base_folder(cache_dir), os.fspath(cache_subdir))
-        self._home = self._base
+        self._retries = arguments.checked_retries(options.get("retries", RETRIES))
+        timeout, verify = options.get("timeout", TIMEOUT), options.get("verify", True)
+        self._caller = checked_caller(None, timeout, verify, options.get("netrc", False))
+        base_folder = cache_folder.base_folder(options.get("cache_dir"))
+        self._folder = os.path.join(base_folder, os.fspath(options.get("cache_subdir", "datasets")))
         self._hashes, addresses = _checked_hashes(hashes)
         addresses |= {name: arguments.checked_url(url, "urls") for name, url in (urls or {}).items()}
         self._files: dict[str, RemoteFile] = {}
@@ -123,6 +97,19 @@ class Registry:
             for name in {**self._hashes, **addresses}:
                 url = addresses.get(name) or _joined(self._base, name)
                 self._files[name] = RemoteFile(url, self._hashes.get(name))
+
+    def _take_address(self, base_url: str, hashes: object, headers: dict[str, str]) -> None:
+        """Where the files or the record lie, and what is sent there."""
+        self._record = _record_of(base_url, hashes)
+        self._base = "" if self._record else arguments.checked_url(base_url, "base_url")
+        self._headers = headers
+        if is_http(self._record or self._base):
+            # A login goes as a header: addresses are kept beside the cache, and handed out by url_of.
+            bare, login = split_credentials(self._record or self._base)
+            self._record, self._base = (bare, "") if self._record else ("", bare)
+            if login is not None and "authorization" not in {name.lower() for name in headers}:
+                self._headers["Authorization"] = login
+        self._home = self._base
 
     @property
     def names(self) -> list[str]:
@@ -201,12 +188,7 @@ class Registry:
             concurrent.futures.wait(tasks.values())
         finally:
             pool.shutdown(cancel_futures=True)
-        failed = {name: error for name, task in tasks.items() if (error := task.exception()) is not None}
-        for error in failed.values():
-            if len(failed) > 1:
-                error.add_note(f"{len(failed)} of {len(wanted)} files failed: {', '.join(failed)}")
-            raise error
-        return {name: task.result() for name, task in tasks.items()}
+        return _results(tasks)
 
     def refresh(self) -> None:
         """Ask the archive for its list anew; nothing happens for a registry that is no record.
@@ -236,7 +218,7 @@ class Registry:
         return False
 
     def _is_offline(self) -> bool:
-        return self._offline or arguments.switch_of("TORCHKUTILS_OFFLINE")
+        return self._options.get("offline", False) or arguments.switch_of("TORCHKUTILS_OFFLINE")
 
     def _listing_path(self) -> str:
         return os.path.join(self._folder, f".{address_key(self._record)}{MARK}listing")
@@ -292,6 +274,16 @@ class Registry:
                 answer.close()
 
         return attempts.first_success(attempt)
+
+
+def _results(tasks: dict[str, concurrent.futures.Future[str]]) -> dict[str, str]:
+    """What each task gave; the first error of all, which says how many there are."""
+    failed = {name: error for name, task in tasks.items() if (error := task.exception()) is not None}
+    for error in failed.values():
+        if len(failed) > 1:
+            error.add_note(f"{len(failed)} of {len(tasks)} files failed: {', '.join(failed)}")
+        raise error
+    return {name: task.result() for name, task in tasks.items()}
 
 
 def _json_of(answer: Any) -> Any:

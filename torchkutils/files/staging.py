@@ -79,6 +79,7 @@ class Stage:
     entries: dict[str, str] = field(default_factory=dict)
     matched: set[str] = field(default_factory=set)
     nameless: int = 0
+    of_macos: int = 0
     _links: dict[str, str] = field(default_factory=dict)
     _times: list[tuple[str, float]] = field(default_factory=list)
     _left_out: set[str] = field(default_factory=set)
@@ -113,6 +114,7 @@ class Stage:
 
     def _is_wanted(self, name: str, member: Member) -> bool:
         if is_macos_metadata(name):
+            self.of_macos += member.kind != "folder"
             return False
         pattern = self.choice.matching(name)
         if pattern is None:

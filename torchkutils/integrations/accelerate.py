@@ -34,7 +34,7 @@ class PreparedLoader(PlacedLoader, DataLoaderStateMixin):  # type: ignore[misc]
         loader.share(accelerator.process_index, accelerator.num_processes)
         device = accelerator.device if accelerator.device_placement else None
         super().__init__(loader, lambda batch: batch if device is None else send_to_device(batch, device))
-        self.gradient_state = GradientState()
+        self.gradient_state: Any = GradientState()
 
     def __iter__(self) -> Iterator[Any]:
         self.reset()

@@ -49,6 +49,7 @@ def model_to_dot(
     layer_range: Sequence[str] | None = None,
     splines: Splines | None = None,
     style: PictureStyle = "keras",
+    input_kwargs: Any = None,
 ) -> ModelDigraph:
     """A model as a `graphviz.Digraph`, with the edges that its tensors take.
 
@@ -60,7 +61,7 @@ def model_to_dot(
         expand_nested: Nested modules as clusters down to the leaves, instead of one box each.
         dpi: Dots per inch of a bitmap.
         subgraph: Give a cluster that can be put into another graph by its `subgraph` method.
-        input_size, input_data, dtypes, mode, engine: As in `summarize`.
+        input_size, input_data, input_kwargs, dtypes, mode, engine: As in `summarize`.
         depth: How many levels to open; beats `expand_nested`. 0 is one box. `ModuleList` and `ModuleDict` are no level.
         show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors. Comparisons that only decide
@@ -114,6 +115,7 @@ def model_to_dot(
     run = Run(
         input_size=input_size,
         input_data=input_data,
+        input_kwargs=input_kwargs,
         dtypes=dtypes,
         mode=mode,
         engine=engine,

@@ -27,6 +27,7 @@ _SHARED_SCRIPTS = (
 )
 _PAGE_SCRIPTS = ("colours", "table", "facts", "map", "link", "main")
 _COMPARISON_SCRIPTS = ("differences", "compare")
+_MOST_UNCALLED = 50
 _MARK = re.compile("@([A-Z_]+)@")
 
 
@@ -121,8 +122,26 @@ def _facts(
         "trainable": look.show_trainable,
         "failure": None if failure is None else failure.error,
         "failed_path": None if failed is None else failed.path or trace.model_name,
+        "uncalled": _uncalled(trace),
         "tree": packed(tree),
     }
+
+
+def _uncalled(trace: Trace) -> list[str]:
+    """Paths of the outermost modules in which nothing ran, the first of them where they are very many."""
+    ran = [False] * len(trace.modules)
+    for call in trace.calls:
+        ran[call.module] = True
+    for module in reversed(trace.modules):
+        if module.parent is not None and (ran[module.index] or module.same_as is not None):
+            # A shared module ran, or did not, at its first place.
+            ran[module.parent] = ran[module.index] = True
+    idle = [
+        module.path
+        for module in trace.modules
+        if module.parent is not None and not ran[module.index] and ran[module.parent]
+    ]
+    return [*idle[:_MOST_UNCALLED], "…"] if len(idle) > _MOST_UNCALLED else idle
 
 
 def filled(template: str, title: str, data: dict[str, Any], scripts: tuple[str, ...]) -> str:

@@ -89,12 +89,12 @@ class ModelPlot:
     def page(self) -> ModelPage:
         """The model as one interactive HTML page, shown by a notebook inside the cell.
 
-        It has zoom, pan, a slider from the top level to the leaves, search, and every module's facts; it needs no
-        network. Its file is `page().html`, or what `save` writes to a path that ends in .html.
+        A click opens a module in place; there are search, colours by kind or share, a table, themes, and every
+        module's facts. It needs no network, and writing it no Graphviz. Its file is `page().html`, or what `save`
+        writes to a path that ends in .html.
 
         Raises:
-            ValueError: The graph is torchview's, which has no levels.
-            RuntimeError: Graphviz is missing, or refused the graph.
+            ValueError: The graph is torchview's, which has no modules inside each other.
         """
         if self._drawing is None:
             raise ValueError("drawer='torchview' has no interactive page; write .svg, or use drawer='layers'")
@@ -159,6 +159,7 @@ def plot_model(
     show_layer_activations: bool = False,
     layer_range: Sequence[str] | None = None,
     splines: Splines | None = None,
+    input_kwargs: Any = None,
 ) -> ModelPlot:
     """Draw a model as Keras does, with the edges that its tensors really take.
 
@@ -170,7 +171,7 @@ def plot_model(
         rankdir: "TB", "BT", "LR" or "RL".
         expand_nested: Nested modules as clusters down to the leaves, instead of one box each.
         dpi: Dots per inch of a bitmap.
-        input_size, input_data, dtypes, mode, engine: As in `summarize`.
+        input_size, input_data, input_kwargs, dtypes, mode, engine: As in `summarize`.
         depth: How many levels to open; beats `expand_nested`.
         show_dtype, show_params, show_trainable: More facts in each box.
         show_ops: Functions between modules too; without it only those that join tensors.
@@ -222,6 +223,7 @@ def plot_model(
     run = Run(
         input_size=input_size,
         input_data=input_data,
+        input_kwargs=input_kwargs,
         dtypes=dtypes,
         mode=mode,
         engine=engine,

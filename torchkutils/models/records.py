@@ -346,7 +346,7 @@ def tensors_in(value: Value | None) -> Iterator[TensorValue]:
         if isinstance(top, TensorValue):
             yield top
         elif isinstance(top, Collection):
-            stack.extend(item for _, item in reversed(top.items))
+            stack += [item for _, item in reversed(top.items)]
 
 
 def shape_text(value: Value | None) -> str:

@@ -176,8 +176,6 @@ def print_summary(
     if style == "tree" and positions is not None:
         raise ValueError("positions are those of Keras's columns; a tree is fitted to line_length alone")
     keras_3 = _Keras3(bool(show_trainable), None if layer_range is None else checked_range(layer_range))
-    if depth == "auto" and expand_nested is not None:
-        depth = None if expand_nested else 1
     check_layout(line_length, positions, None if columns is None else len(columns) + 1)
     try:
         summary = summarize(
@@ -186,7 +184,7 @@ def print_summary(
             input_data=input_data,
             input_kwargs=input_kwargs,
             dtypes=dtypes,
-            depth=depth,
+            depth=_depth(depth, expand_nested),
             columns=columns,
             mode=mode,
             engine=engine,
@@ -203,6 +201,13 @@ def print_summary(
             print_model_summary(keras_3.of(partial, positions), line_length, keras_3.ends(positions), print_line)
         raise
     print_model_summary(keras_3.of(summary, positions), line_length, keras_3.ends(positions), print_line)
+
+
+def _depth(depth: int | Literal["auto"] | None, expand_nested: bool | None) -> int | Literal["auto"] | None:
+    """How many levels are listed; a depth beats Keras 3's flag."""
+    if depth != "auto" or expand_nested is None:
+        return depth
+    return None if expand_nested else 1
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import operator
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torchkutils.models.forward.meta_copy import on_meta
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
 from torchkutils.models.forward.raised_errors import add_note, attach, message_of, traceback_of_model
 from torchkutils.models.forward.recorder import Recorder
-from torchkutils.models.records import Engine, ModuleRecord, Run, Trace
+from torchkutils.models.records import Engine, Run, Trace
 from torchkutils.models.restore.restored import in_mode, restored
 from torchkutils.models.restore.saved_tensors import TensorStates
 from torchkutils.models.tree.example_inputs import (
@@ -39,6 +40,7 @@ from torchkutils.models.without_running.definition_order import structure_trace
 
 __all__ = ["trace_model"]
 
+_is_meta: Callable[[torch.Tensor], bool] = operator.attrgetter("is_meta")
 # What torch says where a graph is wanted and gradients are off.
 _WANTS_A_GRAPH = re.compile(r"requires? gradient|require grad|requires_grad|grad_fn")
 
@@ -80,10 +82,12 @@ def trace_model(model: Any, run: Run) -> Trace:
 
 def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
     """The trace of the model's own example, which is run for its shapes only; else its structure."""
-    name, runs = own_examples(tree.modules[0], run) if run.engine in ("auto", "meta") else ("", [])
+    name, runs = "", list[Run]()
+    if run.engine in ("auto", "meta"):
+        name, runs = own_examples(tree.modules[0], run)
     if not runs and run.engine in ("real", "meta"):
         raise ValueError(f"engine={run.engine!r} runs the model: give input_size or input_data")
-    failed: Exception | None = None
+    failed: list[Exception] = []
     for its_run in runs:
         forward = _Forward(tree, its_run, f"the model's own {name}, since no input was given")
         forward.engine = dataclasses.replace(forward.engine, own_example=True)
@@ -91,19 +95,21 @@ def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
             return forward.trace(forward.arguments())
         except Exception as error:
             # It may not fit this model, or forward may not run without values.
-            failed = failed or error
-    if failed is not None and run.engine == "meta":
-        raise failed
-    found = f", and forward failed with the model's own {name}" if runs else ""
-    return structure_trace(tree, run, f"no input was given{found}")
+            failed.append(error)
+    if not failed:
+        return structure_trace(tree, run, "no input was given")
+    if run.engine == "meta":
+        raise failed[0]
+    return structure_trace(tree, run, f"no input was given, and forward failed with the model's own {name}")
 
 
 def _reason_for_meta(tree: ModuleTree, run: Run) -> str:
     """Why the maths is not going to run; "" when it is."""
     if run.engine == "meta":
         return "asked for"
-    on_meta_device = any(tensor.is_meta for tensor in tree.tensors)
-    return "the model lies on the meta device" if on_meta_device and not is_offloaded(tree.distinct()) else ""
+    if any(map(_is_meta, tree.tensors)) and not is_offloaded(tree.distinct()):
+        return "the model lies on the meta device"
+    return ""
 
 
 class _Forward:
@@ -138,18 +144,17 @@ class _Forward:
         """The trace of one forward, or of two at different sizes where dimensions are open."""
         if self.run.input_size is None or not has_open_dimensions(self.run.input_size):
             return self._trace(arguments)
-        failed: Exception | None = None
+        failed: list[Exception] = []
         # Small sizes are tried where large ones fail.
         for pair in pairs_of_open_sizes(self.run.input_size):
             try:
                 one, other, more_samples = self._traces_at(*pair)
             except Exception as error:
-                failed = failed or error
-            else:
-                open_size = pair[0][1] if open_axes(self.run.input_size)[1] else None
-                return with_open_dimensions(one, other, more_samples, open_size)
-        assert failed is not None
-        raise failed
+                failed.append(error)
+                continue
+            open_size = pair[0][1] if open_axes(self.run.input_size)[1] else None
+            return with_open_dimensions(one, other, more_samples, open_size)
+        raise failed[0]
 
     def _traces_at(self, small: tuple[int, int], large: tuple[int, int]) -> tuple[Trace, Trace, Trace | None]:
         """At small and at large sizes, and at small ones with the larger batch: what one more sample takes."""
@@ -187,40 +192,31 @@ class _Forward:
 
     def _run(self, arguments: Arguments, grad: bool, compiled: bool) -> tuple[Trace, BaseException | None]:
         """Run forward once and put everything back."""
+        run = self.run
         before = restored(self.tree, arguments)
         with before:
-            if self.run.engine == "meta":
-                model, arguments = on_meta(self.tree.modules[0], arguments)
-                trace, error = self._record(ModuleTree(model), arguments, None, (grad, compiled))
-            else:
-                trace, error = self._record(self.tree, arguments, before.tensors, (grad, compiled))
-        notes = [f"{name} was changed by forward and could not be put back" for name in before.lost]
-        return dataclasses.replace(trace, notes=tuple(notes)), error
-
-    def _record(
-        self, tree: ModuleTree, arguments: Arguments, states: TensorStates | None, how: tuple[bool, bool]
-    ) -> tuple[Trace, BaseException | None]:
-        grad, compiled = how
-        model, recorder, run = tree.modules[0], Recorder(tree, states, compiled=compiled), self.run
-        records: tuple[ModuleRecord, ...] = module_records(tree, arguments=run.module_arguments)
-        args, kwargs = _private(arguments, states)
-        error: BaseException | None = None
-        names = _argument_names(model)
-        with torch.set_grad_enabled(grad), in_mode(tree, run.mode), recorder:
-            recorder.flow.add_inputs(args, kwargs, names)
-            try:
-                recorder.flow.add_outputs(model(*args, **kwargs))
-            except BaseException as raised:
-                error = raised
+            tree: ModuleTree = self.tree
+            states: TensorStates | None = before.tensors
+            if run.engine == "meta":
+                model, arguments = on_meta(tree.modules[0], arguments)
+                tree, states = ModuleTree(model), None
+            recorder = Recorder(tree, states, compiled=compiled)
+            records = module_records(tree, arguments=run.module_arguments)
+            args, kwargs = _private(arguments, states)
+            with torch.set_grad_enabled(grad), in_mode(tree, run.mode):
+                error = recorder.run(args, kwargs)
             failure = recorder.failure(error)
+            # Which tensors forward made unseen is told by those that are gone.
+            del args, kwargs
+            calls, nodes, edges = recorder.finished()
         self._met_compiled, self._asked_for_graph = recorder.met_compiled, recorder.asked_for_graph
-        del args, kwargs
-        calls, nodes, edges = recorder.finished()
-        return Trace(type(model).__name__, records, calls, nodes, edges, self.engine, run.mode, failure), error
+        notes = tuple([f"{name} was changed by forward and could not be put back" for name in before.lost])
+        name = type(tree.modules[0]).__name__
+        return Trace(name, records, calls, nodes, edges, self.engine, run.mode, failure, notes), error
 
 
 def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:
-    """Copies of the caller's tensors, so that in-place work reaches no one else; others are noted to be put back."""
+    """Copies of the caller's tensors, for forward to change; the tensors that cannot be exchanged are restored."""
     with torch.no_grad():
         private: Arguments = map_tensors(arguments, _copy)
     if states is not None:
@@ -235,14 +231,3 @@ def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     copied = tensor.detach().clone()
     return copied.requires_grad_() if tensor.requires_grad and tensor.is_leaf else copied
-
-
-def _argument_names(model: torch.nn.Module) -> list[str]:
-    try:
-        return [
-            parameter.name
-            for parameter in inspect.signature(model.forward).parameters.values()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
-    except (TypeError, ValueError):
-        return []

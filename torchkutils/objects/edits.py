@@ -156,9 +156,15 @@ def _set_tensor(module: nn.Module, name: str, told: dict[str, Any], builder: Bui
         module._parameters[name] = None if empty is None else as_parameter(empty)
         return
     persistent = bool(told.get("persistent", True))
-    value = None if source is None else builder.empty(source) if persistent else builder.tensor(source)
-    module._buffers[name] = value
-    (module._non_persistent_buffers_set.discard if persistent else module._non_persistent_buffers_set.add)(name)
+    if source is None:
+        module._buffers[name] = None
+    else:
+        # What is in the state dict is filled later, with the other weights.
+        module._buffers[name] = builder.empty(source) if persistent else builder.tensor(source)
+    if persistent:
+        module._non_persistent_buffers_set.discard(name)
+    else:
+        module._non_persistent_buffers_set.add(name)
 
 
 def as_parameter(tensor: torch.Tensor) -> nn.Parameter:

@@ -108,21 +108,25 @@ def _units(model: nn.Module) -> dict[str, list[_Unit]]:
     """
     found: dict[str, list[_Unit]] = defaultdict(list)
     for path, module in model.named_modules():
-        kind = next((name for kind, name in _CLASSES.items() if type(module) is kind), None)
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if kind is None and own:
-            raise ValueError(f"the model's module {path or 'itself'} is a {type(module).__name__}, no kind of Keras's")
-        if kind is None or not own:
+        if not [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             continue
+        kind = _kind_of(module)
+        if kind is None:
+            raise ValueError(f"the model's module {path or 'itself'} is a {type(module).__name__}, no kind of Keras's")
         prefix = f"{path}." if path else ""
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            kind = "depthwise_conv2d"
-        if isinstance(module, nn.RNNBase):
-            name = f"bidirectional {kind}" if module.bidirectional else kind
-            found[name] += [_Unit(prefix, module, layer) for layer in range(module.num_layers)]
-        else:
-            found[kind].append(_Unit(prefix, module, 0))
+        layers = module.num_layers if isinstance(module, nn.RNNBase) else 1
+        found[kind] += [_Unit(prefix, module, layer) for layer in range(layers)]
     return found
+
+
+def _kind_of(module: nn.Module) -> str | None:
+    """What Keras calls a module of this class and these settings; None where it has no such layer."""
+    kind = _CLASSES.get(type(module))
+    if isinstance(module, nn.RNNBase) and module.bidirectional:
+        return f"bidirectional {kind}"
+    if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+        return "depthwise_conv2d"
+    return kind
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

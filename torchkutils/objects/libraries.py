@@ -123,6 +123,11 @@ def _describe_timm(module: nn.Module) -> Node | None:
     name = told.get("architecture") if isinstance(told, Mapping) else None
     if not isinstance(name, str) or not timm.is_model(name):
         return None
+    return name, _timm_options(module)
+
+
+def _timm_options(module: nn.Module) -> dict[str, Any]:
+    """The arguments of `timm.create_model` that a model's layers tell."""
     config: dict[str, Any] = {}
     if type(getattr(module, "num_classes", None)) is int:
         config["num_classes"] = module.num_classes
@@ -132,7 +137,7 @@ def _describe_timm(module: nn.Module) -> Node | None:
     rates = [float(one.drop_prob) for one in module.modules() if type(one).__name__ == "DropPath"]  # type: ignore[arg-type]
     if any(rates):
         config["drop_path_rate"] = max(rates)
-    return name, config
+    return config
 
 
 def _build_timm(name: str, config: dict[str, Any]) -> nn.Module:

@@ -323,5 +323,8 @@ def _looked_at(node: Any, custom_objects: Mapping[str, Any] | None) -> tuple[boo
             kind = reader.class_of(one)
             all_stock = all_stock and kind is not None and is_stock_class(kind)
             exact = exact and kind is not None and "edits" not in one
-        todo.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+        if isinstance(one, dict):
+            todo.extend(one.values())
+        elif isinstance(one, list):
+            todo.extend(one)
     return all_stock, exact

@@ -149,17 +149,22 @@ class StateToStore:
         if len({one.dtype for one in members}) > 1 or any(one.is_conj() or one.is_neg() for one in members):
             raise ValueError(f"{names[:5]} share memory in different dtypes; clone() all but one before saving")
         start, end = min(one.data_ptr() for one in members), max(_end(one) for one in members)
-        whole = next((n for n, one in zip(names, members, strict=True) if _covers(one, start, end)), "")
-        if not whole:
-            whole = f"memory:{names[0]}"
-            self.tensors[whole] = _flat_memory(members, end - start)
+        whole = self._whole(names, start, end)
         for name, one in zip(names, members, strict=True):
             if name != whole:
                 offset = (one.data_ptr() - start) // one.element_size()
-                self._views[name] = {
-                    "of": whole, "shape": list(one.shape), "stride": list(one.stride()), "offset": offset
-                }  # fmt: skip
+                shape, stride = list(one.shape), list(one.stride())
+                self._views[name] = {"of": whole, "shape": shape, "stride": stride, "offset": offset}
                 del self.tensors[name]
+
+    def _whole(self, names: list[str], start: int, end: int) -> str:
+        """The name of the tensor that covers the shared memory; one is made where none does."""
+        for name in names:
+            if _covers(self.tensors[name], start, end):
+                return name
+        made = f"memory:{names[0]}"
+        self.tensors[made] = _flat_memory([self.tensors[name] for name in names], end - start)
+        return made
 
     def index(self) -> dict[str, Any]:
         """What the file's index says besides where the tensors lie."""

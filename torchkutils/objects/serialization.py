@@ -115,8 +115,9 @@ def deserialize_keras_object(
         return found
     if not inspect.isclass(found):
         raise ValueError(f"class_name must name a class, got {name!r}, which is a {type(found).__name__}")
+    visible = {**(module_objects or {}), **(custom_objects or {}), name: found}
     with CustomObjectScope(custom_objects or {}):
-        return _build(found, name, config, {**(module_objects or {}), **(custom_objects or {}), name: found})
+        return _build(found, name, config, visible)
 
 
 def _interpreted(identifier: Any, what: str) -> tuple[list[str], Mapping[str, Any] | None]:

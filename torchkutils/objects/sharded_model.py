@@ -156,6 +156,16 @@ def whole_values(value: Any, team: Team) -> Any:
     return _nested.map_leaves(value, team.whole, kind=torch.Tensor)
 
 
+def _drop_torchs_own_hooks(held: dict[str, Any]) -> None:
+    """Leave out of a module's attributes the hooks that `fully_shard` set, and the flags beside them."""
+    for name, hooks in held.items():
+        if name.endswith("_hooks") and isinstance(hooks, dict):
+            held[name] = OrderedDict((key, hook) for key, hook in hooks.items() if not _is_torchs_own(hook))
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        kept = held[f"{name}_with_kwargs"]
+        held[f"{name}_with_kwargs"] = OrderedDict((key, flag) for key, flag in kept.items() if key in held[name])
+
+
 def whole_model(model: nn.Module, team: Team) -> nn.Module:
     """A model of the original classes with whole tensors, to be written by the first rank; every rank calls this.
 
@@ -170,12 +180,7 @@ def whole_model(model: nn.Module, team: Team) -> nn.Module:
             for name, value in module.__dict__.items()
             if name not in _MARKS and not name.startswith("__composable_api")
         }
-        for name, hooks in held.items():
-            if name.endswith("_hooks") and isinstance(hooks, dict):
-                held[name] = OrderedDict((key, hook) for key, hook in hooks.items() if not _is_torchs_own(hook))
-        for name in ("_forward_hooks", "_forward_pre_hooks"):
-            kept = held[f"{name}_with_kwargs"]
-            held[f"{name}_with_kwargs"] = OrderedDict((key, flag) for key, flag in kept.items() if key in held[name])
+        _drop_torchs_own_hooks(held)
         twins[id(module)].__dict__.update(held)
     return twins[id(model)]
 

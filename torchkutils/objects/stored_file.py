@@ -243,14 +243,16 @@ class ModelFile:
         extent = dataset.shape
         if not _has_type(dataset, dtype) or (shape is not None and extent != shape):
             raise ValueError(f"{path!r} must hold {dtype} of shape {shape}, got another type or shape: {extent}")
-        size = math.prod(extent)
-        if size and dataset.get_storage_size() != size * dtype.itemsize:
+        stored = math.prod(extent) * dtype.itemsize
+        if stored and dataset.get_storage_size() != stored:
             raise ValueError(f"{path!r} claims the shape {extent}, which the file does not hold")
-        if layout == h5py.h5d.CONTIGUOUS and size:
-            offset = dataset.get_offset()
-            if offset is None or offset + size * dtype.itemsize > self._size:
-                raise ValueError(f"{path!r} reaches past the end of the file")
+        if stored and layout == h5py.h5d.CONTIGUOUS and not self._reaches(dataset.get_offset(), stored):
+            raise ValueError(f"{path!r} reaches past the end of the file")
         return dataset
+
+    def _reaches(self, offset: int | None, count: int) -> bool:
+        """Whether the file holds so many bytes from there on."""
+        return offset is not None and offset + count <= self._size
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 

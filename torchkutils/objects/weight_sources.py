@@ -56,6 +56,14 @@ def _of_tensors(tensors: dict[str, torch.Tensor]) -> WeightSource:
     return WeightSource({name: tuple(one.shape) for name, one in tensors.items()}, tensors.__getitem__)
 
 
+def _state_dict_in(held: Any) -> Any:
+    """What lies under one of the names that trainers give a state dict in their checkpoints; else all."""
+    for key in _NESTED:
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            return held[key]
+    return held
+
+
 def _checkpoint(path: str) -> dict[str, torch.Tensor]:
     """The state dict in a file of `torch.save`.
 
@@ -69,10 +77,7 @@ def _checkpoint(path: str) -> dict[str, torch.Tensor]:
             "it is a torch checkpoint that holds more than tensors and plain values (a whole model?), which only code "
             "could restore; torch.save(model.state_dict(), path) writes what can be read"
         ) from error
-    for key in _NESTED:
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-            break
+    held = _state_dict_in(held)
     if not isinstance(held, Mapping) or not held:
         raise ValueError(f"it is a torch checkpoint that holds a {type(held).__name__}, not a state dict")
     tensors = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}

@@ -329,9 +329,7 @@ def _compared(
             f"the names must be the model's: missing in the file {missing[:5]}, not in the model {unexpected[:5]}; "
             "strict=False loads what both have"
         )
-    differing = [
-        key for key, one in target.tensors.items() if key in source.shapes and source.shapes[key] != tuple(one.shape)
-    ]
+    differing = [key for key, one in target.tensors.items() if source.shapes.get(key, one.shape) != tuple(one.shape)]
     if differing and not skip_mismatch:
         key = differing[0]
         raise ValueError(
@@ -342,10 +340,6 @@ def _compared(
     keys = _both(target, source, report)
     target.check(keys)
     if not keys and wanted:
-        warnings.warn(
-            f"load_weights read nothing: {os.fspath(path)} has no tensor that fits; the model has {wanted[:3]}, "
-            f"the file {unexpected[:3]}",
-            UserWarning,
-            stacklevel=3,
-        )
+        message = f"load_weights read nothing: {os.fspath(path)} has no tensor that fits; the model has {wanted[:3]}, "
+        warnings.warn(f"{message}the file {unexpected[:3]}", UserWarning, stacklevel=3)
     return report

@@ -19,20 +19,7 @@ def gpu_devices(gpus: int | Sequence[int] | None) -> list[torch.device]:
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus is None or (isinstance(gpus, int) and gpus == 0 and not isinstance(gpus, bool)):
         gpus = available
-    if isinstance(gpus, (list, tuple, range)):
-        if len(gpus) <= 1:
-            raise ValueError(
-                "For multi-gpu usage to be effective, call `multi_gpu_model` with `len(gpus) >= 2`. "
-                f"Received: `gpus={gpus}`"
-            )
-        numbers = list(gpus)
-    elif isinstance(gpus, int) and gpus > 1:
-        numbers = list(range(gpus))
-    else:
-        raise ValueError(
-            f"For multi-gpu usage to be effective, call `multi_gpu_model` with `gpus >= 2`. Received: `gpus={gpus}`"
-            + ("" if available else "; devices=['cpu', 'cpu'] runs the same code without GPUs")
-        )
+    numbers = _numbers(gpus, available)
     if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):
         raise ValueError(f"gpus must hold the ids of GPUs as integers, got {numbers}")
     if any(not 0 <= number < available for number in numbers):
@@ -43,6 +30,22 @@ def gpu_devices(gpus: int | Sequence[int] | None) -> list[torch.device]:
             f"However this machine only has: {here}. Try reducing `gpus`."
         )
     return [torch.device("cuda", number) for number in numbers]
+
+
+def _numbers(gpus: Any, available: int) -> list[Any]:
+    if isinstance(gpus, (list, tuple, range)):
+        if len(gpus) <= 1:
+            raise ValueError(
+                "For multi-gpu usage to be effective, call `multi_gpu_model` with `len(gpus) >= 2`. "
+                f"Received: `gpus={gpus}`"
+            )
+        return list(gpus)
+    if isinstance(gpus, int) and gpus > 1:
+        return list(range(gpus))
+    raise ValueError(
+        f"For multi-gpu usage to be effective, call `multi_gpu_model` with `gpus >= 2`. Received: `gpus={gpus}`"
+        + ("" if available else "; devices=['cpu', 'cpu'] runs the same code without GPUs")
+    )
 
 
 def named_devices(devices: Iterable[str | torch.device], gpus: Any) -> list[torch.device]:

@@ -29,9 +29,9 @@ from torchkutils.parallel.engines import (
 )
 from torchkutils.parallel.fingerprints import fingerprint
 from torchkutils.parallel.gradient_exchange import GradientExchange
-from torchkutils.parallel.losses import check_mergeable, loss_on, weight_of
+from torchkutils.parallel.losses import loss_on, weight_of
 from torchkutils.parallel.output_axes import OutputAxes, Sizes, outline
-from torchkutils.parallel.parallel_model import ParallelModel, Settings, Weights
+from torchkutils.parallel.parallel_model import LossRequest, ParallelModel, Settings
 from torchkutils.parallel.rank_merging import RankMerger
 from torchkutils.parallel.ranks import own_random_numbers
 from torchkutils.parallel.replicas import throw_away_copy
@@ -115,8 +115,8 @@ class DistributedModel(ParallelModel):
         if self._strategy == "fsdp":
             check_still_sharded(self.template)
             raise ValueError(
-                "parameters must stay frozen or trained as they were when they were sharded, got others; set "
-                "requires_grad before multi_gpu_model, or call it again with a fresh model"
+                "layers must stay those that were sharded, and trained or frozen as they were, got others; replace "
+                "layers (SyncBatchNorm.convert_sync_batchnorm does) and set requires_grad before multi_gpu_model"
             )
         self._control.agree(
             "changing the layers or what is trained",
@@ -146,40 +146,30 @@ class DistributedModel(ParallelModel):
             self._agree_on_make(merger.make, output)
         return merger.merge(output, tokens)
 
-    def sharded_loss(
-        self,
-        fn: Callable[[Any, Any], Tensor],
-        inputs: Any,
-        targets: Any,
-        *,
-        reduction: str = "mean",
-        weights: Weights | None = None,
-    ) -> Tensor:
-        """See `ParallelModel.sharded_loss`."""
-
+    def _loss_of(self, request: LossRequest) -> Tensor:
         def prepare() -> Arguments:
-            check_mergeable(fn, targets, reduction, weights)
-            return Arguments.of_inputs(self._names, self._settings, inputs, targets)
+            request.check()
+            return Arguments.of_inputs(self._names, self._settings, request.inputs, request.targets)
 
         part = self._agreed_part(prepare)
         [call], [goal] = part.arguments.calls([part.shard]), part.arguments.targets([part.shard])
 
         def work() -> tuple[Tensor, float]:
-            own = weight_of(weights, goal) if weights is not None and part.counts else 0.0
-            return loss_on(fn, self._run, call, goal, self._device), own
+            own = weight_of(request.weights, goal) if request.weights is not None and part.counts else 0.0
+            return loss_on(request.fn, self._run, call, goal, self._device), own
 
         if self._settings.outputs == "local":
             loss, own_weight = self._alone(work)
         else:
             loss, own_weight = self._agreed(work, lambda _: b"", part)
-        return add_ranks(loss, self._loss_weight(part, reduction, weights, own_weight)).to(self._merge_on)
+        return add_ranks(loss, self._loss_weight(part, request, own_weight)).to(self._merge_on)
 
-    def _loss_weight(self, part: _Part, reduction: str, weights: Weights | None, own_weight: float) -> float:
-        if weights is not None:
+    def _loss_weight(self, part: _Part, request: LossRequest, own_weight: float) -> float:
+        if request.weights is not None:
             everyone = self._control.agree("weighing the losses", pair=(own_weight, 0.0))
             total = sum(one.pair[0] for one in everyone)
             return own_weight / total if total else float("nan")
-        if reduction == "sum":
+        if request.reduction == "sum":
             return float(part.counts)
         return part.lengths[distributed.get_rank()] / sum(part.lengths)
 

@@ -116,11 +116,7 @@ class GradientExchange:
             completes: Whether missing gradients are sent as zeros; False where the engine finds them itself.
         """
         self._engine, self._completes = engine, completes
-        parameters = [p for p in self._template.parameters() if p.requires_grad]
-        # The engine knows parameters alone; a buffer that is trained is exchanged here.
-        buffers = [b for b in self._template.buffers() if b.requires_grad and b.is_leaf]
-        for hook in self._hooks:
-            hook.remove()
+        parameters, buffers = _trained(self._template)
         pending = [self._tensors[place] for place in self._loose]
         self._tensors = [*parameters, *buffers]
         self._places = {id(tensor): place for place, tensor in enumerate(self._tensors)}
@@ -131,6 +127,11 @@ class GradientExchange:
         self._fired.clear()
         self._exchanged, self._others = {}, {}
         self._loose = {self._places[id(tensor)] for tensor in pending if id(tensor) in self._places}
+        self._put_hooks()
+
+    def _put_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
         me = weakref.ref(self)
         self._hooks = []
         for place, tensor in enumerate(self._tensors):
@@ -262,19 +263,21 @@ class GradientExchange:
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Exchange what an optimizer is about to use and nobody exchanged."""
-        if self._control.world == 1 or self._joining:
-            return
-        trained = (tensor for group in optimizer.param_groups for tensor in group["params"])
-        own = [self._places[id(tensor)] for tensor in trained if self._is_own(tensor)]
+        own = [] if self._control.world == 1 or self._joining else self._trained_by(optimizer)
         if not own:
             return
         if self._armed and self._fired:
             self._finish_engines()
         self._control.settle()
-        left = [place for place in own if self._tensors[place].grad is not None and not self._is_exchanged(place)]
+        given = [place for place in own if self._tensors[place].grad is not None]
+        left = [place for place in given if not self._is_exchanged(place)]
         if left:
             self._average("an optimizer's step with gradients that were not exchanged", left)
         self._checks.step_begins()
+
+    def _trained_by(self, optimizer: torch.optim.Optimizer) -> list[int]:
+        trained = (tensor for group in optimizer.param_groups for tensor in group["params"])
+        return [self._places[id(tensor)] for tensor in trained if self._is_own(tensor)]
 
     def after_step(self) -> None:
         """An optimizer's step has ended; it was one of these tensors' if `before_step` saw it begin."""
@@ -285,7 +288,8 @@ class GradientExchange:
         if key in self._places:
             return True
         known = self._others.get(key)
-        if known is not None and known() is tensor:
+        # A frozen parameter is nobody's; it may be unfrozen later.
+        if tensor.grad is None or (known is not None and known() is tensor):
             return False
         if any(own is tensor for own in self._template.parameters()):
             # Put in or unfrozen since the last forward.
@@ -293,6 +297,12 @@ class GradientExchange:
             return key in self._places
         self._others[key] = weakref.ref(tensor)
         return False
+
+
+def _trained(template: nn.Module) -> tuple[list[nn.Parameter], list[Tensor]]:
+    """The parameters and buffers of a template that are trained; the engine knows parameters alone."""
+    parameters = [parameter for parameter in template.parameters() if parameter.requires_grad]
+    return parameters, [buffer for buffer in template.buffers() if buffer.requires_grad and buffer.is_leaf]
 
 
 def _noting(me: weakref.ref[GradientExchange], place: int, running: _Pass) -> Callable[[Tensor], None]:

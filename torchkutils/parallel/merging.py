@@ -61,26 +61,31 @@ class Merger:
         first = outputs[0]
         if isinstance(first, Tensor):
             self._check_types(outputs, path, Tensor)
+            if len(outputs) > 1 and is_count(first) and self._axes.said.rule(path) is None:
+                return self._count(outputs, path, inside_object)
             return self._tensor(outputs, path)
         if isinstance(first, int | float | complex | np.number) and not isinstance(first, bool):
             self._check_types(outputs, path, type(first))
             return self._number(outputs, path, inside_object)
-        held = contents(first, path)
-        if held is None:
-            merged = self._value(outputs, path)
-            if inside_object and len(outputs) > 1:
-                self._axes.check_steady(path, first, self._trial)
-            return merged
+        if contents(first, path) is not None:
+            return self._container(outputs, path, inside_object)
+        merged = self._value(outputs, path)
+        if inside_object and len(outputs) > 1:
+            self._axes.check_steady(path, first, self._trial)
+        return merged
+
+    def _container(self, outputs: Sequence[Any], path: str, inside_object: bool) -> Any:
+        first = outputs[0]
         self._check_types(outputs, path, type(first))
         if isinstance(first, list) and self._has_entries(outputs, path):
             joined = [_on(self._target, entry) for output in outputs for entry in output]
             return rebuild(first, joined)
-        opened = [contents(output, path) for output in outputs]
-        if any(other is None or list(other.keys) != list(held.keys) for other in opened):
+        opened = [held for held in (contents(output, path) for output in outputs) if held is not None]
+        if len(opened) < len(outputs) or any(list(one.keys) != list(opened[0].keys) for one in opened):
             self._refuse_structures(outputs)
         plain = inside_object or is_object_with_tensors(first)
-        columns = zip(*[other.values for other in opened if other is not None], strict=True)
-        parts = [self.merge(column, where, plain) for where, column in zip(held.paths(path), columns, strict=True)]
+        columns = zip(*[held.values for held in opened], strict=True)
+        parts = [self.merge(column, where, plain) for where, column in zip(opened[0].paths(path), columns, strict=True)]
         return rebuild(first, parts)
 
     def _tensor(self, tensors: Sequence[Tensor], path: str) -> Tensor:
@@ -103,6 +108,14 @@ class Merger:
         if axis == "sum" and not tensors[0].is_floating_point():
             return torch.stack([tensor.to(self._target) for tensor in tensors]).sum(0)
         return weighted_sum(tensors, weights, self._target)
+
+    def _count(self, counts: Sequence[Tensor], path: str, inside_object: bool) -> Tensor:
+        """A 0-d tensor of integers or a bool: no mean of the replicas' is the whole batch's."""
+        first = counts[0]
+        alike = all(bool(count.to(first.device) == first) for count in counts)
+        if not alike or not (first.dtype == torch.bool or inside_object or self._handed_in(first)):
+            raise ValueError(number_refused(path, first))
+        return first.to(self._target)
 
     def _check_axis(self, path: str, shapes: Sequence[Sizes], axis: int) -> None:
         for shape, shard in zip(shapes, self._plan, strict=True):
@@ -221,6 +234,11 @@ def same(one: Any, other: Any) -> bool:
         return type(one) is type(other) and bool(one == other)
     except Exception:
         return False
+
+
+def is_count(tensor: Tensor) -> bool:
+    """Whether a tensor is one integer or bool, which is no mean over samples."""
+    return tensor.ndim == 0 and not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def number_refused(path: str, number: Any) -> str:

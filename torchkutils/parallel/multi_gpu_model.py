@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ def multi_gpu_model(
     cpu_relocation: bool = False,
     *,
     devices: Iterable[str | torch.device] | None = None,
-    strategy: str = "auto",
+    strategy: Literal["auto", "replicate", "ddp", "fsdp"] = "auto",
     outputs: str = "merged",
     split: str = "even",
     buffers: str = "merged",
@@ -79,7 +79,7 @@ def multi_gpu_model(
 
     Returns:
         A ParallelModel. Tensors in its arguments are cut along axis 0, lists as long as the batch with them; 0-d
-        tensors and other values are shared. Outputs are joined along axis 0; 0-d outputs are averaged by shard
+        tensors and other values are shared. Outputs are joined along axis 0; 0-d floats are averaged by shard
         length, or, if an argument named `labels` holds -100, means by `cross_entropy` by their number of labels.
 
     Raises:

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchkutils._torch_versions import outside_compiler
 from torchkutils.parallel.batch_axes import BatchAxes
+from torchkutils.parallel.losses import check_mergeable
 from torchkutils.parallel.template_view import TemplateView
 
 Weights = Callable[[Any], Any]
@@ -39,6 +41,21 @@ class Settings:
     batch_axes: BatchAxes
 
 
+@dataclass(frozen=True)
+class LossRequest:
+    """What the caller of `sharded_loss` asked for: its arguments."""
+
+    fn: Callable[[Any, Any], Tensor]
+    inputs: Any
+    targets: Any
+    reduction: str
+    weights: Weights | None
+
+    def check(self) -> None:
+        """Refuse what shards cannot merge exactly; see `check_mergeable`."""
+        check_mergeable(self.fn, self.targets, self.reduction, self.weights)
+
+
 class ParallelModel(TemplateView):
     """A model on several devices, made by `multi_gpu_model`; it is called as the model (the template) is.
 
@@ -47,7 +64,8 @@ class ParallelModel(TemplateView):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The template's forward, its batch cut over the devices and its outputs merged."""
-        return super().__call__(*args, **kwargs)
+        # What cuts and merges is no code for a compiler: it looks at values, and speaks with other ranks.
+        return outside_compiler(nn.Module.__call__)(self, *args, **kwargs)
 
     @property
     def module(self) -> nn.Module:
@@ -59,6 +77,9 @@ class ParallelModel(TemplateView):
         """The template's forward on every device."""
 
     @abstractmethod
+    def _loss_of(self, request: LossRequest) -> Tensor:
+        """See `sharded_loss`."""
+
     def sharded_loss(
         self,
         fn: Callable[[Any, Any], Tensor],
@@ -91,6 +112,9 @@ class ParallelModel(TemplateView):
                 a sum, or different batches with 'merged' on the ranks.
             RuntimeError: It failed on another rank.
         """
+        request = LossRequest(fn, inputs, targets, reduction, weights)
+        loss: Tensor = outside_compiler(_loss)(self, request)
+        return loss
 
     def refresh(self) -> None:
         """Copy weights and buffers to the replicas at the next call, whatever seems unchanged.
@@ -105,3 +129,7 @@ class ParallelModel(TemplateView):
         In one process there is nothing to save: gradients add up on the template in any case.
         """
         return contextlib.nullcontext()
+
+
+def _loss(model: ParallelModel, request: LossRequest) -> Tensor:
+    return model._loss_of(request)

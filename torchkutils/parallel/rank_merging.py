@@ -13,7 +13,7 @@ from torch import Tensor
 from torchkutils._nested import map_leaves, rebuild
 from torchkutils.parallel.collectives import add_ranks, join_ranks, own_of_all
 from torchkutils.parallel.control import Control
-from torchkutils.parallel.merging import Trial, number_refused, token_weights, value_refused
+from torchkutils.parallel.merging import Trial, is_count, number_refused, token_weights, value_refused
 from torchkutils.parallel.nested_batches import contents, is_object_with_tensors
 from torchkutils.parallel.output_axes import OutputAxes, Sizes, outline
 from torchkutils.parallel.token_means import TokenMeans
@@ -63,7 +63,7 @@ class RankMerger:
 
     def _collect(self, value: Any, path: str, inside_object: bool, found: list[Any]) -> None:
         if isinstance(value, Tensor):
-            found.append((path, *self._make_of_tensor(value, path)))
+            found.append((path, *self._make_of_tensor(value, path, inside_object)))
         elif (held := contents(value, path)) is None:
             found.append((path, self._make_of_value(value, path, inside_object)))
         elif isinstance(value, list) and self._axes.known(path, value) == "list":
@@ -77,7 +77,11 @@ class RankMerger:
             for where, part in zip(held.paths(path), held.values, strict=True):
                 self._collect(part, where, plain, found)
 
-    def _make_of_tensor(self, tensor: Tensor, path: str) -> tuple[Any, ...]:
+    def _make_of_tensor(self, tensor: Tensor, path: str, inside_object: bool) -> tuple[Any, ...]:
+        if is_count(tensor) and self._axes.said.rule(path) is None:
+            if not (tensor.dtype == torch.bool or inside_object or self._handed_in(tensor)):
+                raise ValueError(number_refused(path, tensor))
+            return tensor.dtype, tensor.item()
         axis = self._axes.known(path, tensor)
         shape = tuple(tensor.shape)
         if isinstance(axis, int):
@@ -202,6 +206,9 @@ class RankMerger:
         return moved
 
     def _merged_tensor(self, tensor: Tensor, path: str) -> Tensor:
+        if is_count(tensor) and self._axes.said.rule(path) is None:
+            # The same on every rank: see `make`.
+            return tensor
         axis = self._axes.known(path, tensor)
         if isinstance(axis, int):
             own = tensor.narrow(axis, 0, self._lengths[self._rank])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,10 +14,10 @@ from torchkutils._random_state import random_state_kept
 from torchkutils.parallel.arguments import Arguments, positional_names
 from torchkutils.parallel.batch_norm import StatisticsMerger
 from torchkutils.parallel.launch import LaunchChoice, Work, run_all
-from torchkutils.parallel.losses import check_mergeable, loss_on, weight_of
+from torchkutils.parallel.losses import loss_on, weight_of
 from torchkutils.parallel.merging import Merger
 from torchkutils.parallel.output_axes import OutputAxes, Sizes, outline
-from torchkutils.parallel.parallel_model import ParallelModel, Settings, Weights
+from torchkutils.parallel.parallel_model import LossRequest, ParallelModel, Settings
 from torchkutils.parallel.replicas import ReplicaSet, throw_away_copy
 from torchkutils.parallel.scatter_gather import Plan, Shard, plan_shards, shard_weights, weighted_sum
 from torchkutils.parallel.token_means import TokenMeans, leaves_tokens_out
@@ -64,30 +64,23 @@ class ReplicatedModel(ParallelModel):
         merger = Merger(self._axes, plan, self._merge_on, trial, arguments.handed_in, tokens)
         return merger.merge(outputs)
 
-    def sharded_loss(
-        self,
-        fn: Callable[[Any, Any], Tensor],
-        inputs: Any,
-        targets: Any,
-        *,
-        reduction: str = "mean",
-        weights: Weights | None = None,
-    ) -> Tensor:
-        """See `ParallelModel.sharded_loss`."""
-        check_mergeable(fn, targets, reduction, weights)
-        arguments = Arguments.of_inputs(self._names, self._settings, inputs, targets)
+    def _loss_of(self, request: LossRequest) -> Tensor:
+        request.check()
+        arguments = Arguments.of_inputs(self._names, self._settings, request.inputs, request.targets)
         plan = self._plan(arguments)
         replicas = self._replicas.ready()
         goals = arguments.targets(plan)
         works: list[Work] = [
-            partial(loss_on, fn, replicas[shard.replica].module, call, target, shard.device)
+            partial(loss_on, request.fn, replicas[shard.replica].module, call, target, shard.device)
             for shard, call, target in zip(plan, arguments.calls(plan), goals, strict=True)
         ]
         losses = self._run(works, plan)
-        if weights is not None:
-            each = [weight_of(weights, target) for target in goals]
-            return weighted_sum(losses, [one / sum(each) if sum(each) else 0.0 for one in each], self._merge_on)
-        return weighted_sum(losses, shard_weights(plan) if reduction == "mean" else [1.0] * len(plan), self._merge_on)
+        if request.weights is not None:
+            each = [weight_of(request.weights, target) for target in goals]
+            shares = [one / sum(each) if sum(each) else 0.0 for one in each]
+        else:
+            shares = shard_weights(plan) if request.reduction == "mean" else [1.0] * len(plan)
+        return weighted_sum(losses, shares, self._merge_on)
 
     def _plan(self, arguments: Arguments) -> Plan:
         return plan_shards(arguments.length, self._replicas.devices, self._settings.split)

@@ -39,9 +39,9 @@ class Snapshot:
         self._no_hooks = [part for name, part in parts if not part and name in _HOOKS]
         self._hooks_made = RemovableHandle.next_id
         self._lists = [(held, copy.copy(held)) for held in lists]
-        self._holders: list[dict[str, Any]] = [
-            part for module in self.modules for part in (module._parameters, module._buffers)
-        ]
+        both = [part for module in self.modules for part in (module._parameters, module._buffers)]
+        self._holders: list[dict[str, Any]] = [part for part in both if part]
+        self._empty += [part for part in both if not part]
         self._held = list(chain.from_iterable(map(dict.values, self._holders)))
 
     def still_holds(self) -> bool:
@@ -89,7 +89,14 @@ class _Group:
 
     get: Callable[[dict[str, Any]], Any]
     held: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[tuple[int, ...], Any] = field(default_factory=dict)
     values: list[Any] = field(default_factory=list)
+
+    def add(self, module: nn.Module) -> None:
+        """Take in a module. Equal layers share their tuple of values: what is compared then lies in the cache."""
+        self.held.append(module.__dict__)
+        values = self.get(module.__dict__)
+        self.values.append(self.known.setdefault(tuple(map(id, values)), values))
 
 
 def _grouped(modules: list[nn.Module]) -> list[_Group]:
@@ -97,18 +104,16 @@ def _grouped(modules: list[nn.Module]) -> list[_Group]:
     for module in modules:
         names = tuple(name for name in module.__dict__ if name not in _STOCK)
         key = names if "training" in module.__dict__ else ("",)
-        group = groups.setdefault(key, _Group(_getter_of(module)))
-        group.held.append(module.__dict__)
-        group.values.append(group.get(module.__dict__))
+        groups.setdefault(key, _Group(_getter_of(module))).add(module)
     return list(groups.values())
 
 
 def _getter_of(module: nn.Module) -> Callable[[dict[str, Any]], Any]:
     if "training" not in module.__dict__:
         return _nothing
-    # The second name, a set that every module holds, makes it a tuple whatever else there is.
+    # The second name, None in nearly every module, makes it a tuple whatever else there is.
     names = [name for name in module.__dict__ if name not in _STOCK]
-    return operator.itemgetter("training", "_non_persistent_buffers_set", *names)
+    return operator.itemgetter("training", "_is_full_backward_hook", *names)
 
 
 def _nothing(held: dict[str, Any]) -> tuple[()]:

@@ -19,7 +19,7 @@ from torchkutils.models.records import ModuleRecord, Trace
 # What two modules that were moved must have in common: a ReLU alone is everywhere.
 _FEWEST_INSIDE = 1
 # Longer lists are not aligned by costs: the product of their lengths.
-_LONGEST_ALIGNMENT = 250_000
+_LONGEST_ALIGNMENT = 40_000
 # Beside a missing module, which costs 1: two of one class that differ (a block that differs a little: less), two of
 # other classes at one place, a shift.
 _CHANGED, _LEAST_CHANGED, _OTHER_CLASS, _OTHER_PLACE, _NEVER = 0.5, 0.25, 1.5, 0.2, 3.0
@@ -66,12 +66,20 @@ class _Pairing:
         if self._count(self.before, firsts) and self._count(self.after, seconds):
             found = self._aligned(firsts, seconds)
         else:
-            found = []
-            for step in (_name, _print, _class):
-                pairs = self._same(firsts, seconds, step)
-                found += pairs
-                firsts = [child for child in firsts if child not in {pair[0] for pair in pairs}]
-                seconds = [child for child in seconds if child not in {pair[1] for pair in pairs}]
+            found = self._in_steps(firsts, seconds, (_name, _print, _class))
+        return found
+
+    def _in_steps(
+        self, firsts: list[int], seconds: list[int], steps: tuple[Callable[[_Side, int], Hashable], ...]
+    ) -> list[tuple[int, int]]:
+        """Pairs by one property after the other, each of what the ones before it left over."""
+        found = []
+        for step in steps:
+            pairs = self._same(firsts, seconds, step)
+            found += pairs
+            taken = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
+            firsts = [child for child in firsts if child not in taken[0]]
+            seconds = [child for child in seconds if child not in taken[1]]
         return found
 
     @staticmethod
@@ -103,7 +111,7 @@ class _Pairing:
         while firsts and seconds and self._cost(firsts[0], seconds[0]) == 0:
             found.append((firsts.pop(0), seconds.pop(0)))
         if len(firsts) * len(seconds) > _LONGEST_ALIGNMENT:
-            return found + self._same(firsts, seconds, _print)
+            return found + self._roughly_aligned(firsts, seconds)
         # costs[i][j]: of the best alignment of all from place i and from place j on.
         rows, columns = len(firsts), len(seconds)
         costs = [[float(rows - row + columns - column) for column in range(columns + 1)] for row in range(rows + 1)]
@@ -122,6 +130,15 @@ class _Pairing:
             else:
                 column += 1
         return found
+
+    def _roughly_aligned(self, firsts: list[int], seconds: list[int]) -> list[tuple[int, int]]:
+        """As `_aligned`, in little time: lists of one length by their places, others from both ends."""
+        if len(firsts) == len(seconds):
+            return self._in_steps(firsts, seconds, (_print_and_name, _name))
+        found = []
+        while firsts and seconds and self.before.prints[firsts[-1]] == self.after.prints[seconds[-1]]:
+            found.append((firsts.pop(), seconds.pop()))
+        return found + self._in_steps(firsts, seconds, (_print, _name))
 
     def _cost(self, one: int, other: int) -> float:
         """What it costs to call two modules the same, where one that is missing costs 1."""
@@ -167,6 +184,10 @@ def paired(before: Trace, after: Trace) -> dict[int, int]:
 
 def _print(side: _Side, index: int) -> Hashable:
     return side.prints[index]
+
+
+def _print_and_name(side: _Side, index: int) -> Hashable:
+    return side.prints[index], side.modules[index].name
 
 
 def _name(side: _Side, index: int) -> Hashable:

@@ -22,15 +22,15 @@ class RunningCall:
         parent: Index of the call that was running when it began.
         inputs: What it was given, described.
         output: What it returned, described; None until it ends.
-        leaf: No other module was called in it so far.
+        leaf: It has called no other module so far.
         flops: Operations of the functions that it ran itself.
         flops_known: Whether all of them could be counted.
         node: Its node in the data flow, if it is one box whatever it does; None while that is not known.
         sources: Where the tensors that it was given come from; empty where `node` has those edges already.
         tensors: The tensors that it was given; empty when the call has ended.
         functions: Nodes of the functions that it ran itself.
-        made: In a call that is one box, what its functions gave: weak references by identity.
-        memory: There too, the memory of what functions inside of transforms gave.
+        made: In a call that is one box, the results of its functions: weak references by `id`.
+        memory: There too, the memory of the results of functions inside of transforms.
         mode_was_on: Whether the function mode was on torch's stack when the call began.
     """
 
@@ -58,26 +58,33 @@ class RunningCall:
         self.memory: set[int] = set()
 
     def note_made(self, tensors: list[torch.Tensor]) -> None:
-        """A function inside this call, which is one box, gave these tensors."""
+        """A function inside this call, which is one box, has returned these tensors."""
         for tensor in tensors:
             self.made[id(tensor)] = weakref.ref(tensor)
-            if inside_function_transform():
-                # What leaves a transform is the tensor that is wrapped here, or a view of it.
-                self.memory.add(storage_of(tensor))
+        if inside_function_transform():
+            # What leaves a transform is the tensor that is wrapped here, or a view of it.
+            self.memory.update(map(storage_of, tensors))
 
     def has_made(self, tensor: torch.Tensor) -> bool:
-        """Whether a function inside this call gave this tensor."""
+        """Whether a function inside this call has returned this tensor."""
         reference = self.made.get(id(tensor))
         return reference is not None and reference() is tensor
 
     def has_made_memory(self, storage: int) -> bool:
-        """Whether a tensor that a function inside this call gave lies in this memory."""
-        return storage in self.memory or any(storage_of(made) == storage for made in self.alive())
+        """Whether a tensor that a function inside this call has returned lies in this memory."""
+        return storage in self.memory or storage in map(storage_of, self.alive())
 
     def alive(self) -> list[torch.Tensor]:
-        """What functions inside this call gave, as far as it still exists."""
+        """The results of functions inside this call that still exist."""
         made = [reference() for reference in self.made.values()]
         return [tensor for tensor in made if tensor is not None]
+
+    def add_flops(self, flops: int | None) -> None:
+        """Add the operations of a function; None where they could not be counted."""
+        if flops is None:
+            self.flops_known = False
+        else:
+            self.flops += flops
 
     def finished(self) -> Call:
         """What is known of it, as a plain record."""
@@ -106,45 +113,33 @@ class CallStack:
         self._all: list[Call | RunningCall] = []
         self._numbers: dict[int, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def next_number(self, module: int) -> int:
-        """The number of the call of this module that is about to begin."""
+    def enter(self, module: int) -> tuple[RunningCall | None, int, int]:
+        """A call begins. Gives the call around it, which is no leaf then, its index and its number."""
         number = self._numbers.get(module, 0)
         self._numbers[module] = number + 1
-        return number
-
-    def parent(self) -> RunningCall | None:
-        """The call in which another one is about to begin, which makes it no leaf; None outside of the model."""
-        if not self.running:
-            return None
-        self.running[-1].leaf = False
-        return self.running[-1]
-
-    def enter(self, module: int) -> tuple[RunningCall | None, int, int]:
-        """Of a call that begins and ends at once: the call around it, its index, its number."""
-        return self.parent(), len(self._all), self.next_number(module)
+        outer = None
+        if self.running:
+            outer = self.running[-1]
+            outer.leaf = False
+        return outer, len(self._all), number
 
     def begin(self, module: int, inputs: Collection) -> RunningCall:
-        """A call begins inside the innermost running one."""
-        parent = self.parent()
-        call = RunningCall(
-            len(self._all), module, self.next_number(module), None if parent is None else parent.index, inputs
-        )
+        """A call begins inside the innermost running one, and runs from now on."""
+        outer, index, number = self.enter(module)
+        call = RunningCall(index, module, number, None if outer is None else outer.index, inputs)
         self._all.append(call)
         self.running.append(call)
         return call
 
     def end(self, call: RunningCall) -> None:
-        """A call has ended, and with it all that began inside it and did not end by themselves."""
+        """A call has ended, and with it all calls inside it, even if they did not say so."""
         if any(call is running for running in self.running):
             while self.running.pop() is not call:
                 pass
         call.tensors, call.made, call.memory = [], {}, set()
 
     def record(self, call: RunningCall) -> None:
-        """Keep the plain record of a call in its place: no more is going to be known."""
+        """Keep the plain record of a call in its place: nothing changes in it from now on."""
         self._all[call.index] = call.finished()
 
     def add(self, call: Call) -> None:

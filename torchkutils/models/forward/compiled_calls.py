@@ -26,7 +26,7 @@ class CompiledCalls:
     """Calls `before` and `after` around each compiled function that this thread calls in the block.
 
     Python's profile function is the only way to hear of a call that costs the callers of other functions little and
-    other threads nothing; a profiler that is running already is left alone, and nobody is told.
+    other threads nothing. Where a profiler runs already, it is left alone, and these calls are not seen.
 
     Args:
         before: Gets the name of the function, its positional and its keyword arguments.

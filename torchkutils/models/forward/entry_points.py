@@ -135,7 +135,7 @@ class EntryPoints:
         self.listener, self.forward_entry = _NO_LISTENER, None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EntryPoints:
-        """Of a module that forward copies: the copy has its own forward, and nobody is told of its calls."""
+        """Of a module that forward copies: the copy has its own forward, and its calls are not recorded."""
         own = None if self.stored is None else self.stored.get("forward")
         return _without_listener(memo.get(id(self.module), self.module), self.index, deepcopy(own, memo))
 
@@ -273,6 +273,8 @@ def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _children_only(module: torch.nn.Module) -> list[torch.nn.Module | None] | None:
     """The children of a module that only calls them, if `__call__` of each is torch's."""
+    if not only_calls_children(module):
+        return None
     children = list(module._modules.values())
-    plain = only_calls_children(module) and all(type(child).__call__ is _CALL for child in children)
-    return children if plain else None
+    classes = set(map(type, children))
+    return children if all(kind.__call__ is _CALL for kind in classes) else None

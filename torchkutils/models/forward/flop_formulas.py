@@ -157,16 +157,22 @@ def _einsum(equation: str, *operands: Any, out_val: Tensor) -> int | None:
         return 0
     if len(operands) > 2 or not isinstance(equation, str):
         return None
-    terms, _, result = equation.replace(" ", "").partition("->")
+    terms, arrow, result = equation.replace(" ", "").partition("->")
     left, right = terms.split(",")
-    if not _:
-        labels = [label for label in left + right if label != "."]
-        result = "".join(label for label in labels if labels.count(label) == 1)
-    summed = (set(left) & set(right)) - {"."} - set(result)
-    # An axis of length 1 is no axis to sum over.
-    sizes = [min(_length(operands[0], left, label), _length(operands[1], right, label)) for label in summed]
-    sizes = [size for size in sizes if size != 1]
+    if not arrow:
+        result = _labels_that_stand_once(left + right)
+    sizes = []
+    for label in (set(left) & set(right)) - {"."} - set(result):
+        size = min(_length(operands[0], left, label), _length(operands[1], right, label))
+        # An axis of length 1 is no axis to sum over.
+        if size != 1:
+            sizes.append(size)
     return 2 * out_val.numel() * math.prod(sizes) if sizes else 0
+
+
+def _labels_that_stand_once(labels: str) -> str:
+    """What an equation without an arrow gives."""
+    return "".join(label for label in labels if label != "." and labels.count(label) == 1)
 
 
 def _length(operand: Tensor, term: str, label: str) -> int:
@@ -178,7 +184,7 @@ def _length(operand: Tensor, term: str, label: str) -> int:
 def _tensordot(a: Tensor, b: Tensor, dims: Any = 2, *, out_val: Tensor, **named: Any) -> int | None:
     """The output times the axes summed over. One that is 1 long on one side is summed on the other before."""
     if isinstance(dims, Tensor):
-        # Its values tell, and nobody may read them on every device.
+        # The axes are its values, which cannot be read on every device.
         return None
     axes, others = (range(-dims, 0), range(dims)) if isinstance(dims, int) else dims
     summed = (int(min(a.shape[axis], b.shape[other])) for axis, other in zip(axes, others, strict=True))

@@ -13,7 +13,7 @@ import math
 import operator
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import torch
@@ -75,23 +75,29 @@ def register_flop_formula(
     >>> summarize(Distances(), input_size=[(5, 3), (7, 3)]).flops
     210
     """
-    listed = [targets] if isinstance(targets, str) or not isinstance(targets, Sequence) else list(targets)
+    listed = list(targets) if isinstance(targets, Sequence) and not isinstance(targets, str) else [targets]
     for target in listed:
-        if not (("::" in target) if isinstance(target, str) else callable(target)):
-            raise TypeError(f"targets must be functions, classes of modules or names like 'mylib::op', got {target!r}")
-        if isinstance(target, nn.Module):
-            name = type(target).__name__
-            raise TypeError(f"targets must be classes of modules, got an instance of {name}; give the class {name}")
-        if get_raw and _is_module_class(target):
-            raise ValueError(f"get_raw=True is not possible for {target.__name__}: formulas of modules get shapes")
+        _check_target(target, get_raw)
 
     def register(formula: AnyFormula) -> AnyFormula:
         for target in listed:
-            known = _guarded(formula if get_raw or _is_module_class(target) else _given_shapes(formula))
-            _registered[target if _is_module_class(target) else _key(target)] = known
+            of_module = _is_module_class(target)
+            key = target if of_module else _key(target)
+            _registered[key] = _guarded(formula if get_raw or of_module else _given_shapes(formula))
         return formula
 
     return register
+
+
+def _check_target(target: Any, get_raw: bool) -> None:
+    possible = "::" in target if isinstance(target, str) else callable(target)
+    if not possible:
+        raise TypeError(f"targets must be functions, classes of modules or names like 'mylib::op', got {target!r}")
+    if isinstance(target, nn.Module):
+        name = type(target).__name__
+        raise TypeError(f"targets must be classes of modules, got an instance of {name}; give the class {name}")
+    if get_raw and _is_module_class(target):
+        raise ValueError(f"get_raw=True is not possible for {target.__name__}: formulas of modules get shapes")
 
 
 def _is_module_class(target: Any) -> TypeGuard[type[nn.Module]]:
@@ -142,32 +148,49 @@ def _whole(count: Any) -> int | None:
 
 def function_flops(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
     """What one torch function ran, None when it cannot be told; `out` is what it returned."""
-    key = _key(function)
-    formula = _registered.get(key) or FORMULAS.get(key)
-    if formula is None:
-        if isinstance(key, str) and key in FREE_FUNCTIONS:
-            return 0
-        formula = flop_counter.flop_registry.get(getattr(function, "overloadpacket", function))
-    if formula is None:
+    formula = _formula_of(function)
+    if formula is _no_operations:
+        return 0
+    if formula is None or _has_unusual_tensor(args) or _has_unusual_tensor(kwargs.values()):
         return None
-    if "out" in kwargs or "self" in kwargs:
-        # Schemas call the first argument `self`, functions call it `input`.
-        renamed = {"self": "input"}
-        kwargs = {renamed.get(name, name): value for name, value in kwargs.items() if name != "out"}
     try:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.Tensor) and (value.layout is not torch.strided or value.is_nested):
-                # Its shape does not tell what is computed from it.
-                return None
-        count = _whole(formula(*args, **kwargs, out_val=out))
-        if count is None or not _torch_versions.inside_function_transform():
-            return count
-        return count * examples_at_once(args, kwargs)
+        count = _whole(formula(*args, **_with_names_of_functions(kwargs), out_val=out))
+        return None if count is None else count * examples_at_once(args, kwargs)
     except (TypeError, IndexError, AttributeError, KeyError, ValueError, RuntimeError):
         return None
 
 
-# What of these comes through `__torch_function__` is torch's; they say so themselves only at times.
+def _formula_of(function: Callable[..., Any]) -> Formula | None:
+    """The formula of a function; None where there is none."""
+    key = _key(function)
+    formula = _registered.get(key) or FORMULAS.get(key)
+    if formula is not None:
+        return formula
+    if isinstance(key, str) and key in FREE_FUNCTIONS:
+        return _no_operations
+    return flop_counter.flop_registry.get(getattr(function, "overloadpacket", function))
+
+
+def _no_operations(*arguments: Any, **named: Any) -> int:
+    return 0
+
+
+def _has_unusual_tensor(values: Iterable[Any]) -> bool:
+    """Whether the shape of one of the tensors does not tell what is computed from it: sparse and nested ones."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    return any(tensor.layout is not torch.strided or tensor.is_nested for tensor in tensors)
+
+
+def _with_names_of_functions(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments under the names that formulas know: schemas call the first one `self`, functions call it `input`."""
+    named = dict(kwargs)
+    named.pop("out", None)
+    if "self" in named:
+        named["input"] = named.pop("self")
+    return named
+
+
+# Functions of these classes that come through `__torch_function__` are torch's; not all of them have a `__module__`.
 _WRITTEN_IN_C = frozenset([types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType])
 
 
@@ -253,8 +276,12 @@ def _formula_of_class(kind: type[nn.Module]) -> Formula | None:
 
 
 def _registered_flops(formula: Formula, module: nn.Module, inputs: Collection, output: Value | None) -> int | None:
-    positional = [_shapes(value) for key, value in inputs.items if isinstance(key, int)]
-    named = {key: _shapes(value) for key, value in inputs.items if isinstance(key, str)}
+    positional, named = [], {}
+    for key, value in inputs.items:
+        if isinstance(key, str):
+            named[key] = _shapes(value)
+        else:
+            positional.append(_shapes(value))
     return formula(module, *positional, **named, out_shape=_shapes(output))
 
 
@@ -271,7 +298,9 @@ def _given(module: nn.Module, inputs: Collection, name: str) -> TensorValue | No
     names = _argument_names(type(module).forward)
     bound = {key if isinstance(key, str) else names[key]: value for key, value in inputs.items}
     value = next(tensors_in(bound.get(name)), None)
-    return None if value is None or None in value.shape else value
+    if value is None or None in value.shape:
+        return None
+    return value
 
 
 @functools.lru_cache(maxsize=64)
@@ -305,20 +334,24 @@ def _cell(module: Any, inputs: Collection) -> int | None:
 
 def _attention(module: Any, inputs: Collection) -> int | None:
     """Its axes are (length, batch, width) unless `batch_first`; without a batch, (length, width)."""
-    query, key, value = [_given(module, inputs, name) for name in ("query", "key", "value")]
+    query, key, value = (_given(module, inputs, name) for name in ("query", "key", "value"))
     if query is None or key is None or value is None:
         return None
     batched = len(query.shape) == 3
-    length_axis = int(batched and module.batch_first)
-    batch = query.shape[1 - length_axis] if batched else 1
+    length_axis = 1 if batched and module.batch_first else 0
+    batch = _size(query, 1 - length_axis) if batched else 1
     added = (module.bias_k is not None) + bool(module.add_zero_attn)
-    widths = key.shape[-1] or 0, value.shape[-1] or 0
-    length, source = query.shape[length_axis] or 0, key.shape[length_axis] or 0
-    return attention_flops(batch or 0, length, source, added, int(module.embed_dim), widths)
+    widths = _size(key, -1), _size(value, -1)
+    length, source = _size(query, length_axis), _size(key, length_axis)
+    return attention_flops(batch, length, source, added, int(module.embed_dim), widths)
+
+
+def _size(value: TensorValue, axis: int) -> int:
+    return int(value.shape[axis] or 0)
 
 
 def watched_wholly(kind: type[nn.Module]) -> bool:
-    """Whether users' formulas may concern what layers of this class run, so that no short way through them is taken."""
+    """Whether formulas of users may concern functions inside layers of this class, which then must be seen."""
     if not _registered:
         return False
     of_functions = any(isinstance(key, str) and "::" not in key for key in _registered)

@@ -102,7 +102,7 @@ lift_fresh lift_fresh_copy linalg_vander linspace logspace nested_tensor new new
 new_ones new_tensor new_zeros ones_like range scalar_tensor sparse_compressed_tensor sparse_coo_tensor
 sparse_csr_tensor tensor tril_indices triu_indices vander zero zeros_like
 """
-# Handing values to NumPy or another library is not among them: nobody sees what is computed there.
+# Functions that hand values to NumPy or another library are not among them: what is computed there is not seen.
 _CONVERSION = """
 __bool__ __complex__ __deepcopy__ __dlpack_device__ __float__ __index__ __int__ __long__ __nonzero__ __reduce_ex__
 __reversed__ __setstate__ _local_scalar_dense _make_subclass _to_copy _to_dense as_subclass bfloat16 bool byte cdouble

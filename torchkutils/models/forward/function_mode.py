@@ -12,7 +12,6 @@ from torchkutils._torch_versions import (
     function_modes,
     pop_function_mode,
     push_function_mode,
-    without_torch_function,
 )
 
 RunFunction: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -27,8 +26,6 @@ class FunctionMode(TorchFunctionMode):
     Attributes:
         on: Whether the mode is on torch's stack.
     """
-
-    on: bool
 
     def __init__(self, run_function: RunFunction) -> None:
         super().__init__()
@@ -70,20 +67,3 @@ class FunctionMode(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return self._run_function(function, args, kwargs or {})
-
-
-class without_function_modes:  # noqa: N801
-    """No function mode sees what the block does. It costs nothing where `needed` is false."""
-
-    __slots__ = ("guard",)
-
-    def __init__(self, needed: bool = True) -> None:
-        self.guard: Any | None = without_torch_function() if needed else None
-
-    def __enter__(self) -> None:
-        if self.guard is not None:
-            self.guard.__enter__()
-
-    def __exit__(self, *details: Any) -> None:
-        if self.guard is not None:
-            self.guard.__exit__(*details)

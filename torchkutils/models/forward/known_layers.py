@@ -9,26 +9,29 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from torchkutils._torch_versions import any_global_hook
+from torchkutils._torch_versions import GLOBAL_HOOKS
 
 Rule: TypeAlias = Callable[[nn.Module, torch.Tensor, torch.Tensor], int]
 
 
-def _weight(module: nn.Module) -> torch.Tensor:
+def _shape_of_weight(module: nn.Module) -> torch.Size:
     weight: Any = module._parameters.get("weight")
-    return module.weight if weight is None else weight  # type: ignore[return-value]
+    if weight is None:
+        # Parametrizations and older ways of weight normalisation make it anew.
+        weight = module.weight
+    return weight.shape  # type: ignore[no-any-return]
 
 
 def _linear(module: nn.Module, value: torch.Tensor, output: torch.Tensor) -> int:
-    return 2 * output.numel() * _weight(module).shape[-1]
+    return 2 * output.numel() * _shape_of_weight(module)[-1]
 
 
 def _convolution(module: nn.Module, value: torch.Tensor, output: torch.Tensor) -> int:
-    return 2 * output.numel() * math.prod(_weight(module).shape[1:])
+    return 2 * output.numel() * math.prod(_shape_of_weight(module)[1:])
 
 
 def _transposed(module: nn.Module, value: torch.Tensor, output: torch.Tensor) -> int:
-    return 2 * value.numel() * math.prod(_weight(module).shape[1:])
+    return 2 * value.numel() * math.prod(_shape_of_weight(module)[1:])
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -59,28 +62,30 @@ _FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {kind: kind.forward for k
 
 
 def stock_forward(module: nn.Module) -> Callable[..., Any] | None:
-    """The forward of a stock leaf, of exactly that class, as torch gave it; None for every other module."""
+    """The forward of a stock layer, of exactly that class, as torch gave it; None for every other module."""
     kind = type(module)
     forward = _FORWARDS.get(kind)
-    return forward if forward is not None and forward is kind.forward and "forward" not in module.__dict__ else None
+    if forward is None or forward is not kind.forward or "forward" in module.__dict__:
+        return None
+    return forward
 
 
 def stock_rule(module: nn.Module) -> Rule | None:
-    """How many operations such a leaf runs; None where it is none, or `module_flops` knows."""
+    """How many operations such a layer runs; None where it runs none, or `module_flops` knows."""
     return _RULES[type(module)]
 
 
 def runs_plainly(own: dict[str, Any]) -> bool:
-    """Whether a stock leaf with these attributes has no hooks and writes to nothing but its own buffers."""
-    return not (hooked(own) or own.get("inplace") or own.get("max_norm") is not None)
+    """Whether a stock layer with these attributes has no hooks and writes to nothing but its own buffers."""
+    return not (own.get("inplace") or hooked(own)) and own.get("max_norm") is None
 
 
 def hooked(own: dict[str, Any]) -> bool:
-    """Whether a plain call of forward would leave something out that `nn.Module.__call__` does."""
+    """Whether `nn.Module.__call__` of a module with these attributes does more than to call forward."""
     return bool(
         own.get("_forward_hooks")
         or own.get("_forward_pre_hooks")
         or own.get("_backward_hooks")
         or own.get("_backward_pre_hooks")
-        or any_global_hook()
+        or any(GLOBAL_HOOKS)
     )

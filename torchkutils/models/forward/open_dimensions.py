@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from torchkutils.models.records import Call, Collection, TensorValue, Trace, Value
+from torchkutils.models.records import Call, Collection, Node, TensorValue, Trace, Value
 from torchkutils.models.tree.totals import value_bytes
 
 
@@ -25,22 +25,26 @@ def with_open_dimensions(one: Trace, other: Trace, more_samples: Trace | None, o
     more = one if more_samples is None else more_samples
     if not _course(one) == _course(other) == _course(more):
         raise ValueError("input_size has open dimensions, and the model takes another way at another size: give sizes")
-    nodes = tuple(
-        dataclasses.replace(a, output=_open_value(a.output, b.output))
-        for a, b in zip(one.nodes, other.nodes, strict=True)
-    )
-    counted_for = [] if more_samples is None else ["one sample"]
-    counted_for += [] if open_size is None else [f"open sizes of {open_size}"]
+    counted_for = []
+    if more_samples is not None:
+        counted_for.append("one sample")
+    if open_size is not None:
+        counted_for.append(f"open sizes of {open_size}")
     return dataclasses.replace(
         one,
         calls=tuple(map(_open_call, one.calls, other.calls, more.calls)),
-        nodes=nodes,
+        nodes=tuple(map(_open_node, one.nodes, other.nodes)),
         counted_for=", ".join(counted_for),
-        call_bytes=tuple(
-            (_bytes_of_one_sample(a.inputs, b.inputs), _bytes_of_one_sample(a.output, b.output))
-            for a, b in zip(one.calls, more.calls, strict=True)
-        ),
+        call_bytes=tuple(map(_call_bytes, one.calls, more.calls)),
     )
+
+
+def _open_node(one: Node, other: Node) -> Node:
+    return dataclasses.replace(one, output=_open_value(one.output, other.output))
+
+
+def _call_bytes(two: Call, three: Call) -> tuple[int, int]:
+    return _bytes_of_one_sample(two.inputs, three.inputs), _bytes_of_one_sample(two.output, three.output)
 
 
 def _open_call(one: Call, other: Call, more: Call) -> Call:
@@ -55,7 +59,10 @@ def _open_call(one: Call, other: Call, more: Call) -> Call:
 
 
 def _bytes_of_one_sample(two: Value | None, three: Value | None) -> int:
-    return value_bytes(two) if two is three else _of_one_sample(value_bytes(two), value_bytes(three))[0]
+    if two is three:
+        return value_bytes(two)
+    size, _ = _of_one_sample(value_bytes(two), value_bytes(three))
+    return size
 
 
 def _of_one_sample(two: int, three: int) -> tuple[int, bool]:
@@ -82,11 +89,17 @@ def _course(trace: Trace) -> tuple[Any, ...]:
 
 def _open_value(one: Any, other: Any) -> Any:
     if isinstance(one, TensorValue) and isinstance(other, TensorValue) and len(one.shape) == len(other.shape):
-        shape = tuple(a if a == b else None for a, b in zip(one.shape, other.shape, strict=True))
-        return dataclasses.replace(one, shape=shape)
+        return dataclasses.replace(one, shape=tuple(map(_open_size, one.shape, other.shape)))
     if isinstance(one, Collection) and isinstance(other, Collection):
-        pairs: list[tuple[int | str, Value]] = [
-            (key, _open_value(a, b)) for (key, a), (_, b) in zip(one.items, other.items, strict=False)
-        ]
-        return dataclasses.replace(one, items=tuple(pairs))
+        keys = [key for key, _ in one.items]
+        values = map(_open_value, _values(one), _values(other))
+        return dataclasses.replace(one, items=tuple(zip(keys, values, strict=False)))
     return one
+
+
+def _open_size(one: int | None, other: int | None) -> int | None:
+    return one if one == other else None
+
+
+def _values(collection: Collection) -> list[Value]:
+    return [value for _, value in collection.items]

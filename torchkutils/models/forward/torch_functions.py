@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
 
 import torch
@@ -30,6 +29,8 @@ _OPERATORS = "add sub mul div truediv floordiv mod pow matmul and or xor lshift 
 _IN_PLACE_OPERATORS = frozenset(f"__i{name}__" for name in _OPERATORS.split(" "))
 # Renormalises the rows of its table that it looks up.
 _TABLES = ("embedding", "embedding_bag")
+# Behind all positional arguments: the argument has to be named.
+_NO_POSITION = 1_000_000
 
 
 def shown_name(name: str) -> str:
@@ -47,15 +48,28 @@ def asks_for_graph(function: Any, name: str) -> bool:
 def written_tensors(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that a function writes to."""
     if type(function) in OPERATORS:
-        return _tensors([kwargs.get(key, args[at] if at < len(args) else None) for key, at in _declared(function)])
-    if _is_in_place(name) or (kwargs and kwargs.get("inplace") is True):
-        # torch.nn.init hands its arguments on by name.
-        return _tensors(args[0] if args else next(iter(kwargs.values()), None))
+        return _written_by_operator(function, args, kwargs)
+    if _is_in_place(name):
+        return _first_argument(args, kwargs)
     if not kwargs:
         return []
-    if name in _TABLES and kwargs.get("max_norm") is not None and len(args) > 1:
-        return _tensors(args[1])
-    return _tensors(kwargs["out"]) if "out" in kwargs else []
+    if kwargs.get("inplace") is True:
+        return _first_argument(args, kwargs)
+    if name in _TABLES and kwargs.get("max_norm") is not None:
+        return _tensors(args[1:2])
+    return _tensors(kwargs.get("out"))
+
+
+def _written_by_operator(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    written: list[torch.Tensor] = []
+    for name, position in _declared(function):
+        written += _tensors(kwargs.get(name, args[position : position + 1]))
+    return written
+
+
+def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    # torch.nn.init hands its arguments on by name.
+    return _tensors([*args, *kwargs.values()][:1])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -73,11 +87,15 @@ def _declared(function: Any) -> list[tuple[str, int]]:
     for overload in overloads:
         for position, argument in enumerate(overload._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                written[argument.name] = sys.maxsize if argument.kwarg_only else position
+                written[argument.name] = _NO_POSITION if argument.kwarg_only else position
     return list(written.items())
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
+    """A tensor, or the tensors in a list or tuple."""
     if isinstance(value, torch.Tensor):
         return [value]
-    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, list | tuple) else []
+    found: list[torch.Tensor] = []
+    for item in value if isinstance(value, list | tuple) else ():
+        found += _tensors(item)
+    return found

@@ -17,8 +17,9 @@ LONGEST_LIST = 64
 """A module with more items inside has them in parts, so that opening it stays quick."""
 PART = 40
 
-# A name that counts: "3", "layer3", "blocks[3]", "layer.3", and with the number of a call: "act.3 (2)".
+# A name that counts: "3", "layer3", "blocks[3]", "layer.3"; and the number of a call: "act (2)".
 _COUNTED_NAME = re.compile(r"^(.*?)\[?(\d+)\]?$")
+_CALL = re.compile(r" \((\d+)\)$")
 
 
 def grouped(root: Item, trace: Trace) -> None:
@@ -103,10 +104,17 @@ def _pattern(numbers: list[int], steps: list[int], at: int) -> tuple[int, int]:
 
 
 def _counts_on(before: Item, item: Item) -> int:
-    """1 where a name is the one before it plus one."""
+    """1 where a name is the one before it plus one, or a call of a module follows the one before it."""
+    if before.module == item.module:
+        return int(_number_of_call(before) + 1 == _number_of_call(item))
     one, other = _COUNTED_NAME.match(before.name), _COUNTED_NAME.match(item.name)
     follows = one is not None and other is not None and one[1] == other[1] and int(one[2]) + 1 == int(other[2])
     return int(follows)
+
+
+def _number_of_call(item: Item) -> int:
+    found = _CALL.search(item.name)
+    return 1 if found is None else int(found[1])
 
 
 def _group(members: list[Item], period: int, repeats: int) -> Item:

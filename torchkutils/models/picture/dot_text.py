@@ -13,12 +13,15 @@ from torchkutils.models.picture.boxes import DRAWN_ARROWS, Arrow, Box
 from torchkutils.models.picture.drawing import Drawing
 from torchkutils.models.picture.labels import escape_label, failed_text, frame_title, label_of, title_of
 from torchkutils.models.picture.layer_kinds import PALETTE
+from torchkutils.models.picture.look import Look
 from torchkutils.models.picture.picture_graph import PictureGraph
 
 if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
 
 _subgraph_numbers = itertools.count()
+# In colours boxes stand closer, so that more of a model is seen at once.
+_CLOSE = {"nodesep": "0.2", "ranksep": "0.3"}
 # How many spaces are as wide as a letter of a title, on average.
 _SPACES_PER_LETTER = 1.9
 # A longer title is as wide as several boxes.
@@ -46,17 +49,30 @@ def draw(
     graph = ModelDigraph(name=f"cluster_{prefix}{name}" if subgraph else name)
     graph.model_name, graph.caption, graph.dots_per_inch = trace.model_name, str(trace.engine), look.dpi
     graph.drawing = drawing
-    splines = {} if look.splines is None else {"splines": look.splines}
-    graph.attr("graph", rankdir=look.rankdir, dpi=str(look.dpi), fontname="Helvetica", **splines)
+    graph.attr("graph", rankdir=look.rankdir, dpi=str(look.dpi), fontname="Helvetica", **_spacing(look))
+    _add_caption(graph, picture, subgraph)
+    graph.attr("node", shape="record", fontname="Helvetica")
+    if look.coloured:
+        graph.attr("edge", arrowsize="0.7")
+    _Writer(graph, picture, drawing, prefix, tooltips).write()
+    return graph
+
+
+def _spacing(look: Look) -> dict[str, str]:
+    """How arrows run, and how far boxes stand from each other, where that is not Graphviz's own way."""
+    spacing = {} if look.splines is None else {"splines": look.splines}
+    return spacing | _CLOSE if look.coloured else spacing
+
+
+def _add_caption(graph: ModelDigraph, picture: PictureGraph, subgraph: bool) -> None:
+    """The model's name for a graph inside another one; what ran, where it was no forward; why the model failed."""
+    trace = picture.trace
     if subgraph:
         graph.attr("graph", label=_plain(trace.model_name))
     elif trace.engine.ran == "structure":
         graph.attr("graph", label=_plain(graph.caption), fontsize="10")
     if trace.failure is not None and picture.failed_cluster == 0:
         graph.attr("graph", label=_plain(failed_text(trace.failure.error)), fontcolor="red")
-    graph.attr("node", shape="record", fontname="Helvetica")
-    _Writer(graph, picture, drawing, prefix, tooltips).write()
-    return graph
 
 
 class _Writer:
@@ -108,7 +124,7 @@ class _Writer:
         styles = []
         if box.untraced or box.kind in ("parameter", "buffer", "constant"):
             styles.append("dashed")
-        if box.kind in ("input", "output"):
+        if box.kind in ("input", "output") or self._drawing.look.coloured:
             styles.append("rounded")
         kind = self._drawing.kind_of(box)
         if kind:

@@ -41,42 +41,49 @@ def folded(boxes: dict[str, Box], arrows: list[Arrow], siblings: dict[int, int])
     takes everything else from where the first one takes it.
     """
     chains = _chains(boxes, arrows, siblings)
-    first_of = {key: chain[0] for chain in chains for key in chain}
-    last = {chain[-1] for chain in chains}
-    kept = {key: box for key, box in boxes.items() if first_of.get(key, key) == key}
+    first_of: dict[str, str] = {}
     for chain in chains:
-        kept[chain[0]].folded = len(chain)
-        kept[chain[0]].until = boxes[chain[-1]].title
+        boxes[chain[0]].folded = len(chain)
+        boxes[chain[0]].until = boxes[chain[-1]].title
+        first_of |= dict.fromkeys(chain, chain[0])
+    last = {chain[-1] for chain in chains}
     remaining = []
     for arrow in arrows:
         source, target = first_of.get(arrow.source, arrow.source), first_of.get(arrow.target, arrow.target)
         inside = source == target and arrow.source != arrow.target
+        # What every block of a chain takes is drawn once, to the first; what the chain gives comes from the last.
         repeated = arrow.target != target
-        if inside or repeated or (arrow.source in first_of and arrow.source not in last):
-            continue
-        remaining.append(Arrow(source, target, arrow.count, arrow.guessed))
-    return kept, remaining
+        from_within = arrow.source in first_of and arrow.source not in last
+        if not (inside or repeated or from_within):
+            remaining.append(Arrow(source, target, arrow.count, arrow.guessed))
+    return {key: box for key, box in boxes.items() if first_of.get(key, key) == key}, remaining
 
 
 def _chains(boxes: dict[str, Box], arrows: list[Arrow], siblings: dict[int, int]) -> list[list[str]]:
+    """The keys of blocks that fold into one, a list for each chain of at least two."""
     takes: dict[str, set[str]] = {}
     gives: dict[str, set[str]] = {}
     for arrow in arrows:
         takes.setdefault(arrow.target, set()).add(arrow.source)
         gives.setdefault(arrow.source, set()).add(arrow.target)
+
+    def joins(key: str, chain: list[str]) -> bool:
+        """Whether a block is one more of a chain."""
+        equal = _group(boxes[chain[-1]], siblings) == _group(boxes[key], siblings)
+        follows = gives.get(chain[-1]) == {key}
+        return equal and follows and takes.get(key, set()) - {chain[-1]} <= takes.get(chain[0], set())
+
     chains: list[list[str]] = []
     for key, box in boxes.items():
-        if box.module is None or box.module not in siblings or len(box.calls) > 1 or box.failed:
+        if _group(box, siblings) is None or len(box.calls) > 1 or box.failed:
             continue
-        chain = chains[-1] if chains else []
-        before = boxes[chain[-1]].module if chain else None
-        equal = before is not None and siblings[before] == siblings[box.module]
-        if (
-            equal
-            and gives.get(chain[-1]) == {key}
-            and takes.get(key, set()) - {chain[-1]} <= takes.get(chain[0], set())
-        ):
-            chain.append(key)
+        if chains and joins(key, chains[-1]):
+            chains[-1].append(key)
         else:
             chains.append([key])
     return [chain for chain in chains if len(chain) > 1]
+
+
+def _group(box: Box, siblings: dict[int, int]) -> int | None:
+    """What a block has in common with those that are equal to it; None for what has no equal."""
+    return None if box.module is None else siblings.get(box.module)

@@ -24,20 +24,41 @@ def boxes_in_range(
     Raises:
         ValueError: A name fits no box.
     """
-    modules = [box for box in boxes.values() if box.module is not None]
-    paths = [trace.modules[box.module].path for box in modules if box.module is not None]
-    first, last = positions_in_range(paths, layer_range)
-    places = [box.order for box in modules]
-    begin, end = min(places[place] for place in first), max(places[place] for place in last)
-    if begin > end:
-        begin, end = min(places[place] for place in last), max(places[place] for place in first)
-    inside = {key for key, box in boxes.items() if begin <= box.order <= end and box.kind not in _HANGING}
-    ends = [(arrow.source, arrow.target) for arrow in arrows] + [(arrow.target, arrow.source) for arrow in arrows]
-    kept = inside | {other for one, other in ends if one in inside and boxes[other].kind in _HANGING}
+    begin, end = _ends(list(boxes.values()), layer_range, trace)
+    inside = set()
+    for key, box in boxes.items():
+        if begin <= box.order <= end and box.kind not in _HANGING:
+            inside.add(key)
+    kept = inside | _hanging_on(inside, boxes, arrows)
     return (
         {key: box for key, box in boxes.items() if key in kept},
         [arrow for arrow in arrows if arrow.source in kept and arrow.target in kept],
     )
+
+
+def _ends(boxes: list[Box], layer_range: tuple[str, str], trace: Trace) -> tuple[int, int]:
+    """Where the range begins and ends in the data flow."""
+    paths, places = [], []
+    for box in boxes:
+        if box.module is not None:
+            paths.append(trace.modules[box.module].path)
+            places.append(box.order)
+    first, last = positions_in_range(paths, layer_range)
+    firsts, lasts = [places[position] for position in first], [places[position] for position in last]
+    if min(firsts) > max(lasts):
+        firsts, lasts = lasts, firsts
+    return min(firsts), max(lasts)
+
+
+def _hanging_on(inside: set[str], boxes: dict[str, Box], arrows: list[Arrow]) -> set[str]:
+    """Inputs, outputs and parameters that a box of the range takes or gives."""
+    found = set()
+    for arrow in arrows:
+        if arrow.target in inside and boxes[arrow.source].kind in _HANGING:
+            found.add(arrow.source)
+        if arrow.source in inside and boxes[arrow.target].kind in _HANGING:
+            found.add(arrow.target)
+    return found
 
 
 def positions_in_range(paths: Sequence[str], layer_range: tuple[str, str]) -> tuple[list[int], list[int]]:

@@ -67,9 +67,7 @@ class Look:
             _check_choice("splines", self.splines, get_args(Splines))
         if isinstance(self.dpi, bool) or not isinstance(self.dpi, int | float) or not 0 < self.dpi < 10_000:
             raise ValueError(f"dpi must be a number above 0 and below 10,000, got {self.dpi!r}")
-        if self.depth is not None and (isinstance(self.depth, bool) or not isinstance(self.depth, int)):
-            raise ValueError(f"depth must be None or an int of 0 or more, got {self.depth!r}")
-        if self.depth is not None and self.depth < 0:
+        if self.depth is not None and not _is_depth(self.depth):
             raise ValueError(f"depth must be None or an int of 0 or more, got {self.depth!r}")
         if self.rolled not in (None, True, False):
             raise ValueError(f"rolled must be None, True or False, got {self.rolled!r}")
@@ -98,6 +96,10 @@ class Look:
             root = trace.modules[root.children[0]]
             limit += root.class_name not in LISTS_OF_MODULES
         return limit
+
+
+def _is_depth(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

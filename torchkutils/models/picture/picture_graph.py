@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchkutils.models.picture.arrows import Arrows
-from torchkutils.models.picture.boxes import Box, arguments_text, dtypes_of, listed
+from torchkutils.models.picture.boxes import Arrow, Box, arguments_text, dtypes_of, listed
 from torchkutils.models.picture.equal_blocks import equal_siblings, folded
 from torchkutils.models.picture.frames import Frame, Frames
 from torchkutils.models.picture.layer_range import boxes_in_range
@@ -36,6 +36,9 @@ class PictureGraph:
     Raises:
         ValueError: No box is in the range of layers.
     """
+
+    boxes: dict[str, Box]
+    arrows: list[Arrow]
 
     def __init__(
         self,
@@ -102,22 +105,27 @@ class PictureGraph:
     def _box_nodes(self) -> None:
         """Give each node of the trace a box, or the boxes that it is looked through to."""
         nodes = self.trace.nodes
-        outputs_needed = self._outputs_needed()
         for node in nodes:
-            place = self._frames.place_of(node.call)
-            if place.closed is not None:
-                box = self._module_box(place.closed, place.frame, node.index)
-                self._flow.starts_at(node, box.key, place.closed.index)
-            elif node.kind == "input" or (node.kind == "constant" and self.functions):
-                self._plain_box(node, place.frame)
-            elif node.kind in ("constant", "output"):
-                self._flow.is_hidden(node)
+            self._box_call_or_input(node)
+        # A parameter's frame is known when all frames are.
         self._box_held([node for node in nodes if node.kind in ("parameter", "buffer")])
+        outputs_needed = self._outputs_needed()
         for node in nodes:
             if node.kind == "output" and outputs_needed:
                 self._plain_box(node, None)
             elif not self._flow.knows(node):
                 self._function(node)
+
+    def _box_call_or_input(self, node: Node) -> None:
+        """What lies in a closed module, comes from outside, or is never shown."""
+        place = self._frames.place_of(node.call)
+        if place.closed is not None:
+            box = self._module_box(place.closed, place.frame, node.index)
+            self._flow.starts_at(node, box.key, place.closed.index)
+        elif node.kind == "input" or (node.kind == "constant" and self.functions):
+            self._plain_box(node, place.frame)
+        elif node.kind in ("constant", "output"):
+            self._flow.is_hidden(node)
 
     def _box_held(self, held: list[Node]) -> None:
         """Parameters and buffers that a function takes directly: in the open module that holds them, or not at all."""
@@ -272,13 +280,15 @@ class PictureGraph:
     def _list_frames(self) -> None:
         """Keep the frames that hold a box, and those around them, each after the one around it."""
         needed = set()
-        for box in self.boxes.values():
-            frame = None if box.cluster is None else self._frames.by_key[box.cluster]
+        # A module that failed before anything in it ran holds no box.
+        failed = [key for key, frame in self._frames.by_key.items() if frame.module == self.failed_cluster]
+        for cluster in [*(box.cluster for box in self.boxes.values()), *failed]:
+            frame = None if cluster is None else self._frames.by_key[cluster]
             while frame is not None and frame.key not in needed:
                 needed.add(frame.key)
                 frame = frame.around
         for key, frame in self._frames.by_key.items():
-            if key in needed or frame.module == self.failed_cluster:
+            if key in needed:
                 self.clusters[key] = None if frame.around is None else frame.around.key
                 self.cluster_modules[key] = frame.module
 

@@ -18,7 +18,7 @@ def without_loose_boxes(boxes: dict[str, Box], arrows: list[Arrow]) -> dict[str,
 def without_steering(
     boxes: dict[str, Box], arrows: list[Arrow], outputs: Container[str]
 ) -> tuple[dict[str, Box], list[Arrow]]:
-    """Leave out functions whose result only decides what Python does: comparisons that nothing takes.
+    """Leave out functions whose result only decides what Python does: comparisons, and numbers that nothing takes.
 
     `outputs` are the boxes that the model's outputs come from.
     """
@@ -31,16 +31,18 @@ def without_steering(
     def steers(key: str) -> bool:
         return boxes[key].kind == "function" and key not in outputs and not takers.get(key)
 
-    ends = [key for key, box in boxes.items() if box.dtype == "bool" and steers(key)]
-    dropped = set(ends)
+    ends = [key for key, box in boxes.items() if (box.dtype == "bool" or box.outputs == "()") and steers(key)]
+    dropped: set[str] = set()
     while ends:
         end = ends.pop()
+        dropped.add(end)
         for giver in givers.get(end, ()):
             takers[giver].discard(end)
-            if giver not in dropped and steers(giver):
-                dropped.add(giver)
+            if steers(giver):
                 ends.append(giver)
-    return (
-        {key: box for key, box in boxes.items() if key not in dropped},
-        [arrow for arrow in arrows if arrow.target not in dropped and arrow.source not in dropped],
-    )
+    return _without(dropped, boxes, arrows)
+
+
+def _without(dropped: set[str], boxes: dict[str, Box], arrows: list[Arrow]) -> tuple[dict[str, Box], list[Arrow]]:
+    kept = {key: box for key, box in boxes.items() if key not in dropped}
+    return kept, [arrow for arrow in arrows if arrow.source in kept and arrow.target in kept]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import html
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torchkutils.models.render import render
+from torchkutils.models.render import is_dense, render
 
 # A frame as Graphviz writes it: its title, its border, and the text on it.
 _FRAME = re.compile(
-    r'(<g id="\w+" class="cluster">\s*<title>[^<]*</title>\s*(?:<g [^>]*><a [^>]*>\s*)?'
+    r'(<g id="\w+" class="cluster">\s*<title>([^<]*)</title>\s*(?:<g [^>]*><a [^>]*>\s*)?'
     r'<(?:path|polygon) [^>]*?(?: d| points)="([^"]*)"/>\s*)'
     r'<text xml:space="preserve" text-anchor="\w+" x="[-\d.]+" y="([-\d.]+)"([^>]*)font-size="([\d.]+)"([^>]*)>'
     r"([^<]*)</text>"
@@ -27,6 +27,8 @@ _SMALLER = (1.0, 0.9, 0.8, 0.75)
 _MARGIN = 8.0
 # Between a title and an arrow.
 _GAP = 4.0
+# How wide a space is, in sizes of the font.
+_SPACE = 0.3
 _NARROW = " fijlrtI.,:;'|!()[]/"
 _WIDE = "mwMW@%"
 # Letters up to here are as wide as Latin ones.
@@ -47,13 +49,44 @@ class Piece(NamedTuple):
 
 
 def rendered(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
-    """As `render`, with the titles of an SVG's frames moved out of the way of arrows.
+    """As `render`, with the titles of frames moved out of the way of arrows.
+
+    Other formats than SVG are laid out twice for it where there are frames: the second time with spaces before a title.
 
     Raises:
         ValueError, RuntimeError: As `render`.
     """
-    data = render(source, picture_format, dpi=dpi)
-    return with_free_titles(data.decode()).encode() if picture_format == "svg" else data
+    if picture_format == "svg":
+        return with_free_titles(render(source, "svg", dpi=dpi).decode()).encode()
+    if "\tsubgraph " in source and not is_dense(source):
+        source = _with_spaces(source, render(source, "svg", dpi=dpi).decode())
+    return render(source, picture_format, dpi=dpi)
+
+
+class _Title(NamedTuple):
+    """A frame's title in an SVG: what stands before and behind it, and where it is free of arrows.
+
+    Attributes:
+        frame: The frame's name in the graph.
+        head: The frame, up to the title's text.
+        label: The title, without the spaces behind it.
+        spaces: How many these are.
+        left: Where Graphviz begins the label.
+        place: Where nothing crosses the title; None where there is no such place.
+        part: Of its size, for this place.
+        size: Of the font.
+        attributes: Of the text, before and behind its size.
+    """
+
+    frame: str
+    head: str
+    label: str
+    spaces: int
+    left: float
+    place: float | None
+    part: float
+    size: float
+    attributes: tuple[str, str]
 
 
 def with_free_titles(svg: str) -> str:
@@ -67,27 +100,50 @@ def with_free_titles(svg: str) -> str:
     arrows = _Arrows(svg)
 
     def moved(frame: re.Match[str]) -> str:
-        head, border, y, before, size, after, text = frame.groups()
-        label = _TRAILING.sub("", text)
-        width = _width(html.unescape(label))
-        sides = [float(number) for number in _NUMBER.findall(border)[::2]]
-        left, right = min(sides) + _MARGIN, max(sides) - _MARGIN
-        height = float(size)
-        place = None
-        for smaller in _SMALLER:
-            height = smaller * float(size)
-            across = arrows.crossing(float(y) - height, float(y) + 0.3 * height)
-            place = _free_place(across, left, right, width * height)
-            if place is not None:
-                break
-        if place is None:
-            place, height = left, float(size)
+        title = _title(frame, arrows, _SMALLER)
+        place, part = (title.left, 1.0) if title.place is None else (title.place, title.part)
+        before, after = title.attributes
         return (
-            f'{head}<text xml:space="preserve" text-anchor="start" x="{place:.2f}" y="{y}"{before}'
-            f'font-size="{height:.2f}"{after}>{label}</text>'
+            f'{title.head}<text xml:space="preserve" text-anchor="start" x="{place:.2f}"{before}'
+            f'font-size="{part * title.size:.2f}"{after}>{title.label}</text>'
         )
 
     return _FRAME.sub(moved, svg)
+
+
+def _title(frame: re.Match[str], arrows: _Arrows, sizes: Sequence[float]) -> _Title:
+    """Where a frame's title has a place, at the largest of the sizes that has one."""
+    head, name, border, y, before, size, after, text = frame.groups()
+    label = _TRAILING.sub("", text)
+    spaces = len(text[len(label) :].replace("&#160;", " "))
+    width = _width(html.unescape(label))
+    sides = [float(number) for number in _NUMBER.findall(border)[::2]]
+    left, right = min(sides) + _MARGIN, max(sides) - _MARGIN
+    place, part = None, 1.0
+    for part in sizes:
+        height = part * float(size)
+        across = arrows.crossing(float(y) - height, float(y) + 0.3 * height)
+        place = _free_place(across, left, right, width * height)
+        if place is not None:
+            break
+    attributes = (f' y="{y}"{before}', after)
+    return _Title(html.unescape(name), head, label, spaces, left, place, part, float(size), attributes)
+
+
+def _with_spaces(source: str, svg: str) -> str:
+    """The same graph with as many of the spaces behind a title before it as move it out of the way.
+
+    A label keeps its width by that, and with it the layout stays what it was.
+    """
+    arrows = _Arrows(svg)
+    for frame in _FRAME.finditer(svg):
+        title = _title(frame, arrows, (1.0,))
+        if title.place is None or not title.spaces:
+            continue
+        moved = min(title.spaces, round((title.place - title.left) / (_SPACE * title.size)))
+        line = re.compile(rf'(\tsubgraph "?{re.escape(title.frame)}"? {{\n\tgraph \[label=")([^"]*?)( {{{moved}}})(" )')
+        source = line.sub(lambda found: f"{found[1]}{found[3]}{found[2]}{found[4]}", source, count=1)
+    return source
 
 
 def _width(text: str) -> float:

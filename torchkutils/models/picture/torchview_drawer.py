@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,15 +37,8 @@ def torchview_graph(model: torch.nn.Module, run: Run, look: Look) -> ModelDigrap
         ValueError: No input was given, or an engine or mode that torchview does not have.
         RuntimeError: torchview or the model failed; the message has the cause, and the exception is chained.
     """
-    from torchkutils.models.picture.digraph import ModelDigraph
-
     model = given_model(model)
-    if run.engine not in ("auto", "real") or run.mode not in ("eval", "train"):
-        raise ValueError(
-            f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {run.engine!r}, {run.mode!r}"
-        )
-    if run.input_size is None and run.input_data is None:
-        raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
+    _check_run(run)
     with restored(ModuleTree(model)), _PATCHING:
         args, kwargs = copy.deepcopy(model_arguments(model, run))
         if args and kwargs:
@@ -65,14 +58,30 @@ def torchview_graph(model: torch.nn.Module, run: Run, look: Look) -> ModelDigrap
         except Exception as error:
             cause = error.__cause__ or error
             raise RuntimeError(f"torchview could not draw the model: {type(cause).__name__}: {cause}") from cause
-    graph = ModelDigraph(name=drawn.visual_graph.name)
+    return _as_digraph(drawn.visual_graph, type(model).__name__, look)
+
+
+def _check_run(run: Run) -> None:
+    if run.engine not in ("auto", "real") or run.mode not in ("eval", "train"):
+        raise ValueError(
+            f"drawer='torchview' has engine 'real' and mode 'eval' or 'train', got {run.engine!r}, {run.mode!r}"
+        )
+    if run.input_size is None and run.input_data is None:
+        raise ValueError("drawer='torchview' runs the model: give input_size or input_data")
+
+
+def _as_digraph(drawn: Any, model_name: str, look: Look) -> ModelDigraph:
+    """torchview's graph, which the dot program would have to draw, as one that draws itself."""
+    from torchkutils.models.picture.digraph import ModelDigraph
+
+    graph = ModelDigraph(name=drawn.name)
     for kind in ("graph_attr", "node_attr", "edge_attr"):
-        getattr(graph, kind).update(getattr(drawn.visual_graph, kind))
-    graph.body.extend(drawn.visual_graph.body)
+        getattr(graph, kind).update(getattr(drawn, kind))
+    graph.body.extend(drawn.body)
     graph.graph_attr["dpi"] = str(look.dpi)
     if look.splines is not None:
         graph.graph_attr["splines"] = look.splines
-    graph.model_name, graph.caption, graph.dots_per_inch = type(model).__name__, "torchview", look.dpi
+    graph.model_name, graph.caption, graph.dots_per_inch = model_name, "torchview", look.dpi
     return graph
 
 

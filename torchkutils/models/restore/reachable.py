@@ -25,8 +25,6 @@ _LEFT_ALONE = (
     *(pathlib.PurePath, torch.dtype, torch.device, torch.Size, torch.nn.Module, type, types.ModuleType),
     *(types.CodeType, types.FrameType),
 )
-# Looked at first: vocabularies and index lists have millions of them.
-_ATOMS = frozenset([bool, int, float, complex, str, bytes, type(None), range, slice])
 # Classes of these modules hold threads, processes, handles or state of the whole program.
 _FOREIGN = frozenset(
     [
@@ -46,11 +44,12 @@ _MOST_VALUES = 1_000_000
 
 
 class Held(NamedTuple):
-    """A value whose state is in no attribute, and where it is held.
+    """A value that was reached, and where it is held.
 
     Attributes:
         value: The value.
-        way: Its name, or the way of what holds it, a pattern, and the key there. Most names are never asked for.
+        way: Its name; or the way of what holds it, how a key is appended to that, and the key. A name is made only
+            when it is asked for.
         holder: The dict or list that holds it; None for something else.
         key: Its key there.
     """
@@ -61,7 +60,7 @@ class Held(NamedTuple):
     key: Any
 
     def name(self) -> str:
-        """What a reader knows it by: "stem.stream"."""
+        """Its full name: "stem.stream"."""
         parts, way = [], self.way
         while not isinstance(way, str):
             way, pattern, key = way
@@ -73,7 +72,7 @@ class Reachable:
     """Walks values through containers and through the attributes of objects, and lists what can change.
 
     Modules are left out: their attributes are where a walk begins. So are objects of threads, processes, loggers and
-    of torch itself. Each object is visited once; nobody asks a container for its length, which a class may forbid.
+    of torch itself. Each object is visited once; no container is asked for its length, which a class may forbid.
 
     Args:
         roots: Values, each with its name and with the attributes (or the list) that hold it.
@@ -98,6 +97,8 @@ class Reachable:
         self.tensors: list[torch.Tensor] = []
         self.complete = True
         self._of_torch = (*_OF_TORCH, *also)
+        # What is done with the values of each class.
+        self._ways: dict[type[Any], _Way] = {}
         # The values themselves are kept, so that no identity is used again.
         self._seen: dict[int, Any] = {}
         self._walk(list(roots))
@@ -106,21 +107,38 @@ class Reachable:
         while stack:
             held = stack.pop()
             value = held.value
-            if isinstance(value, _LEFT_ALONE) or id(value) in self._seen:
+            way = self._way(type(value))
+            if way is _Way.LEAVE or id(value) in self._seen:
                 continue
             if len(self._seen) >= _MOST_VALUES:
                 self.complete = False
                 return
             self._seen[id(value)] = value
-            if isinstance(value, torch.Tensor):
+            if way is _Way.TENSOR:
                 self.tensors.append(value)
-            elif isinstance(value, STATEFUL):
-                self.stateful.append(held)
-                self._enter(held, stack)
-            elif isinstance(value, _FUNCTIONS):
+            elif way is _Way.FUNCTION:
                 self._enter_function(value, held.way, stack)
-            elif not self._is_foreign(type(value)):
+            else:
+                if way is _Way.STATEFUL:
+                    self.stateful.append(held)
                 self._enter(held, stack)
+
+    def _way(self, kind: type[Any]) -> _Way:
+        way = self._ways.get(kind)
+        if way is None:
+            way = self._ways[kind] = self._way_of(kind)
+        return way
+
+    def _way_of(self, kind: type[Any]) -> _Way:
+        if issubclass(kind, _LEFT_ALONE):
+            return _Way.LEAVE
+        if issubclass(kind, torch.Tensor):
+            return _Way.TENSOR
+        if issubclass(kind, STATEFUL):
+            return _Way.STATEFUL
+        if issubclass(kind, _FUNCTIONS):
+            return _Way.FUNCTION
+        return _Way.LEAVE if self._is_foreign(kind) else _Way.ENTER
 
     def _is_foreign(self, kind: type) -> bool:
         module = kind.__module__ or ""
@@ -136,57 +154,63 @@ class Reachable:
         elif isinstance(value, dict):
             self.dicts.append(value)
         self._enter_items(value, way, stack)
+        if type(value) in _BUILT_IN:
+            return
         attributes = _attributes(value)
         if type(attributes) is dict:
             self.dicts.append(attributes)
-            stack.extend(
-                Held(content, (way, ".{}", key), attributes, key)
-                for key, content in attributes.items()
-                if _may_lead_on(content)
-            )
-        slots = slots_of(type(value))
+            _go_on(stack, attributes.items(), (way, ".{}"), attributes)
+        slots = _nested.slots_of(type(value))
         if slots:
             self.slotted.append(value)
-            stack.extend(
-                Held(getattr(value, key), (way, ".{}", key), None, None) for key in slots if hasattr(value, key)
-            )
+            contents = [(name, getattr(value, name)) for name in slots if hasattr(value, name)]
+            _go_on(stack, contents, (way, ".{}"), None)
 
     def _enter_function(self, value: Any, way: Any, stack: list[Held]) -> None:
         """Go on with what a function was made around: its closure, its object, the arguments that it holds."""
+        parts: list[tuple[str, Any]] = []
         if isinstance(value, functools.partial):
-            parts: list[tuple[str, Any]] = [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+            parts += [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
         elif isinstance(value, types.FunctionType):
-            cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-            parts = [*cells, ("__defaults__", value.__defaults__), ("__kwdefaults__", value.__kwdefaults__)]
+            parts += zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+            parts += [("__defaults__", value.__defaults__), ("__kwdefaults__", value.__kwdefaults__)]
             self.dicts.append(value.__dict__)
             parts += value.__dict__.items()
         else:
-            parts = [("__self__", value.__self__)]
-        stack.extend(Held(part, (way, ".{}", name), None, None) for name, part in parts if _may_lead_on(part))
+            parts.append(("__self__", value.__self__))
+        _go_on(stack, parts, (way, ".{}"), None)
 
     def _enter_items(self, value: Any, way: Any, stack: list[Held]) -> None:
         if isinstance(value, dict):
             # By dict's own method. Mappings of other classes may load what they are asked for: their attributes do.
-            stack.extend(
-                Held(content, (way, "[{!r}]", key), value, key)
-                for key, content in dict.items(value)
-                if _may_lead_on(content)
-            )
+            _go_on(stack, dict.items(value), (way, "[{!r}]"), value)
         elif isinstance(value, types.CellType):
             stack.extend(Held(content, way, None, None) for content in cell_contents(value))
-        elif isinstance(value, np.ndarray) and value.dtype.hasobject and value.dtype.names is None:
-            stack.extend(Held(content, (way, "[{}]", "..."), None, None) for content in value.flat)
-        elif isinstance(value, tuple | list | deque | set | frozenset):
-            owner = value if isinstance(value, list) else None
-            stack.extend(
-                Held(content, (way, "[{}]", position), owner, position)
-                for position, content in enumerate(_contents(value))
-                if _may_lead_on(content)
-            )
+        elif isinstance(value, np.ndarray):
+            if value.dtype.hasobject and value.dtype.names is None:
+                _go_on(stack, (("...", content) for content in value.flat), (way, "[{}]"), None)
+        elif isinstance(value, _SEQUENCES):
+            _go_on(stack, enumerate(_contents(value)), (way, "[{}]"), value if isinstance(value, list) else None)
+
+
+class _Way(enum.Enum):
+    """What the walk does with a value."""
+
+    LEAVE = enum.auto()
+    TENSOR = enum.auto()
+    FUNCTION = enum.auto()
+    # Its state is noted, and what it holds is walked too.
+    STATEFUL = enum.auto()
+    ENTER = enum.auto()
+
+
+_SEQUENCES = (tuple, list, deque, set, frozenset)
+# Objects of these very classes have neither attributes nor slots.
+_BUILT_IN = frozenset([tuple, list, dict, set, frozenset])
 
 
 def cell_contents(cell: types.CellType) -> list[Any]:
-    """What a variable of a closure holds; nothing where it has no value yet."""
+    """The value of a variable of a closure; nothing where it has none yet."""
     try:
         return [cell.cell_contents]
     except ValueError:
@@ -203,19 +227,20 @@ def _attributes(value: Any) -> Any:
 
 def _contents(value: Any) -> Iterator[Any]:
     """What a container holds, by the methods of the built-in class: those of a user's class may do anything."""
-    kind: Any = next(kind for kind in (tuple, list, deque, set, frozenset) if isinstance(value, kind))
+    kind: Any = next(kind for kind in _SEQUENCES if isinstance(value, kind))
     contents: Iterator[Any] = kind.__iter__(value)
     return contents
 
 
-def _may_lead_on(value: Any) -> bool:
-    """Whether something that can change may be found there: not in numbers and text, nor in tuples of them."""
-    kind = type(value)
-    if kind is tuple:
-        return not _ATOMS.issuperset(map(type, value))
-    return kind not in _ATOMS
+def _go_on(stack: list[Held], contents: Iterable[tuple[Any, Any]], place: tuple[Any, str], holder: Any) -> None:
+    """Put what may lead to something that can change on the stack.
 
-
-def slots_of(kind: type) -> list[str]:
-    """The slots of a class and its bases, as `getattr` knows them."""
-    return [name for base in kind.__mro__ for name in _nested.slots(base)]
+    Args:
+        stack: What is still to be walked.
+        contents: Keys and values.
+        place: The way of what holds them, and how a key is appended to its name.
+        holder: The dict or list in which a value can be exchanged; None where it is something else.
+    """
+    for key, content in contents:
+        if not _nested.is_constant(content):
+            stack.append(Held(content, (*place, key), holder, key))

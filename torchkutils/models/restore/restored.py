@@ -45,11 +45,7 @@ class restored:  # noqa: N801
     def __enter__(self) -> restored:
         tree = self.tree
         shards = ShardStates(tree.distinct())
-        attributes = [
-            Held(value, f"{tree.paths[index]}.{name}".lstrip("."), tree.modules[index].__dict__, name)
-            for value, index, name in tree.loose
-        ]
-        reached = Reachable([*attributes, Held(self._arguments, "the input", None, None)])
+        reached = Reachable([*self._attributes(), Held(self._arguments, "the input", None, None)])
         if not reached.complete:
             self.lost.append("attributes beyond the first million objects (not remembered)")
         modules, values = _ModuleStates(tree, reached), ValueStates(reached.stateful)
@@ -66,9 +62,18 @@ class restored:  # noqa: N801
             afterwards.callback(beside.restore)
             afterwards.callback(shards.restore)
             self.tensors.take_gradients()
-            modules.give_stand_ins()
+            modules.replace_lazy_tensors()
             self._afterwards = afterwards.pop_all()
         return self
+
+    def _attributes(self) -> list[Held]:
+        """The attributes that may change, with their names."""
+        paths, modules = self.tree.paths, self.tree.modules
+        found = []
+        for value, index, name in self.tree.loose:
+            path = f"{paths[index]}.{name}" if paths[index] else name
+            found.append(Held(value, path, modules[index].__dict__, name))
+        return found
 
     def __exit__(self, *details: Any) -> None:
         # A generator in place of this class would set the traceback of an exception, which not all of them allow.
@@ -79,7 +84,9 @@ class restored:  # noqa: N801
 def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
     """Every module has the training flag that forward is to see."""
     flag = mode == "train"
-    others = [] if mode == "same" else [m for m in tree.distinct() if m.__dict__.get("training") is not flag]
+    others = []
+    if mode != "same":
+        others = [module for module in tree.distinct() if module.__dict__.get("training") is not flag]
     try:
         for module in others:
             _set_training(module, flag)
@@ -92,7 +99,7 @@ def in_mode(tree: ModuleTree, mode: Mode) -> Iterator[None]:
 
 def _set_training(module: torch.nn.Module, flag: bool) -> None:
     if "training" in module.__dict__:
-        # As it would be set, but for a class that lets no one set attributes.
+        # Not by an assignment, which a class may forbid.
         module.__dict__["training"] = flag
     elif hasattr(module, "training"):
         # A script keeps its flag elsewhere; a frozen one has none.
@@ -117,17 +124,14 @@ class _ModuleStates:
         self.containers = ContainerStates(tree.empty, tree.filled, reached)
         self.lazy = bool(tree.unusual) and any(map(is_lazy, tree.tensors))
 
-    def give_stand_ins(self) -> None:
-        """Forward gives a lazy tensor its shape in place: let it do so to another one."""
-        stand_ins: dict[int, torch.Tensor] = {}
-        for module in self.modules if self.lazy else ():
-            dictionaries: list[dict[str, Any]] = [module._parameters, module._buffers]
-            for held in dictionaries:
-                for name, tensor in held.items():
-                    if tensor is not None and is_lazy(tensor):
-                        # A tied one stays tied.
-                        made = stand_ins.get(id(tensor))
-                        held[name] = stand_ins[id(tensor)] = lazy_like(tensor) if made is None else made
+    def replace_lazy_tensors(self) -> None:
+        """Forward gives a lazy tensor its shape in place: it gets other lazy tensors, which are dropped afterwards."""
+        if not self.lazy:
+            return
+        replaced: dict[int, torch.Tensor] = {}
+        for module in self.modules:
+            for held in (module._parameters, module._buffers):
+                _replace_lazy(held, replaced)
 
     def restore(self) -> None:
         """Refill what was refilled, rebind what was rebound; objects keep their identity and order."""
@@ -151,22 +155,32 @@ class _ModuleStates:
         return itertools.chain.from_iterable([layout.names for layout in self.layouts])
 
 
+def _replace_lazy(held: dict[str, Any], replaced: dict[int, torch.Tensor]) -> None:
+    for name, tensor in held.items():
+        if tensor is None or not is_lazy(tensor):
+            continue
+        # A tied tensor stays tied: it was replaced before.
+        if id(tensor) not in replaced:
+            replaced[id(tensor)] = lazy_like(tensor)
+        held[name] = replaced[id(tensor)]
+
+
 class _ProcessState:
     """The generators that a forward may draw from, and what it may switch for this thread."""
 
     def __init__(self) -> None:
         self.random = RandomState()
         self.grad = torch.is_grad_enabled()
-        self.autocast = {
-            kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST_DEVICES
-        }
+        self.autocast = [
+            (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST_DEVICES
+        ]
         self.autocast_cache = torch.is_autocast_cache_enabled()
 
     def restore(self) -> None:
         """Set each of them back."""
         self.random.restore()
         torch.set_grad_enabled(self.grad)
-        for kind, (enabled, dtype) in self.autocast.items():
+        for kind, enabled, dtype in self.autocast:
             torch.set_autocast_enabled(kind, enabled)
             torch.set_autocast_dtype(kind, dtype)
         torch.set_autocast_cache_enabled(self.autocast_cache)

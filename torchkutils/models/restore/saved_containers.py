@@ -8,7 +8,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torchkutils.models.restore.reachable import Reachable, slots_of
+from torchkutils._nested import slots_of
+from torchkutils.models.restore.reachable import Reachable
 
 
 def holds(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: Iterable[Any], values: list[Any]) -> bool:
@@ -34,27 +35,28 @@ def refill_changed(dicts: Sequence[dict[Any, Any]], lengths: list[int], keys: li
 class ContainerStates:
     """What containers and objects hold.
 
-    One list for each fact: a copy of each container would keep the garbage collector busy. The methods of the built-in
+    One list for each fact: a copy of each container would make garbage collection slower. The methods of the built-in
     classes are used, since a user's class may have changed its own.
 
     Args:
-        empty: Dicts and sets that hold nothing. Most of a module's own do: no copy is needed to empty them again.
+        empty: Dicts and sets that hold nothing, as most of a module's own do: `clear` is all that they need.
         filled: Dicts and sets whose contents are not walked.
         reached: What the values that may change reach.
     """
 
     def __init__(self, empty: list[Any], filled: list[Any], reached: Reachable) -> None:
         self._empty = empty
-        self._dicts = [held for held in filled if type(held) is dict] + reached.dicts
-        others = [held for held in filled if type(held) is not dict] + reached.others
+        plain = [held for held in filled if type(held) is dict]
+        self._dicts = [*plain, *reached.dicts]
+        others = [*(held for held in filled if type(held) is not dict), *reached.others]
         self._others = [(container, _contents(container)) for container in others]
-        self._slots = [(value, name, getattr(value, name, _NEVER_SET)) for value, name in _slots(reached.slotted)]
+        self._slots = _slots(reached.slotted)
         self._lengths = list(map(dict.__len__, self._dicts))
         self._keys = list(itertools.chain.from_iterable(map(dict.keys, self._dicts)))
         self._values = list(itertools.chain.from_iterable(map(dict.values, self._dicts)))
 
     def restore(self) -> None:
-        """Refill what was refilled."""
+        """Give the containers that changed their contents back."""
         if not holds(self._dicts, self._lengths, self._keys, self._values):
             refill_changed(self._dicts, self._lengths, self._keys, self._values)
         for container, before in self._others:
@@ -69,8 +71,13 @@ class ContainerStates:
 _NEVER_SET = object()
 
 
-def _slots(values: list[Any]) -> Iterable[tuple[Any, str]]:
-    return [(value, name) for value in values for name in slots_of(type(value))]
+def _slots(values: list[Any]) -> list[tuple[Any, str, Any]]:
+    """Each slot of these objects: the object, the name, and what it holds."""
+    found = []
+    for value in values:
+        for name in slots_of(type(value)):
+            found.append((value, name, getattr(value, name, _NEVER_SET)))
+    return found
 
 
 def _restore_slot(value: Any, name: str, before: Any) -> None:
@@ -93,10 +100,11 @@ def _holds_the_same(container: Any, before: Any) -> bool:
     now = _contents(container)
     if isinstance(container, set):
         return bool(now == before)
+    if len(now) != len(before):
+        return False
     if isinstance(container, OrderedDict):
         now, before = itertools.chain.from_iterable(now), itertools.chain.from_iterable(before)
-        return all(one is other for one, other in itertools.zip_longest(now, before, fillvalue=_NEVER_SET))
-    return len(now) == len(before) and all(map(operator.is_, now, before))
+    return all(map(operator.is_, now, before))
 
 
 def _refill(container: Any, before: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,9 +23,10 @@ class ShardStates:
 
     def __init__(self, modules: list[torch.nn.Module]) -> None:
         # Models have many modules of few classes.
-        classes = {kind for kind in set(map(type, modules)) if is_fsdp_class(kind)}
-        sharded = [module for module in modules if type(module) in classes] if classes else []
-        self._states = [(module, fsdp_state(module)) for module in sharded]
+        classes = set(filter(is_fsdp_class, set(map(type, modules))))
+        self._states: list[tuple[Any, Any]] = []
+        if classes:
+            self._states = [(module, fsdp_state(module)) for module in modules if type(module) in classes]
         self._were_sharded = [_is_sharded(module) for module, _ in self._states]
 
     def containers(self) -> ContainerStates:
@@ -36,23 +36,25 @@ class ShardStates:
 
     def restore(self) -> None:
         """Gather or shard each module whose parameters are not as they were."""
-        for (module, _), was_sharded in zip(self._states, self._were_sharded, strict=True):
-            managed: Any = module
-            if was_sharded and not _is_sharded(module):
-                managed.reshard()
-            elif was_sharded is False and _is_sharded(module):
-                managed.unshard()
+        for (module, _), before in zip(self._states, self._were_sharded, strict=True):
+            now = _is_sharded(module)
+            if before and not now:
+                module.reshard()
+            elif now and before is False:
+                module.unshard()
 
 
 def _is_sharded(module: torch.nn.Module) -> bool | None:
     """Whether the parameters that a module manages are sharded; None where it manages none."""
-    return next((is_sharded_tensor(tensor) for tensor in _managed_parameters(module)), None)
-
-
-def _managed_parameters(module: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """Those of the module and of modules below, but for modules that manage their own."""
     stack = [module]
     while stack:
-        top = stack.pop()
-        yield from (tensor for tensor in top._parameters.values() if tensor is not None)
-        stack.extend(child for child in top._modules.values() if child is not None and not is_fsdp_class(type(child)))
+        top: Any = stack.pop()
+        for tensor in filter(_is_given, top._parameters.values()):
+            return is_sharded_tensor(tensor)
+        # Modules below manage their own parameters if they are sharded themselves.
+        stack += [child for child in filter(_is_given, top._modules.values()) if not is_fsdp_class(type(child))]
+    return None
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None

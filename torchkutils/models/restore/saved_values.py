@@ -54,7 +54,7 @@ class _State:
 
     Args:
         read: Gives the state, comparable by `==`.
-        write: Sets the state; None where nobody can.
+        write: Sets the state; None where that is not possible.
     """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], Any] | None) -> None:
@@ -89,50 +89,43 @@ class _IteratorState(_State):
 
 def _state_of(value: Any) -> _State | None:
     """How the state of a value is read and written; None for one that has none, or hides it."""
-    if isinstance(value, np.ndarray):
-        return _array_state(value) if value.flags.writeable else None
-    if isinstance(value, torch.Generator):
-        return _State(lambda: value.get_state().tolist(), lambda state: value.set_state(_bytes_tensor(state)))
-    if isinstance(value, random.Random):
-        return _State(value.getstate, value.setstate)
-    if isinstance(value, np.random.Generator):
-        return _State(lambda: repr(value.bit_generator.state), _numpy_writer(value.bit_generator))
-    if isinstance(value, np.random.BitGenerator):
-        return _State(lambda: repr(value.state), _numpy_writer(value))
-    if isinstance(value, np.random.SeedSequence):
-        return _State(lambda: value.n_children_spawned, None)
-    if isinstance(value, types.CellType):
-        return _cell_state(value)
-    if isinstance(value, np.random.RandomState):
-        return _State(lambda: repr(value.get_state(legacy=False)), _legacy_writer(value))
-    if isinstance(value, bytearray | array.array):
-        return _State(lambda: value[:], lambda before: value.__setitem__(slice(None), before))
-    if isinstance(value, io.IOBase):
-        return _file_state(value)
-    if isinstance(value, types.GeneratorType):
-        return _State(lambda: _generator_position(value), None)
+    for classes, state_of in _STATES:
+        if isinstance(value, classes):
+            return state_of(value)
     return _IteratorState(value) if _is_builtin_iterator(value) else None
 
 
-def _bytes_tensor(state: list[int]) -> torch.Tensor:
-    return torch.tensor(state, dtype=torch.uint8)
+def _generator_state(generator: torch.Generator) -> _State:
+    def write(state: list[int]) -> None:
+        generator.set_state(torch.tensor(state, dtype=torch.uint8))
+
+    return _State(lambda: generator.get_state().tolist(), write)
 
 
-def _numpy_writer(generator: Any) -> Callable[[Any], None]:
+def _bit_generator_state(generator: Any) -> _State:
     before = copy.deepcopy(generator.state)
 
     def write(_: Any) -> None:
         generator.state = before
 
-    return write
+    return _State(lambda: repr(generator.state), write)
 
 
-def _legacy_writer(generator: np.random.RandomState) -> Callable[[Any], None]:
+def _legacy_state(generator: np.random.RandomState) -> _State:
     before = copy.deepcopy(generator.get_state(legacy=False))
-    return lambda _: generator.set_state(before)
+    return _State(lambda: repr(generator.get_state(legacy=False)), lambda _: generator.set_state(before))
 
 
-def _array_state(values: np.ndarray[Any, Any]) -> _State:
+def _buffer_state(buffer: Any) -> _State:
+    def write(before: Any) -> None:
+        buffer[:] = before
+
+    return _State(lambda: buffer[:], write)
+
+
+def _array_state(values: np.ndarray[Any, Any]) -> _State | None:
+    if not values.flags.writeable:
+        return None
     if values.nbytes > _LARGEST_COPY:
         return _State(lambda: (values.shape, zlib.adler32(np.ascontiguousarray(values).view(np.uint8).data)), None)
     before = values.copy()
@@ -226,3 +219,19 @@ def _copied(iterator: Any) -> Any:
             return copy.copy(iterator)
         except Exception:
             return None
+
+
+# The first class that fits.
+_STATES: tuple[tuple[Any, Callable[[Any], _State | None]], ...] = (
+    (np.ndarray, _array_state),
+    (torch.Generator, _generator_state),
+    (random.Random, lambda value: _State(value.getstate, value.setstate)),
+    (np.random.Generator, lambda value: _bit_generator_state(value.bit_generator)),
+    (np.random.BitGenerator, _bit_generator_state),
+    (np.random.SeedSequence, lambda value: _State(lambda: value.n_children_spawned, None)),
+    (types.CellType, _cell_state),
+    (np.random.RandomState, _legacy_state),
+    ((bytearray, array.array), _buffer_state),
+    (io.IOBase, _file_state),
+    (types.GeneratorType, lambda value: _State(lambda: _generator_position(value), None)),
+)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torchkutils.models.table.rows import SummaryRow
 from torchkutils.models.tree.totals import bounded
 
-_UNITS = ("", " k", " M", " G", " T", " P", " E")
+_PREFIXES = ("k", "M", "G", "T", "P", "E")
 
 
 def label_of(row: SummaryRow) -> str:
     """`name (Class)`, and where forward failed."""
-    failed = f" FAILED at {row.input_shapes}" if row.failed else ""
-    return f"{row.name} ({row.class_name}){failed}"
+    return f"{row.name} ({row.class_name}){failed_mark(row)}"
+
+
+def failed_mark(row: SummaryRow) -> str:
+    """Where forward failed, what the module was given."""
+    return f" FAILED at {row.input_shapes}" if row.failed else ""
 
 
 def marks_of(row: SummaryRow) -> str:
     """What Keras's label has no place for: calls, sharing, parameters of another kind or out of reach."""
-    marks = [f"{row.calls} calls"] if row.calls > 1 else []
+    marks = []
+    if row.calls > 1:
+        marks.append(f"{row.calls} calls")
     if row.shared_with is not None:
         marks.append(f"shared with {row.shared_with or 'the model'}")
     marks += row.parameter_kinds
@@ -27,26 +35,10 @@ def marks_of(row: SummaryRow) -> str:
 
 def field(row: SummaryRow, column: str, total_params: int) -> str:
     """One field with all of its digits; of several connections the first."""
-    if column == "is_trainable":
-        return trained_mark(row)
-    if column == "connected_to":
-        return row.inbound[0] if row.inbound else ""
-    if column == "params":
-        return "?" if row.params is None else str(row.params)
-    if column == "share":
-        return share(row.params, total_params)
-    texts = {
-        "input_shape": row.input_shapes,
-        "output_shape": row.output_shapes,
-        "dtype": row.dtypes,
-        "trainable": str(row.trainable_params),
-        "flops": bounded(row.flops, row.flops_known),
-        "macs": bounded(row.flops // 2, row.flops_known),
-        "bytes": f"{row.param_bytes:,}",
-        "output_bytes": f"{row.output_bytes:,}",
-        "arguments": row.arguments,
-    }
-    return texts[column]
+    write = _FIELDS.get(column)
+    if write is not None:
+        return write(row)
+    return share(row.params, total_params)
 
 
 def trained_mark(row: SummaryRow) -> str:
@@ -56,6 +48,23 @@ def trained_mark(row: SummaryRow) -> str:
     if row.trainable_params == row.params:
         return "Y"
     return "Y/N" if row.trainable_params else "N"
+
+
+# By the name of a column; a share needs the total too.
+_FIELDS: dict[str, Callable[[SummaryRow], str]] = {
+    "input_shape": lambda row: row.input_shapes,
+    "output_shape": lambda row: row.output_shapes,
+    "dtype": lambda row: row.dtypes,
+    "params": lambda row: "?" if row.params is None else str(row.params),
+    "trainable": lambda row: str(row.trainable_params),
+    "flops": lambda row: bounded(row.flops, row.flops_known),
+    "macs": lambda row: bounded(row.flops // 2, row.flops_known),
+    "bytes": lambda row: f"{row.param_bytes:,}",
+    "output_bytes": lambda row: f"{row.output_bytes:,}",
+    "connected_to": lambda row: "".join(row.inbound[:1]),
+    "arguments": lambda row: row.arguments,
+    "is_trainable": trained_mark,
+}
 
 
 def share(params: int | None, total_params: int) -> str:
@@ -75,12 +84,18 @@ def scaled(number: float, unit: str = "") -> str:
     >>> scaled(1_234_567, "B"), scaled(999), scaled(85_054_464)
     ('1.23 MB', '999', '85.1 M')
     """
+    if number < 1000:
+        return f"{number:.0f} {unit}" if unit else f"{number:.0f}"
+    number /= 1000
     power = 0
-    while number >= 1000 and power < len(_UNITS) - 1:
+    # What rounds to 1000 is 1.00 with the next prefix.
+    while number >= 999.5 and power < len(_PREFIXES) - 1:
         number /= 1000
         power += 1
-    digits = f"{number:.0f}" if power == 0 or number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
-    prefix = _UNITS[power] if unit or power else ""
-    if power and digits == "1000":
-        digits, prefix = "1.00", _UNITS[min(power + 1, len(_UNITS) - 1)]
-    return f"{digits}{prefix or (' ' if unit else '')}{unit}"
+    return f"{_three_digits(number)} {_PREFIXES[power]}{unit}"
+
+
+def _three_digits(number: float) -> str:
+    if number >= 100:
+        return f"{number:.0f}"
+    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchkutils.models.table.rows import SummaryRow
+from torchkutils.models.table.rows import SummaryRow, leaves_of
 
 _FACTS = ("class_name", "input_shapes", "output_shapes", "dtypes", "params", "trainable_params", "calls")
 COMPARED_TOTALS = ("total_params", "trainable_params", "param_bytes", "flops")
@@ -80,36 +80,37 @@ def compared(
 ) -> SummaryComparison:
     """Compare all rows of two summaries, and their totals."""
     before, after = [{row.path: row for row in side} for side in rows]
-    leaves = set(_leaves(rows[0])) & set(_leaves(rows[1]))
-    changed = [change for path in before if path in after for change in _changes(before[path], after[path], leaves)]
+    leaves = {row.path for row in leaves_of(rows[0])} & {row.path for row in leaves_of(rows[1])}
+    changed: list[Change] = []
+    for path in before:
+        if path in after:
+            changed += _changes(before[path], after[path], leaves)
     return SummaryComparison(
         names=names,
-        added=tuple((path, row.class_name) for path, row in after.items() if path not in before),
-        removed=tuple((path, row.class_name) for path, row in before.items() if path not in after),
+        added=_missing(after, before),
+        removed=_missing(before, after),
         changed=tuple(changed),
-        totals=tuple(
-            Change("", fact, totals[0][fact], totals[1][fact])
-            for fact in COMPARED_TOTALS
-            if totals[0][fact] != totals[1][fact]
-        ),
+        totals=tuple(_differing("", COMPARED_TOTALS, totals[0], totals[1])),
     )
 
 
-def _changes(before: SummaryRow, after: SummaryRow, leaves: set[str]) -> Iterator[Change]:
+def _missing(rows: Mapping[str, SummaryRow], others: Mapping[str, SummaryRow]) -> tuple[tuple[str, str], ...]:
+    """Paths and classes of the rows whose paths the others do not have."""
+    return tuple((path, row.class_name) for path, row in rows.items() if path not in others)
+
+
+def _changes(before: SummaryRow, after: SummaryRow, leaves: set[str]) -> list[Change]:
     # The FLOPs of a module with others below it change wherever theirs do.
     facts = (*_FACTS, "flops") if before.path in leaves else _FACTS
-    for fact in facts:
-        one, other = getattr(before, fact), getattr(after, fact)
-        if one != other:
-            yield Change(before.path, fact, one, other)
+    ones, others = [{fact: getattr(row, fact) for fact in facts} for row in (before, after)]
+    return _differing(before.path, facts, ones, others)
 
 
-def _leaves(rows: Sequence[SummaryRow]) -> Iterator[str]:
-    following: list[SummaryRow | None] = [*rows[1:], None]
-    for row, after in zip(rows, following, strict=True):
-        if after is None or after.depth <= row.depth:
-            yield row.path
+def _differing(path: str, facts: Iterable[str], ones: Mapping[str, Any], others: Mapping[str, Any]) -> list[Change]:
+    return [Change(path, fact, ones[fact], others[fact]) for fact in facts if ones[fact] != others[fact]]
 
 
 def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "?" if value is None else str(value)
+    if value is None:
+        return "?"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from torchkutils.models.records import Trace
+import itertools
+import operator
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from torchkutils.models.records import Edge, Trace
+
+Taken: TypeAlias = tuple[tuple[int, int], ...]
+"""Calls, each with which of the tensors in its output is meant."""
 
 
 def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
@@ -15,30 +23,39 @@ def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
     if trace.engine.edges == "definition":
         return {}
     box = _boxes(trace, shown)
-    # What reaches a function that is looked through, as (call, tensor); sources stand before their targets.
-    reaching: dict[int, tuple[tuple[int, int], ...]] = {}
+    reaching: dict[int, Taken] = {}
     inbound: dict[int, tuple[str, ...]] = {}
-    edges, position = trace.edges, 0
-    for node in trace.nodes:
-        found: tuple[tuple[int, int], ...] = ()
-        while position < len(edges) and edges[position].target == node.index:
-            edge = edges[position]
-            position += 1
-            call = box[edge.source]
-            came = reaching.get(edge.source, ()) if call is None else ((call, edge.tensor),)
-            if node.joins and len(came) > 1:
-                came = (max(came),)
-            found = tuple(dict.fromkeys(found + came)) if found else came
-        here = box[node.index]
+    # Edges are sorted by their targets, and sources stand before their targets.
+    for target, edges in itertools.groupby(trace.edges, operator.attrgetter("target")):
+        taken = _taken(edges, box, reaching, trace.nodes[target].joins)
+        here = box[target]
         if here is None:
-            reaching[node.index] = found
+            reaching[target] = taken
             continue
-        names = tuple([_name(trace, call, tensor) for call, tensor in found if call != here])
+        names = [_name(trace, call, tensor) for call, tensor in taken if call != here]
+        module = trace.calls[here].module
         if names:
-            module = trace.calls[here].module
-            before = inbound.get(module)
-            inbound[module] = names if before is None else tuple(dict.fromkeys(before + names))
+            inbound[module] = tuple(dict.fromkeys([*inbound.get(module, ()), *names]))
     return inbound
+
+
+def _taken(edges: Iterable[Edge], box: list[int | None], reaching: dict[int, Taken], joins: bool) -> Taken:
+    """What the target of these edges takes.
+
+    Args:
+        edges: All edges to one node.
+        box: What `_boxes` gives.
+        reaching: What reaches each function that is looked through.
+        joins: Whether the node joins tensors.
+    """
+    taken: Taken = ()
+    for edge in edges:
+        call = box[edge.source]
+        came = reaching.get(edge.source, ()) if call is None else ((call, edge.tensor),)
+        if joins and len(came) > 1:
+            came = (max(came),)
+        taken = tuple(dict.fromkeys(taken + came)) if taken else came
+    return taken
 
 
 def _name(trace: Trace, call: int, tensor: int) -> str:
@@ -49,17 +66,20 @@ def _name(trace: Trace, call: int, tensor: int) -> str:
 def _boxes(trace: Trace, shown: set[int]) -> list[int | None]:
     """For each node the innermost shown call around it; None for what lies outside, or between shown calls."""
     innermost: list[int | None] = []
-    between = set()
+    # Shown calls with other shown calls inside: functions in there lie between these.
+    holding = set()
     for call in trace.calls:
         around = None if call.parent is None else innermost[call.parent]
-        if call.module in shown and call.module != 0:
-            innermost.append(call.index)
-            if around is not None:
-                between.add(around)
-        else:
+        if call.module not in shown or call.module == 0:
             innermost.append(around)
+            continue
+        innermost.append(call.index)
+        if around is not None:
+            holding.add(around)
     boxes: list[int | None] = []
     for node in trace.nodes:
         found = None if node.call is None else innermost[node.call]
-        boxes.append(None if node.kind != "call" and found in between else found)
+        if found in holding and node.kind != "call":
+            found = None
+        boxes.append(found)
     return boxes

@@ -10,32 +10,30 @@ from typing import Any
 
 from torchkutils import _lazy
 from torchkutils.models.table.rows import SummaryRow
-from torchkutils.models.table.view import COLUMNS
+from torchkutils.models.table.view import is_numeric
 
-_MARKDOWN_MARKS = "\\|<>`*_[]~$&"
-_LATEX_MARKS = {
-    "\\": r"\textbackslash{}",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "≥": r"$\geq$",
-    "×": r"$\times$",
-    "–": "--",
-    "▸": r"$\triangleright$",
-}
+_MARKDOWN_NUMBERS = str.maketrans({mark: f"&#{ord(mark)};" for mark in "\\|<>`*_[]~$&"})
+_LATEX_MARKS = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "≥": r"$\geq$",
+        "×": r"$\times$",
+        "–": "--",
+        "▸": r"$\triangleright$",
+    }
+)
 
 
 def rows_as_dicts(rows: Sequence[SummaryRow]) -> list[dict[str, Any]]:
     """The rows as dicts of what JSON can hold."""
-    found = []
-    for row in rows:
-        fields = dataclasses.asdict(row)
-        for name in ("inbound", "parameter_kinds"):
-            fields[name] = list(fields[name])
-        for name in ("input_sizes", "output_sizes"):
-            fields[name] = [list(shape) for shape in fields[name]]
-        found.append(fields)
-    return found
+    return [{name: _as_lists(value) for name, value in dataclasses.asdict(row).items()} for row in rows]
+
+
+def _as_lists(value: Any) -> Any:
+    return list(map(_as_lists, value)) if isinstance(value, tuple) else value
 
 
 def csv_text(rows: Sequence[SummaryRow]) -> str:
@@ -50,9 +48,11 @@ def csv_text(rows: Sequence[SummaryRow]) -> str:
 
 
 def _csv_field(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return " ".join(str(part).replace(" ", "") for part in value)
-    return "" if value is None else value
+    if value is None:
+        return ""
+    if not isinstance(value, tuple):
+        return value
+    return " ".join([str(part).replace(" ", "") for part in value])
 
 
 def data_frame(rows: Sequence[SummaryRow]) -> Any:
@@ -63,38 +63,31 @@ def data_frame(rows: Sequence[SummaryRow]) -> Any:
 
 def markdown_text(title: str, table: Sequence[Sequence[str]], columns: Sequence[str], totals: Sequence[str]) -> str:
     """A Markdown table; the first of `table` is the header."""
-    lines = [_markdown(title), ""]
-    for number, fields in enumerate(table):
-        lines.append(f"| {' | '.join(_markdown(field) for field in fields)} |")
-        if number == 0:
-            rules = ["---:" if COLUMNS[column][1] else "---" for column in columns]
-            lines.append(f"| {' | '.join(['---', *rules])} |")
-    return "\n".join([*lines, "", *[f"{total}  " for total in totals]])
+    header, *rows = [f"| {' | '.join(map(_markdown, fields))} |" for fields in table]
+    rules = ["---", *["---:" if is_numeric(column) else "---" for column in columns]]
+    lines = [_markdown(title), "", header, f"| {' | '.join(rules)} |", *rows, ""]
+    return "\n".join([*lines, *[f"{total}  " for total in totals]])
 
 
 def _markdown(text: str) -> str:
     """Each character that Markdown or HTML would read as markup stands as its number."""
-    escaped = "".join(f"&#{ord(mark)};" if mark in _MARKDOWN_MARKS else mark for mark in text)
-    return escaped.replace("\n", " ").replace("  ", "&nbsp;&nbsp;")
+    return text.translate(_MARKDOWN_NUMBERS).replace("\n", " ").replace("  ", "&nbsp;&nbsp;")
 
 
 def latex_text(table: Sequence[Sequence[str]], columns: Sequence[str], totals: Sequence[str]) -> str:
     """A LaTeX `tabular` that needs no package; the first of `table` is the header."""
-    alignment = "l" + "".join("r" if COLUMNS[column][1] else "l" for column in columns)
-    lines = [f"\\begin{{tabular}}{{{alignment}}}", r"\hline"]
-    for number, fields in enumerate(table):
-        lines.append(f"{' & '.join(_latex(field) for field in fields)} \\\\")
-        if number == 0:
-            lines.append(r"\hline")
-    lines.append(r"\hline")
+    alignment = "".join(["l", *["r" if is_numeric(column) else "l" for column in columns]])
+    header, *rows = [f"{' & '.join(map(_latex, fields))} \\\\" for fields in table]
+    lines = [f"\\begin{{tabular}}{{{alignment}}}", r"\hline", header, r"\hline", *rows, r"\hline"]
     lines += [f"\\multicolumn{{{len(alignment)}}}{{l}}{{{_latex(total)}}} \\\\" for total in totals]
     return "\n".join([*lines, r"\end{tabular}"])
 
 
 def _latex(text: str) -> str:
-    escaped = "".join(_LATEX_MARKS.get(mark, mark) for mark in text)
-    indented = len(escaped) - len(escaped.lstrip(" "))
-    return f"\\hspace*{{{indented // 2}em}}{escaped.lstrip(' ')}" if indented else escaped
+    escaped = text.translate(_LATEX_MARKS)
+    words = escaped.lstrip(" ")
+    indentation = len(escaped) - len(words)
+    return f"\\hspace*{{{indentation // 2}em}}{words}" if indentation else words
 
 
 def rich_table(
@@ -106,9 +99,9 @@ def rich_table(
     from rich.text import Text as text  # noqa: N813 - each piece of text is one
 
     table = Table(title=text(title), caption=text("\n".join(totals)), caption_justify="left", title_justify="left")
-    for number, name in enumerate(header):
-        right = number > 0 and COLUMNS[columns[number - 1]][1]
-        table.add_column(text(name), justify="right" if right else "left", no_wrap=number == 0, overflow="ellipsis")
+    table.add_column(text(header[0]), no_wrap=True, overflow="ellipsis")
+    for name, column in zip(header[1:], columns, strict=True):
+        table.add_column(text(name), justify="right" if is_numeric(column) else "left", overflow="ellipsis")
     for fields in rows:
         table.add_row(*[text(field) for field in fields])
     return table

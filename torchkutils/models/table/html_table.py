@@ -58,18 +58,23 @@ def html_table(
         while unfolded and unfolded[-1] >= entry.level:
             unfolded.pop()
             pieces.append("</details>")
-        text = _cells(entry.cells, numeric, entry.level)
         failed = " tk-failed" if entry.failed else ""
         style = f'class="tk-row{failed}" style="{grid}"'
-        if number + 1 < len(entries) and entries[number + 1].level > entry.level:
-            wide = len(entries) <= _OPEN_UP_TO or _failure_below(entries, number)
-            pieces.append(f"<details{' open' if wide else ''}><summary {style}>{text}</summary>")
+        text = _cells(entry.cells, numeric, entry.level)
+        if _folds(entries, number):
+            opened = " open" if len(entries) <= _OPEN_UP_TO or _failure_below(entries, number) else ""
+            pieces.append(f"<details{opened}><summary {style}>{text}</summary>")
             unfolded.append(entry.level)
         else:
             pieces.append(f"<div {style}>{text}</div>")
     pieces.append("</details>" * len(unfolded))
-    pieces.append(f'<div class="tk-totals">{"<br>".join(html.escape(line) for line in totals)}</div></div>')
+    pieces.append(f'<div class="tk-totals">{"<br>".join(map(html.escape, totals))}</div></div>')
     return "".join(pieces)
+
+
+def _folds(entries: Sequence[Entry], number: int) -> bool:
+    """Whether the next entry lies below this one."""
+    return number + 1 < len(entries) and entries[number + 1].level > entries[number].level
 
 
 def _failure_below(entries: Sequence[Entry], number: int) -> bool:
@@ -83,11 +88,11 @@ def _failure_below(entries: Sequence[Entry], number: int) -> bool:
 
 def _width(header: Sequence[str], entries: Sequence[Entry], column: int) -> int:
     """Characters that the column needs: the fold mark, the indentation and a gap to its neighbour included."""
-    longest = max(
-        (max(map(len, entry.cells[column].split("\n"))) + (0 if column else 2 * entry.level) for entry in entries),
-        default=0,
-    )
-    return max(longest, len(header[column])) + (2 if column else 4)
+    lengths = [len(header[column])]
+    for entry in entries:
+        indentation = 0 if column else 2 * entry.level
+        lengths += [indentation + len(line) for line in entry.cells[column].split("\n")]
+    return max(lengths) + (2 if column else 4)
 
 
 def _cells(cells: Sequence[str], numeric: Sequence[bool], level: int) -> str:

@@ -1,4 +1,4 @@
-"""A summary in Keras's layout: to the byte where a width is given, else widened and marked so that nothing is lost."""
+"""A summary in Keras's layout: byte for byte where a width is given, else widened so that nothing is cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torchkutils._call_hints import meant, shown
 from torchkutils.models.table.cells import field, label_of, marks_of
-from torchkutils.models.table.rows import SummaryRow
+from torchkutils.models.table.rows import SummaryRow, leaves_of
 from torchkutils.models.table.text_table import fitting_positions, print_table
 from torchkutils.models.table.view import COLUMNS
 
@@ -22,19 +22,24 @@ def check_layout(line_length: int | None, positions: Sequence[float] | None, col
     Raises:
         ValueError: `line_length` under 10, positions that do not ascend, or too few or too many of them.
     """
-    if line_length is not None and (
-        isinstance(line_length, bool) or not isinstance(line_length, int) or line_length < 10
-    ):
+    if line_length is not None and not _is_length(line_length):
         raise ValueError(f"line_length must be an int of at least 10, got {shown(line_length)}{meant(line_length)}")
     if positions is None:
         return
-    ascending = all(a < b for a, b in itertools.pairwise(positions))
-    if not ascending or not len(positions) or positions[0] <= 0:
+    if not len(positions) or not _ascend([0, *positions]):
         raise ValueError(f"positions must ascend from above 0, got {list(positions)!r}")
     allowed = (3, 4) if columns is None else (columns,)
     if len(positions) not in allowed:
-        wanted = " or ".join(str(number) for number in allowed)
+        wanted = " or ".join(map(str, allowed))
         raise ValueError(f"positions has {len(positions)} entries, and the table has {wanted} columns")
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 10
+
+
+def _ascend(positions: Sequence[float]) -> bool:
+    return all(a < b for a, b in itertools.pairwise(positions))
 
 
 def keras_columns(rows: Sequence[SummaryRow]) -> tuple[str, ...]:
@@ -50,10 +55,12 @@ def _is_chain(rows: Sequence[SummaryRow]) -> bool:
         return True
     if any(row.calls > 1 for row in ran):
         return False
-    following: list[SummaryRow | None] = [*ran[1:], None]
-    leaves = [row for row, after in zip(ran, following, strict=True) if after is None or after.depth <= row.depth]
-    expected = [(), *((f"{row.path}[0][0]",) for row in leaves)]
-    return all(row.inbound == before for row, before in zip(leaves, expected, strict=False))
+    expected: tuple[str, ...] = ()
+    for row in leaves_of(ran):
+        if row.inbound != expected:
+            return False
+        expected = (f"{row.path}[0][0]",)
+    return True
 
 
 def header_of(columns: Sequence[str]) -> list[str]:
@@ -75,13 +82,20 @@ def blocks_of(
     shallowest = min((row.depth for row in rows), default=0)
     blocks = []
     for row in rows:
-        label = "  " * (row.depth - shallowest) + label_of(row) + (marks_of(row) if marked else "")
+        label = "  " * (row.depth - shallowest) + label_of(row)
+        if marked:
+            label += marks_of(row)
         block = [[label, *[field(row, column, total_params) for column in columns]]]
         if "connected_to" in columns:
-            for connection in row.inbound[1:]:
-                block.append(["", *[connection if column == "connected_to" else "" for column in columns]])
+            block += [_further_line(connection, columns) for connection in row.inbound[1:]]
         blocks.append(block)
     return blocks
+
+
+def _further_line(connection: str, columns: Sequence[str]) -> list[str]:
+    fields = [""] * (len(columns) + 1)
+    fields[1 + columns.index("connected_to")] = connection
+    return fields
 
 
 def print_keras_table(
@@ -98,13 +112,20 @@ def print_keras_table(
     """Print the table; columns are as wide as they need to be, unless a length or positions are given."""
     asked = line_length is not None or positions is not None
     header, blocks = header_of(columns), blocks_of(rows, columns, total_params, marked=not asked)
-    number = len(header)
-    parts = positions
-    if parts is None:
-        parts = _POSITIONS.get(number) or [(column + 1) / number for column in range(number)]
-    width = line_length or _WIDTHS.get(number, 20 * number)
-    ends = [int(width * part) for part in parts] if parts[-1] <= 1 else [int(part) for part in parts]
+    width = line_length or _WIDTHS.get(len(header), 20 * len(header))
+    ends = _ends(width, positions or _positions(len(header)))
     if not asked:
-        ends = fitting_positions([header, *(fields for block in blocks for fields in block)], ends)
+        ends = fitting_positions([header, *itertools.chain.from_iterable(blocks)], ends)
         width = max(width, ends[-1])
     print_table(title, header, blocks, totals, ends, width, print_line)
+
+
+def _positions(columns: int) -> Sequence[float]:
+    """Where columns end, as parts of a line."""
+    return _POSITIONS.get(columns) or [(column + 1) / columns for column in range(columns)]
+
+
+def _ends(width: int, positions: Sequence[float]) -> list[int]:
+    """Where columns end in characters; positions are parts of the width, or characters already."""
+    unit = width if positions[-1] <= 1 else 1
+    return [int(unit * position) for position in positions]

@@ -1,4 +1,4 @@
-"""The summary of a model as plain data, and its faces: text, HTML, Markdown and tables of other programs."""
+"""The summary of a model as plain data, and what it is shown as: text, HTML, Markdown, tables of other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torchkutils.models.table.memory import MemoryEstimate, memory_of
 from torchkutils.models.table.rows import SummaryRow, rows_of
 from torchkutils.models.table.tree_lines import TreeLine, tree_lines
 from torchkutils.models.table.tree_table import tree_columns, tree_field, tree_header, tree_label, tree_text
-from torchkutils.models.table.view import COLUMNS, Style, View, checked_view
+from torchkutils.models.table.view import Style, View, checked_view, is_numeric
 from torchkutils.models.tree.totals import bounded, call_bytes, held_by_each, totals_of
 
 # What a terminal is taken to be that does not say how wide it is.
@@ -234,7 +234,7 @@ class ModelSummary:
             )
             for line in lines
         ]
-        numeric = [False, *(COLUMNS[column][1] for column in columns)]
+        numeric = [False, *map(is_numeric, columns)]
         return html_table(tree._tree_title(), tree_header(columns), entries, tree._footer(lines), numeric)
 
     def _tree(self) -> ModelSummary:

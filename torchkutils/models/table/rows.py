@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torchkutils._typing import Shape
 from torchkutils.models.records import Call, ModuleRecord, TensorRecord, Trace, Value, record, shape_text, tensors_in
@@ -77,89 +79,126 @@ def rows_of(trace: Trace, view: View, held: list[Held], sizes: Sequence[tuple[in
         held: What `held_by_each` gives.
         sizes: What `call_bytes` gives.
     """
-    levels = view.levels
-    below = held if levels is None else held_below(trace, held)
-    first_run = _first_runs(trace)
-    shown = _shown_modules(trace, levels, first_run)
-    calls_of, operations, values = CallsOf(trace), Operations(trace), Values()
-    inbound = inbound_names(trace, {module.index for module in shown})
-    failed = None if trace.failure is None else trace.calls[trace.failure.call].module
+    made = _Rows(trace, view, held, sizes)
     rows: list[SummaryRow] = []
-    for module in shown:
-        closed = bool(module.children) and levels is not None and module.depth >= levels
-        own = below[module.index] if closed else held[module.index]
-        first = module.index if module.same_as is None else module.same_as
-        calls = calls_of.get(first)
-        ran = calls if module.same_as is None else []
-        # What is never called itself, and is closed, has the sum of what it hides.
-        flops, known = operations.of(ran if ran or not closed else _outermost_calls(trace, module, calls_of))
-        listed = [] if closed or not view.weights else list(_parameter_rows(module, trace))
-        rows.append(
-            SummaryRow(
-                path=module.path,
-                name=module.name,
-                class_name=module.class_name,
-                depth=module.depth,
-                calls=len(ran),
-                input_shapes=values.shapes([call.inputs for call in calls]),
-                output_shapes=values.shapes([call.output for call in calls]),
-                dtypes=values.dtypes(calls[0].output) if calls else "",
-                params=_params(own, bool(listed)),
-                trainable_params=0 if listed else own.trainable,
-                flops=flops,
-                inbound=inbound.get(module.index, ()),
-                shared_with=_shared_with(trace, module, own),
-                param_bytes=0 if listed else own.bytes,
-                flops_known=known and trace.engine.ran != "structure",
-                failed=failed == module.index,
-                parameter_kinds=own.kinds,
-                input_sizes=values.sizes(calls[0].inputs) if calls else (),
-                output_sizes=values.sizes(calls[0].output) if calls else (),
-                output_bytes=sum([sizes[call.index][1] for call in ran]),
-                ran=first_run[module.index] < len(trace.calls),
-                hidden=_number_below(trace, module) if closed else 0,
-                registered=module.registered,
-                arguments=module.extra_repr,
-            )
-        )
-        rows += listed
+    for module in made.shown:
+        parameters = made.parameter_rows(module) if view.weights else []
+        rows.append(made.row(module, bool(parameters)))
+        rows += parameters
     return tuple(rows)
 
 
-def _params(own: Held, listed: bool) -> int | None:
+class _Rows:
+    """Makes the rows of one trace, of what `rows_of` is given.
+
+    Attributes:
+        shown: The modules that have rows.
+    """
+
+    def __init__(self, trace: Trace, view: View, held: list[Held], sizes: Sequence[tuple[int, int]]) -> None:
+        self._trace, self._levels, self._held, self._sizes = trace, view.levels, held, sizes
+        self._below = held if view.levels is None else held_below(trace, held)
+        self._first_run = _first_runs(trace)
+        self.shown = _shown_modules(trace, view.levels, self._first_run)
+        self._calls_of, self._operations, self._values = CallsOf(trace), Operations(trace), CallValues()
+        self._inbound = inbound_names(trace, {module.index for module in self.shown})
+        self._failed = None if trace.failure is None else trace.calls[trace.failure.call].module
+        self._ran = trace.engine.ran != "structure"
+
+    def row(self, module: ModuleRecord, parameters_have_rows: bool) -> SummaryRow:
+        """The row of a module."""
+        index = module.index
+        closed = self._is_closed(module)
+        own = self._below[index] if closed else self._held[index]
+        calls = self._calls_of.get(index if module.same_as is None else module.same_as)
+        ran = calls if module.same_as is None else []
+        counted = ran
+        if closed and not ran:
+            # It is never called itself, and counts what it hides.
+            counted = _outermost_calls(self._trace, module, self._calls_of)
+        flops, flops_known = self._operations.of(counted)
+        values = self._values.of(calls)
+        return SummaryRow(
+            path=module.path,
+            name=module.name,
+            class_name=module.class_name,
+            depth=module.depth,
+            calls=len(ran),
+            input_shapes=values.input_shapes,
+            output_shapes=values.output_shapes,
+            dtypes=values.dtypes,
+            params=_params(own, parameters_have_rows),
+            trainable_params=0 if parameters_have_rows else own.trainable,
+            flops=flops,
+            inbound=self._inbound.get(index, ()),
+            shared_with=_shared_with(self._trace, module, own),
+            param_bytes=0 if parameters_have_rows else own.bytes,
+            flops_known=flops_known and self._ran,
+            failed=self._failed == index,
+            parameter_kinds=own.kinds,
+            input_sizes=values.input_sizes,
+            output_sizes=values.output_sizes,
+            output_bytes=sum([self._sizes[call.index][1] for call in ran]),
+            ran=self._first_run[index] < len(self._trace.calls),
+            hidden=_number_below(self._trace, module) if closed else 0,
+            registered=module.registered,
+            arguments=module.extra_repr,
+        )
+
+    def _is_closed(self, module: ModuleRecord) -> bool:
+        """Whether modules below it have no rows."""
+        return self._levels is not None and module.depth >= self._levels and bool(module.children)
+
+    def parameter_rows(self, module: ModuleRecord) -> list[SummaryRow]:
+        """A row for each parameter of a module; none where the module's row counts what lies below it too."""
+        if self._is_closed(module):
+            return []
+        return [self._parameter_row(module, tensor) for tensor in module.parameters]
+
+    def _parameter_row(self, module: ModuleRecord, tensor: TensorRecord) -> SummaryRow:
+        row = SummaryRow(
+            path=f"{module.path}.{tensor.name}" if module.path else tensor.name,
+            name=tensor.name,
+            class_name="Parameter",
+            depth=module.depth + 1,
+            calls=0,
+            input_shapes="",
+            output_shapes="?",
+            dtypes=tensor.dtype,
+            params=0,
+            trainable_params=0,
+            flops=0,
+            inbound=(),
+            shared_with=tensor.same_as,
+            flops_known=self._ran,
+            parameter_kinds=() if tensor.kind == "tensor" else (tensor.kind,),
+            registered=module.registered,
+        )
+        made = tensor.shape is not None
+        if tensor.shape is not None:
+            shape = tuple(tensor.shape)
+            row = replace(row, output_shapes=str(shape), output_sizes=(shape,))
+        if tensor.same_as is not None or not module.registered:
+            return row
+        return replace(
+            row,
+            params=tensor.elements if made else None,
+            trainable_params=tensor.elements if tensor.requires_grad else 0,
+            param_bytes=tensor.bytes,
+        )
+
+
+def _params(own: Held, parameters_have_rows: bool) -> int | None:
     """What a row counts; parameters that have rows of their own count there."""
-    if listed:
+    if parameters_have_rows:
         return 0
     return None if own.lazy else own.elements
 
 
-def _parameter_rows(module: ModuleRecord, trace: Trace) -> Iterator[SummaryRow]:
-    for tensor in module.parameters:
-        yield _parameter_row(module, tensor, trace)
-
-
-def _parameter_row(module: ModuleRecord, tensor: TensorRecord, trace: Trace) -> SummaryRow:
-    counts = tensor.same_as is None and module.registered
-    return SummaryRow(
-        path=f"{module.path}.{tensor.name}" if module.path else tensor.name,
-        name=tensor.name,
-        class_name="Parameter",
-        depth=module.depth + 1,
-        calls=0,
-        input_shapes="",
-        output_shapes="?" if tensor.shape is None else str(tuple(tensor.shape)),
-        dtypes=tensor.dtype,
-        params=(None if tensor.shape is None else tensor.elements) if counts else 0,
-        trainable_params=tensor.elements if counts and tensor.requires_grad else 0,
-        flops=0,
-        inbound=(),
-        shared_with=tensor.same_as,
-        param_bytes=tensor.bytes if counts else 0,
-        flops_known=trace.engine.ran != "structure",
-        parameter_kinds=() if tensor.kind == "tensor" else (tensor.kind,),
-        output_sizes=() if tensor.shape is None else (tuple(tensor.shape),),
-        registered=module.registered,
-    )
+def leaves_of(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
+    """The rows without other rows below them."""
+    leaves = [row for row, after in itertools.pairwise(rows) if after.depth <= row.depth]
+    return [*leaves, *rows[-1:]]
 
 
 class CallsOf:
@@ -178,41 +217,71 @@ class CallsOf:
         return [] if first is None else [first, *self._more.get(module, ())]
 
 
-class Values:
-    """Recorded values as text and as shapes; a trace shares equal ones, so each is written once."""
+@record
+class ShownValues:
+    """What the calls of one module took and returned, as a row shows it.
+
+    Attributes:
+        input_shapes: The shapes that all calls took; "multiple" where calls differ, "?" where there is none.
+        output_shapes: Likewise, of what they returned.
+        dtypes: Of the tensors that the first call returned, each once.
+        input_sizes: Shapes of the tensors that the first call took.
+        output_sizes: Shapes of the tensors that the first call returned.
+    """
+
+    input_shapes: str
+    output_shapes: str
+    dtypes: str
+    input_sizes: tuple[Shape, ...]
+    output_sizes: tuple[Shape, ...]
+
+
+_NO_CALLS = ShownValues("?", "?", "", (), ())
+
+
+class CallValues:
+    """Makes `ShownValues`. A trace shares equal values, so calls with the same values share what is shown of them."""
 
     def __init__(self) -> None:
-        self._shapes: dict[int, str] = {}
-        self._dtypes: dict[int, str] = {}
-        self._sizes: dict[int, tuple[Shape, ...]] = {}
+        self._known: dict[tuple[int, int], ShownValues] = {}
+        self._texts: dict[int, str] = {}
 
-    def shapes(self, values: list[Value | None]) -> str:
-        """The shape that all of them have, "multiple" where they differ, "?" where there are none."""
-        if len(values) == 1:
-            return self._shapes.get(id(values[0])) or self._write(values[0])
-        texts = {self._shapes.get(id(value)) or self._write(value) for value in values}
-        if len(texts) > 1:
-            return "multiple"
-        return texts.pop() if texts else "?"
+    def of(self, calls: list[Call]) -> ShownValues:
+        """What is shown of these calls of one module."""
+        if not calls:
+            return _NO_CALLS
+        first = calls[0]
+        key = (id(first.inputs), id(first.output))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._of_one(first)
+        if len(calls) == 1:
+            return found
+        return replace(
+            found,
+            input_shapes=self._common_text([call.inputs for call in calls]),
+            output_shapes=self._common_text([call.output for call in calls]),
+        )
 
-    def _write(self, value: Value | None) -> str:
-        text = self._shapes[id(value)] = shape_text(value)
+    def _of_one(self, call: Call) -> ShownValues:
+        returned = list(tensors_in(call.output))
+        return ShownValues(
+            self._text(call.inputs),
+            self._text(call.output),
+            ", ".join(dict.fromkeys([tensor.dtype for tensor in returned])),
+            tuple([tuple(tensor.shape) for tensor in tensors_in(call.inputs)]),
+            tuple([tuple(tensor.shape) for tensor in returned]),
+        )
+
+    def _common_text(self, values: list[Value | None]) -> str:
+        texts = set(map(self._text, values))
+        return texts.pop() if len(texts) == 1 else "multiple"
+
+    def _text(self, value: Value | None) -> str:
+        text = self._texts.get(id(value))
+        if text is None:
+            text = self._texts[id(value)] = shape_text(value)
         return text
-
-    def dtypes(self, value: Value | None) -> str:
-        """The dtypes of a value's tensors, each once."""
-        found = self._dtypes.get(id(value))
-        if found is None:
-            found = ", ".join(dict.fromkeys([tensor.dtype for tensor in tensors_in(value)]))
-            self._dtypes[id(value)] = found
-        return found
-
-    def sizes(self, value: Value | None) -> tuple[Shape, ...]:
-        """The shapes of a value's tensors, from left to right."""
-        found = self._sizes.get(id(value))
-        if found is None:
-            found = self._sizes[id(value)] = tuple([tuple(tensor.shape) for tensor in tensors_in(value)])
-        return found
 
 
 def _shown_modules(trace: Trace, levels: int | None, first_run: list[int]) -> list[ModuleRecord]:
@@ -240,21 +309,29 @@ def _first_runs(trace: Trace) -> list[int]:
     """For each module the index of the first call of it or of one below it; behind all calls where there is none."""
     never = len(trace.calls)
     first = [never] * len(trace.modules)
-    callers: dict[tuple[int, int], int] = {}
-    for call in trace.calls:
-        if first[call.module] == never:
-            first[call.module] = call.index
-        if call.parent is not None:
-            callers.setdefault((call.module, trace.calls[call.parent].module), call.index)
-    called = [index < never for index in first]
-    for module in trace.modules:
-        if module.same_as is not None:
-            caller = _holder_that_runs(trace, module, called)
-            first[module.index] = callers.get((module.same_as, caller), never)
+    for call in reversed(trace.calls):
+        first[call.module] = call.index
+    shared = [module for module in trace.modules if module.same_as is not None]
+    if shared:
+        _set_first_runs_of_shared(trace, shared, first)
+    # A child has a higher index than its parent.
     for module in reversed(trace.modules):
         if module.parent is not None and first[module.index] < first[module.parent]:
             first[module.parent] = first[module.index]
     return first
+
+
+def _set_first_runs_of_shared(trace: Trace, shared: list[ModuleRecord], first: list[int]) -> None:
+    """A module that several paths lead to ran first at a path when the module there called it."""
+    never = len(trace.calls)
+    called = [index < never for index in first]
+    callers: dict[tuple[int, int], int] = {}
+    for call in trace.calls:
+        if call.parent is not None:
+            callers.setdefault((call.module, trace.calls[call.parent].module), call.index)
+    for module in shared:
+        caller = _holder_that_runs(trace, module, called)
+        first[module.index] = callers.get((module.same_as or 0, caller), never)
 
 
 def _holder_that_runs(trace: Trace, module: ModuleRecord, called: list[bool]) -> int:
@@ -270,10 +347,11 @@ def _outermost_calls(trace: Trace, module: ModuleRecord, calls_of: CallsOf) -> l
     found: list[Call] = []
     stack = list(module.children)
     while stack:
-        calls = calls_of.get(stack[-1])
-        below = trace.modules[stack.pop()].children
+        below = stack.pop()
+        calls = calls_of.get(below)
         found += calls
-        stack += () if calls else below
+        if not calls:
+            stack += trace.modules[below].children
     return found
 
 

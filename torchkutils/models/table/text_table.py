@@ -27,7 +27,7 @@ def fitting_positions(rows: Sequence[Sequence[str]], positions: Sequence[int]) -
         width = max((len(row[column]) for row in rows), default=0)
         begin = fitting[-1] if fitting else 0
         standard = position - (positions[column - 1] if column else 0)
-        # A field after the first begins at the previous position; its last character gives way to a space.
+        # A field after the first begins at the previous position; its last character is replaced by a space.
         fitting.append(begin + max(standard, width + 1))
     return fitting
 

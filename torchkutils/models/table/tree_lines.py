@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torchkutils.models.records import ModuleRecord, Trace
-from torchkutils.models.table.rows import CallsOf, SummaryRow, Values
+from torchkutils.models.table.rows import CallsOf, CallValues, SummaryRow
 from torchkutils.models.tree.totals import Operations, Totals, call_bytes
 
 # What a connection says behind the path: which call, and which of its tensors.
 _CALL = re.compile(r"\[\d+\]\[\d+\]$")
 # A name that counts: "3", "layer3", "blocks[3]".
 _COUNTED_NAME = re.compile(r"^(.*?)\[?(\d+)\]?$")
+# Of rows that are no modules, and of all rows where nothing is folded: they equal nothing.
+_NO_KIND = -1
 
 
 @dataclass
 class _Branch:
-    """A row with the rows below it."""
+    """A row with the rows below it; equal modules have the same kind."""
 
     row: SummaryRow
     kind: int
@@ -66,7 +70,7 @@ class TreeLine:
 
 def tree_lines(trace: Trace, rows: Sequence[SummaryRow], totals: Totals, *, fold: bool) -> list[TreeLine]:
     """The lines below the model, and the model's own as the first, which has the totals."""
-    root = _branches(trace, rows, _kinds(trace) if fold else None)
+    root = _branches(trace, rows, _kinds(trace) if fold else {})
     first = TreeLine(
         level=0,
         prefix="",
@@ -105,14 +109,13 @@ def _shown_name(connection: str, names: dict[str, str]) -> str:
     return connection
 
 
-def _branches(trace: Trace, rows: Sequence[SummaryRow], kinds: dict[str, int] | None) -> _Branch:
+def _branches(trace: Trace, rows: Sequence[SummaryRow], kinds: dict[str, int]) -> _Branch:
     root_row = rows[0] if rows and rows[0].depth == 0 else model_row(trace)
-    stack = [_Branch(root_row, -1)]
-    for number, row in enumerate(rows):
+    stack = [_Branch(root_row, _NO_KIND)]
+    for row in rows:
         if row.depth == 0:
             continue
-        # Rows that are no modules equal nothing, and so do all where nothing is folded.
-        branch = _Branch(row, -number - 2 if kinds is None else kinds.get(row.path, -number - 2))
+        branch = _Branch(row, kinds.get(row.path, _NO_KIND))
         while stack[-1].row.depth >= row.depth:
             stack.pop()
         stack[-1].below.append(branch)
@@ -122,8 +125,8 @@ def _branches(trace: Trace, rows: Sequence[SummaryRow], kinds: dict[str, int] | 
 
 def model_row(trace: Trace) -> SummaryRow:
     """The row of the model itself, with what all of it runs and nothing that it holds."""
-    root, values = trace.modules[0], Values()
-    calls = CallsOf(trace).get(0)
+    root, calls = trace.modules[0], CallsOf(trace).get(0)
+    values = CallValues().of(calls)
     flops, known = Operations(trace).of(calls)
     sizes = call_bytes(trace)
     return SummaryRow(
@@ -132,9 +135,9 @@ def model_row(trace: Trace) -> SummaryRow:
         class_name=root.class_name,
         depth=0,
         calls=len(calls),
-        input_shapes=values.shapes([call.inputs for call in calls]),
-        output_shapes=values.shapes([call.output for call in calls]),
-        dtypes=values.dtypes(calls[0].output) if calls else "",
+        input_shapes=values.input_shapes,
+        output_shapes=values.output_shapes,
+        dtypes=values.dtypes,
         params=0,
         trainable_params=0,
         flops=flops,
@@ -150,33 +153,48 @@ def _lines(branches: list[_Branch]) -> Iterator[TreeLine]:
     """The lines of branches and of all below them."""
     waiting = _waiting(branches, "", 1, False)
     while waiting:
-        group, prefix, level, last, of_one = waiting.pop()
-        folded, first = len(group) > 1, group[0]
+        line = waiting.pop()
+        first, folded = line.group[0], len(line.group) > 1
         # Equal siblings stand for all that lies below them; another line only for its own row.
-        counted = [row for branch in group for row in branch.rows()] if folded else [first.row]
+        counted = _rows_of_all(line.group) if folded else [first.row]
         params = _sum_of_params(counted)
         yield TreeLine(
-            level=level,
-            prefix=prefix + ("└─ " if last else "├─ "),
-            rows=tuple(branch.row for branch in group),
+            level=line.level,
+            prefix=line.prefix + ("└─ " if line.last else "├─ "),
+            rows=tuple([branch.row for branch in line.group]),
             params=params,
-            each=None if params is None else params // len(group),
-            trainable=sum(row.trainable_params for row in counted),
-            bytes=sum(row.param_bytes for row in counted),
+            each=None if params is None else params // len(line.group),
+            trainable=sum([row.trainable_params for row in counted]),
+            bytes=sum([row.param_bytes for row in counted]),
             inbound=first.row.inbound,
             closed=first.row.hidden > 0,
             opens=bool(first.below),
-            of_one=of_one,
+            of_one=line.of_one,
         )
-        waiting += _waiting(first.below, prefix + ("   " if last else "│  "), level + 1, of_one or folded)
+        prefix = line.prefix + ("   " if line.last else "│  ")
+        waiting += _waiting(first.below, prefix, line.level + 1, line.of_one or folded)
 
 
-def _waiting(
-    branches: list[_Branch], prefix: str, level: int, of_one: bool
-) -> list[tuple[list[_Branch], str, int, bool, bool]]:
-    """Groups of equal siblings that are to have a line each, the first at the end of the list."""
-    groups = list(_groups(branches))[::-1]
-    return [(group, prefix, level, number == 0, of_one) for number, group in enumerate(groups)]
+def _rows_of_all(branches: list[_Branch]) -> list[SummaryRow]:
+    return list(itertools.chain.from_iterable(branch.rows() for branch in branches))
+
+
+class _Waiting(NamedTuple):
+    """A line that is to be made: equal siblings, the prefix around them, and whether no sibling follows them."""
+
+    group: list[_Branch]
+    prefix: str
+    level: int
+    last: bool
+    of_one: bool
+
+
+def _waiting(branches: list[_Branch], prefix: str, level: int, of_one: bool) -> list[_Waiting]:
+    """The lines that siblings are to have, the first one at the end of the list."""
+    lines = [_Waiting(group, prefix, level, False, of_one) for group in _groups(branches)]
+    if lines:
+        lines[-1] = lines[-1]._replace(last=True)
+    return lines[::-1]
 
 
 def _sum_of_params(rows: list[SummaryRow]) -> int | None:
@@ -189,7 +207,7 @@ def _groups(branches: list[_Branch]) -> Iterator[list[_Branch]]:
     """Neighbours that are equal and counted by their names, together."""
     group: list[_Branch] = []
     for branch in branches:
-        if group and not (branch.kind == group[0].kind and _follows(branch.row.name, group[-1].row.name)):
+        if group and not _continues(branch, group):
             yield group
             group = []
         group.append(branch)
@@ -197,19 +215,28 @@ def _groups(branches: list[_Branch]) -> Iterator[list[_Branch]]:
         yield group
 
 
+def _continues(branch: _Branch, group: list[_Branch]) -> bool:
+    equal = branch.kind == group[0].kind and branch.kind != _NO_KIND
+    return equal and _follows(branch.row.name, group[-1].row.name)
+
+
 def _follows(name: str, before: str) -> bool:
+    """Whether both names count, and this one is the next: "layer3" behind "layer2"."""
     one, other = _COUNTED_NAME.match(before), _COUNTED_NAME.match(name)
-    return one is not None and other is not None and one[1] == other[1] and int(one[2]) + 1 == int(other[2])
+    if one is None or other is None:
+        return False
+    return one[1] == other[1] and int(one[2]) + 1 == int(other[2])
 
 
 def _kinds(trace: Trace) -> dict[str, int]:
     """A number for each module by its path: equal ones hold, ran and gave the same, and so do all below them."""
-    calls_of, operations, values = CallsOf(trace), Operations(trace), Values()
+    calls_of, operations, values = CallsOf(trace), Operations(trace), CallValues()
     known: dict[tuple[object, ...], int] = {}
     kinds = [0] * len(trace.modules)
     failed = None if trace.failure is None else trace.calls[trace.failure.call].module
     for module in reversed(trace.modules):
         calls = calls_of.get(module.index if module.same_as is None else module.same_as)
+        shown = values.of(calls)
         key = (
             module.class_name,
             module.registered,
@@ -218,8 +245,8 @@ def _kinds(trace: Trace) -> dict[str, int]:
             _held_shapes(module),
             tuple([(trace.modules[child].name, kinds[child]) for child in module.children]),
             len(calls),
-            values.shapes([call.inputs for call in calls]),
-            values.shapes([call.output for call in calls]),
+            shown.input_shapes,
+            shown.output_shapes,
             operations.of(calls),
         )
         kinds[module.index] = known.setdefault(key, len(known))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torchkutils.models.table.cells import field, marks_of, scaled, share
-from torchkutils.models.table.rows import SummaryRow
+from torchkutils.models.table.cells import failed_mark, field, label_of, marks_of, scaled, share
 from torchkutils.models.table.tree_lines import TreeLine
-from torchkutils.models.table.view import COLUMNS
+from torchkutils.models.table.view import COLUMNS, is_numeric
 
 _GAP = "  "
 # Shorter than those of Keras's layout.
@@ -18,7 +17,7 @@ _NARROW, _NARROWEST = 28, 14
 
 
 def tree_columns(columns: tuple[str, ...] | None, ran: bool) -> tuple[str, ...]:
-    """The columns that were asked for; else those that say something: without a forward no shape is known."""
+    """The columns that were asked for; else those whose values are known: without a forward no shape is."""
     if columns is not None:
         return columns
     return ("output_shape", "params", "share", "macs") if ran else ("params", "share")
@@ -28,57 +27,75 @@ def tree_label(line: TreeLine) -> str:
     """The name and class; of equal siblings how many there are and what each holds."""
     row = line.rows[0]
     closed = "▸ " if line.closed else ""
-    failed = f" FAILED at {row.input_shapes}" if row.failed else ""
     if len(line.rows) > 1:
-        each = "" if not line.each else f", each {scaled(line.each)}"
+        each = f", each {scaled(line.each)}" if line.each else ""
         names = f"{row.name}–{line.rows[-1].name}"
         return f"{closed}{names}: {len(line.rows)} × {row.class_name}{each}{marks_of(row)}"
-    if line.level == 0:
-        return f"{closed}{row.class_name}{failed}{marks_of(row)}"
-    return f"{closed}{row.name} ({row.class_name}){failed}{marks_of(row)}"
+    label = label_of(row) if line.level else row.class_name + failed_mark(row)
+    return f"{closed}{label}{marks_of(row)}"
 
 
 def tree_field(line: TreeLine, column: str, total_params: int) -> str:
     """One field; numbers of equal siblings are their sum. What counts nothing beside the rows below it stays empty."""
-    row = line.rows[0]
-    if column in ("params", "share"):
-        if line.params == 0 and (line.opens or column == "share"):
-            return ""
-        if column == "share":
-            return share(line.params, total_params)
-        return "?" if line.params is None else f"{line.params:,}"
-    if column in ("macs", "flops"):
-        return _work(row, sum(each.flops for each in line.rows) // (2 if column == "macs" else 1))
-    if column in ("bytes", "trainable", "output_bytes"):
-        return _sum(line, column)
-    if column == "connected_to":
-        return ", ".join(line.inbound)
-    if column == "output_shape" and not row.calls and row.shared_with is None:
-        return _shape_without_calls(row)
-    return field(row, column, total_params)
+    write = _FIELDS.get(column)
+    if write is not None:
+        return write(line)
+    if column == "share":
+        return share(line.params, total_params) if line.params != 0 else ""
+    return field(line.rows[0], column, total_params)
 
 
-def _sum(line: TreeLine, column: str) -> str:
-    """Over equal siblings, with all that lies below them where that has no lines."""
-    if column == "output_bytes":
-        return scaled(sum(row.output_bytes for row in line.rows), "B") if line.rows[0].calls else ""
-    number = line.bytes if column == "bytes" else line.trainable
-    if line.opens and not number:
+def _params(line: TreeLine) -> str:
+    if line.params is None:
+        return "?"
+    return _unless_below(line, line.params, f"{line.params:,}")
+
+
+def _unless_below(line: TreeLine, number: int, text: str) -> str:
+    """A text; where the line counts nothing itself, and has others below it, nothing."""
+    return "" if line.opens and not number else text
+
+
+def _output_bytes(line: TreeLine) -> str:
+    if not line.rows[0].calls:
         return ""
-    return scaled(number, "B") if column == "bytes" else f"{number:,}"
+    return scaled(sum(row.output_bytes for row in line.rows), "B")
 
 
-def _shape_without_calls(row: SummaryRow) -> str:
+def _output_shape(line: TreeLine) -> str:
     """A list of modules is never called itself, but those in it are."""
-    if row.class_name == "Parameter":
+    row = line.rows[0]
+    if row.calls or row.shared_with is not None or row.class_name == "Parameter":
         return row.output_shapes
     return "" if row.ran else "not called"
 
 
-def _work(row: SummaryRow, number: int) -> str:
+def _macs(line: TreeLine) -> str:
+    return _work(line, sum(row.flops for row in line.rows) // 2)
+
+
+def _flops(line: TreeLine) -> str:
+    return _work(line, sum(row.flops for row in line.rows))
+
+
+def _work(line: TreeLine, number: int) -> str:
+    row = line.rows[0]
     if not row.calls and not (row.ran and row.hidden):
         return ""
     return f"{'' if row.flops_known else '≥ '}{scaled(number)}"
+
+
+# By the name of a column: those that differ from the fields of a single row.
+_FIELDS: dict[str, Callable[[TreeLine], str]] = {
+    "params": _params,
+    "trainable": lambda line: _unless_below(line, line.trainable, f"{line.trainable:,}"),
+    "bytes": lambda line: _unless_below(line, line.bytes, scaled(line.bytes, "B")),
+    "output_bytes": _output_bytes,
+    "output_shape": _output_shape,
+    "macs": _macs,
+    "flops": _flops,
+    "connected_to": lambda line: ", ".join(line.inbound),
+}
 
 
 def tree_text(
@@ -96,7 +113,7 @@ def tree_text(
         [line.prefix + tree_label(line), *[tree_field(line, column, total_params) for column in columns]]
         for line in lines
     ]
-    right = [False, *[COLUMNS[column][1] for column in columns]]
+    right = [False, *map(is_numeric, columns)]
     widths = _fitted([header, *cells], right, width)
     rule = "─" * (sum(widths) + len(_GAP) * (len(widths) - 1))
     text = [*_wrapped(title, width), rule, _row(header, widths, right), rule]
@@ -117,7 +134,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _fitted(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[int]:
-    """The width of each column; shapes and then names give way where all would be too wide, numbers never."""
+    """The width of each column; where all would be too wide, shapes and then names are shortened, numbers never."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(right))]
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
     texts = [column for column, is_number in enumerate(right) if column and not is_number]
@@ -130,10 +147,10 @@ def _fitted(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int) ->
 
 
 def _row(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    fields = [
-        _cut(cell, width).rjust(width) if on_the_right else _cut(cell, width).ljust(width)
-        for cell, width, on_the_right in zip(cells, widths, right, strict=True)
-    ]
+    fields = []
+    for cell, width, on_the_right in zip(cells, widths, right, strict=True):
+        text = _cut(cell, width)
+        fields.append(text.rjust(width) if on_the_right else text.ljust(width))
     return _GAP.join(fields).rstrip()
 
 

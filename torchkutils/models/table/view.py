@@ -1,4 +1,4 @@
-"""What of a trace a table shows, and how: chosen once, handed on as one value."""
+"""Which part of a trace a table shows, and how: one value that all functions take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchkutils._call_hints import nearest
 
 Style: TypeAlias = Literal["keras", "tree"]
 
-# By name: header, and whether it holds numbers, which stand on the right.
+# By name: header, and whether it holds numbers.
 COLUMNS: dict[str, tuple[str, bool]] = {
     "input_shape": ("Input Shape", False),
     "output_shape": ("Output Shape", False),
@@ -27,6 +27,11 @@ COLUMNS: dict[str, tuple[str, bool]] = {
     "is_trainable": ("Trainable", False),
 }
 TREE_DEPTH = 3
+
+
+def is_numeric(column: str) -> bool:
+    """Whether a column holds numbers, which stand on the right."""
+    return COLUMNS[column][1]
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,17 @@ def checked_view(depth: Any, columns: Sequence[str] | None, style: Any, fold: bo
     Raises:
         ValueError: A depth below 0, a column or a style that does not exist; the message names those that do.
     """
-    if depth != "auto" and depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 0):
+    if depth != "auto" and depth is not None and not _is_depth(depth):
         raise ValueError(f"depth must be 'auto', None or an int of 0 or more, got {depth!r}")
     if style not in get_args(Style):
         raise ValueError(f"style must be one of {', '.join(map(repr, get_args(Style)))}, got {style!r}")
     if columns is not None:
         columns = _checked_columns(columns)
     return View(depth, columns, style, bool(fold), bool(weights))
+
+
+def _is_depth(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _checked_columns(columns: Sequence[str]) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from torchkutils.models.tree.offloaded import execution_device
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 Sizes: TypeAlias = Sequence[int | None]
 
-# What stands for open dimensions in two runs: for a first axis, which is small since it is the batch, and for others,
-# which are large since layers that stride over a small one leave 1 of it at any size.
+# The sizes that open dimensions have in two runs: small ones for a first axis, which is the batch; large ones for other
+# axes, since layers with a stride shorten a small axis to 1 at any size.
 OPEN_SIZES = (((2, 64), (3, 96)), ((2, 2), (3, 3)))
 
 
@@ -38,7 +38,7 @@ def model_arguments(
     Args:
         model: Whose forward is to be called.
         run: Gives `input_size` or `input_data`, `input_kwargs` and `dtypes`.
-        open_sizes: What stands for an open first axis, and for other open axes.
+        open_sizes: The size of an open first axis, and of other open axes.
         largest_index: The largest of the indices that are made; None lets the model's tables decide.
 
     Raises:
@@ -54,16 +54,26 @@ def model_arguments(
     return args, _joined(kwargs, _named(model, run.input_kwargs))
 
 
+def positional_names(model: torch.nn.Module) -> list[str]:
+    """The names of the arguments that forward takes by position; none where that cannot be told."""
+    try:
+        arguments = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [argument.name for argument in arguments if argument.kind in kinds]
+
+
 def has_open_dimensions(input_size: Any) -> bool:
     """Whether some size is None."""
-    return any(size is None for shape in _each_size(input_size) for size in shape)
+    return any(open_axes(input_size))
 
 
 def open_axes(input_size: Any) -> tuple[bool, bool]:
     """Whether first axes are open, and whether others are."""
-    shapes = _each_size(input_size)
-    first = any(shape[0] is None for shape in shapes if len(shape))
-    return first, any(size is None for shape in shapes for size in shape[1:])
+    shapes = list(input_size.values()) if isinstance(input_size, Mapping) else _list_of_sizes(input_size)
+    first = any(None in shape[:1] for shape in shapes)
+    return first, any(None in shape[1:] for shape in shapes)
 
 
 def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
@@ -73,27 +83,35 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
 
 def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
     """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
-    about_sizes = None if run.input_size is None else _hint_about_sizes(model, run.input_size)
-    hint = about_sizes or _unknown_name(model, run)
-    data = run.input_data
-    if hint is not None or run.input_size is not None or not isinstance(data, Mapping | list):
-        return hint
-    taken_as = "keyword arguments" if isinstance(data, Mapping) else "positional arguments"
-    kind = "dict" if isinstance(data, Mapping) else "list"
-    hint = f"input_data is a {kind}, and its items were the {taken_as} of forward"
-    takes_one = _accepts(model, [None], {})
-    return f"{hint}; for one argument that is a {kind}, wrap it: input_data=(batch,)" if takes_one else None
+    unknown = _unknown_name(model, run)
+    if run.input_size is None:
+        return unknown or _hint_about_data(model, run.input_data)
+    # A dict of sizes may have been meant as names, or as the keys of one argument.
+    hints = [hint for hint in (unknown, _hint_about_sizes(model, run.input_size)) if hint is not None]
+    return ". ".join(hints) or None
+
+
+def _hint_about_data(model: torch.nn.Module, data: Any) -> str | None:
+    """How to give one argument that is a dict or a list, where its items were taken for arguments."""
+    if not isinstance(data, Mapping | list) or not _accepts(model, [None], {}):
+        return None
+    kind, taken_as = ("dict", "keyword") if isinstance(data, Mapping) else ("list", "positional")
+    return (
+        f"input_data is a {kind}, and its items were the {taken_as} arguments of forward; "
+        f"for one argument that is a {kind}, wrap it: input_data=(batch,)"
+    )
 
 
 def _hint_about_sizes(model: torch.nn.Module, sizes: Any) -> str | None:
-    """The same where sizes were given for what forward takes as one dict or list of tensors."""
+    """How to give one argument that is a dict or a list of tensors, where sizes were given."""
     if isinstance(sizes, Mapping):
-        as_named = _accepts(model, [], dict(sizes))
-        kind, meant = "dict", not as_named and _accepts(model, [None], {})
+        kind, accepted = "dict", _accepts(model, [], dict(sizes))
     else:
         count = len(_list_of_sizes(sizes))
-        kind, meant = "list", count > 1 and not _accepts(model, [None] * count, {}) and _accepts(model, [None], {})
-    return f"For one argument that is a {kind} of tensors, give the tensors: input_data=(batch,)" if meant else None
+        kind, accepted = "list", count < 2 or _accepts(model, [None] * count, {})
+    if accepted or not _accepts(model, [None], {}):
+        return None
+    return f"For one argument that is a {kind} of tensors, give the tensors: input_data=(batch,)"
 
 
 def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
@@ -102,15 +120,13 @@ def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
         parameters = inspect.signature(model.forward).parameters
     except (TypeError, ValueError):
         return None
-    names = [*(run.input_size if isinstance(run.input_size, Mapping) else ()), *(run.input_kwargs or ())]
-    unknown = [name for name in names if name not in parameters]
-    if not unknown or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
-    return f"forward has no argument {unknown[0]!r}; it takes ({', '.join(parameters)})"
-
-
-def _each_size(input_size: Any) -> list[Sizes]:
-    return list(input_size.values()) if isinstance(input_size, Mapping) else _list_of_sizes(input_size)
+    names = [*(run.input_size if isinstance(run.input_size, Mapping) else ()), *(run.input_kwargs or ())]
+    for name in names:
+        if name not in parameters:
+            return f"forward has no argument {name!r}; it takes ({', '.join(parameters)})"
+    return None
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -122,11 +138,9 @@ def _from_data(model: torch.nn.Module, data: Any) -> Arguments:
         return (), {}
     if _is_pair(model, given):
         return tuple(given[0]), dict(given[1])
-    if type(given) in (tuple, list):
-        return tuple(given), {}
     if isinstance(given, Mapping):
         return (), dict(given)
-    return (given,), {}
+    return tuple(given) if type(given) in (tuple, list) else (given,), {}
 
 
 def _is_pair(model: torch.nn.Module, data: Any) -> bool:
@@ -134,8 +148,9 @@ def _is_pair(model: torch.nn.Module, data: Any) -> bool:
     if type(data) is not tuple or len(data) != 2 or not isinstance(data[0], tuple | list):
         return False
     args, kwargs = data
-    named = isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)
-    return named and not _accepts(model, data, {}) and _accepts(model, args, kwargs)
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        return False
+    return not _accepts(model, data, {}) and _accepts(model, args, kwargs)
 
 
 def _accepts(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -183,7 +198,7 @@ class _Made:
     Args:
         model: What they are for.
         dtypes: As given: one, or a list or dict like the sizes; None takes the model's own.
-        open_sizes: What stands for an open first axis, and for other open axes.
+        open_sizes: The size of an open first axis, and of other open axes.
         largest_index: Of integer inputs; None lets the model's tables decide.
     """
 
@@ -192,23 +207,30 @@ class _Made:
     ) -> None:
         self.dtypes, self.open_sizes = dtypes, open_sizes
         self.device = _device(model)
-        begins_with_table = _begins_with_table(model)
-        self.dtype = torch.int64 if begins_with_table else _floating_dtype(model)
+        self.dtype = torch.int64 if _begins_with_table(model) else _floating_dtype(model)
         self.largest_index = _largest_index(model) if largest_index is None else largest_index
 
     def arguments(self, input_size: Any) -> Arguments:
-        dtypes = self.dtypes
         if isinstance(input_size, Mapping):
-            unknown = [name for name in dtypes if name not in input_size] if isinstance(dtypes, Mapping) else []
-            if unknown:
-                raise ValueError(f"dtypes names {unknown[0]!r}, which input_size does not; it has {list(input_size)}")
-            kinds = dtypes if isinstance(dtypes, Mapping) else dict.fromkeys(input_size, dtypes)
+            kinds = self._dtypes_by_name(input_size)
             return (), {name: self._tensor(size, kinds.get(name)) for name, size in input_size.items()}
         sizes = _list_of_sizes(input_size)
-        kinds_list = list(dtypes) if isinstance(dtypes, list | tuple) else [dtypes] * len(sizes)
-        if len(kinds_list) != len(sizes):
-            raise ValueError(f"dtypes has {len(kinds_list)} entries for {len(sizes)} sizes; give one a size")
-        return tuple(self._tensor(size, kind) for size, kind in zip(sizes, kinds_list, strict=True)), {}
+        return tuple(map(self._tensor, sizes, self._dtypes_by_position(len(sizes)))), {}
+
+    def _dtypes_by_name(self, input_size: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(self.dtypes, Mapping):
+            return dict.fromkeys(input_size, self.dtypes)
+        unknown = [name for name in self.dtypes if name not in input_size]
+        if unknown:
+            raise ValueError(f"dtypes names {unknown[0]!r}, which input_size does not; it has {list(input_size)}")
+        return self.dtypes
+
+    def _dtypes_by_position(self, number: int) -> Sequence[Any]:
+        if not isinstance(self.dtypes, list | tuple):
+            return [self.dtypes] * number
+        if len(self.dtypes) != number:
+            raise ValueError(f"dtypes has {len(self.dtypes)} entries for {number} sizes; give one a size")
+        return self.dtypes
 
     def _tensor(self, size: Any, dtype: Any) -> torch.Tensor:
         shape = self._shape(size)
@@ -223,15 +245,19 @@ class _Made:
                 f"input_size holds {size!r} where a shape belongs: a tuple of ints, None for an open dimension; "
                 "numbers, strings and flags that forward takes go into input_kwargs"
             )
-        for length in size:
-            if length is not None and (isinstance(length, bool) or not isinstance(length, int | np.integer)):
-                raise TypeError(
-                    f"input_size holds {length!r:.200}; sizes are ints, or None for an open dimension; "
-                    "nested arguments and tensors go into input_data"
-                )
-            if length is not None and length < 0:
-                raise ValueError(f"input_size holds {length}; sizes cannot be negative")
-        return [self.open_sizes[axis > 0] if length is None else int(length) for axis, length in enumerate(size)]
+        return [self._length(length, self.open_sizes[axis > 0]) for axis, length in enumerate(size)]
+
+    def _length(self, length: Any, open_size: int) -> int:
+        if length is None:
+            return open_size
+        if isinstance(length, bool) or not isinstance(length, int | np.integer):
+            raise TypeError(
+                f"input_size holds {length!r:.200}; sizes are ints, or None for an open dimension; "
+                "nested arguments and tensors go into input_data"
+            )
+        if length < 0:
+            raise ValueError(f"input_size holds {length}; sizes cannot be negative")
+        return int(length)
 
 
 def _list_of_sizes(input_size: Any) -> list[Sizes]:
@@ -252,16 +278,17 @@ def _device(model: torch.nn.Module) -> torch.device:
     offloaded = execution_device(model.modules())
     if offloaded is not None:
         return offloaded
-    first = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
 
 
 def _floating_dtype(model: torch.nn.Module) -> torch.dtype:
-    """The first floating dtype among the parameters; one of 8 bits is how weights are stored, no input has it."""
-    dtypes = list(dict.fromkeys(parameter.dtype for parameter in model.parameters()))
+    """The first floating dtype among the parameters; weights may be stored in one of 8 bits, which no input has."""
+    dtypes = list(dict.fromkeys([parameter.dtype for parameter in model.parameters()]))
     floating = [dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1]
-    floating = floating or [dtype for dtype in dtypes if dtype.is_complex]
-    return floating[0] if floating else torch.get_default_dtype()
+    of_complex = [dtype for dtype in dtypes if dtype.is_complex]
+    return [*floating, *of_complex, torch.get_default_dtype()][0]
 
 
 _TABLES = (torch.nn.Embedding, torch.nn.EmbeddingBag)
@@ -278,6 +305,6 @@ def _begins_with_table(model: torch.nn.Module) -> bool:
 
 
 def _largest_index(model: torch.nn.Module) -> int:
-    """An index that lies inside each of the model's tables: nobody knows yet which of them an input reaches."""
-    lengths = [module.num_embeddings for module in model.modules() if isinstance(module, _TABLES)]
-    return min([length for length in lengths if length], default=2) - 1
+    """An index that lies inside each of the model's tables: it is not known yet which of them an input reaches."""
+    lengths = {module.num_embeddings for module in model.modules() if isinstance(module, _TABLES)}
+    return min(lengths - {0}, default=2) - 1

@@ -36,9 +36,11 @@ def _instead(model: Any) -> str:
     name = type(model).__name__
     if inspect.isclass(model):
         return f"the class {model.__name__}; give an instance of it: {model.__name__}(...)"
-    if isinstance(model, Mapping) and model and any(isinstance(value, torch.Tensor) for value in model.values()):
-        return f"a state dict ({name} with {len(model)} entries); build the model, call load_state_dict, and give it"
     if isinstance(model, Mapping):
+        if _holds_tensor(model):
+            return (
+                f"a state dict ({name} with {len(model)} entries); build the model, call load_state_dict, and give it"
+            )
         return f"{name}; {_held_in(model) or 'of a checkpoint, give the model that its weights were loaded into'}"
     if isinstance(model, list | tuple) and any(isinstance(item, torch.nn.Module) for item in model):
         return f"a {name} of {len(model)} values; give one module, or torch.nn.Sequential(*modules)"
@@ -52,5 +54,11 @@ def _instead(model: Any) -> str:
 
 def _held_in(values: Any) -> str:
     """Where a module lies in a checkpoint or in an object that holds one."""
-    found = [key for key, value in dict(values).items() if isinstance(value, torch.nn.Module)]
-    return f"it holds a module under {found[0]!r}: give that" if found else ""
+    for key, value in dict(values).items():
+        if isinstance(value, torch.nn.Module):
+            return f"it holds a module under {key!r}: give that"
+    return ""
+
+
+def _holds_tensor(mapping: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in mapping.values())

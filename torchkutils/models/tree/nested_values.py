@@ -12,10 +12,15 @@ from torchkutils import _nested
 from torchkutils._torch_versions import inside_function_transform, untransformed, vmap_sizes
 from torchkutils.models.records import Collection, OtherValue, TensorValue, Value
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = frozenset([torch.Tensor, torch.nn.Parameter])
 _SCALARS = frozenset([int, float, bool, str, type(None), torch.dtype, torch.device])
-# Objects of any class may lead to others without end: so many of them are looked into.
+# Objects of any class may lead to others without end: not more of them are looked into.
 _MOST_OBJECTS = 1_000
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """The dtype of a tensor without the prefix: "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 class Descriptions:
@@ -37,70 +42,87 @@ class Descriptions:
         Args:
             value: Anything.
             objects: Describe an object that is no container by the tensors that it reaches, not by its class alone.
-            above: Identities of the containers around it.
+            above: `id` of each container around it.
         """
         kind = type(value)
-        if self.transformed and isinstance(value, torch.Tensor) and (batches := vmap_sizes(value)):
-            return _batched(value, batches)
-        if kind in _PLAIN and not value.is_nested:
-            key = (value.shape, value.dtype)
-            found = self._tensors.get(key)
-            if found is None:
-                found = self._tensors[key] = TensorValue(tuple(key[0]), str(key[1]).removeprefix("torch."))
-            return found
         if kind in _SCALARS:
-            return self._scalars.get(kind) or self._scalars.setdefault(kind, OtherValue(kind.__name__))
+            return self._of_scalar(kind)
         if isinstance(value, torch.Tensor):
-            return _unusual(value)
-        return self._of_container(value, objects, above)
-
-    def _of_container(self, value: Any, objects: bool, above: tuple[int, ...]) -> Value:
-        name = type(value).__name__
-        known = id(value) in above or len(above) >= _nested.DEEPEST
-        held = None if known else _nested.children(value)
+            return self._of_tensor(value)
+        if id(value) in above or len(above) >= _nested.DEEPEST:
+            return OtherValue(kind.__name__)
+        held = _nested.children(value)
         if held is None:
-            inside = tensors_in_objects(value) if objects and not known else []
-            tensors: list[tuple[int | str, Value]] = [(index, self.of(tensor)) for index, tensor in enumerate(inside)]
-            return Collection(name, tuple(tensors)) if tensors else OtherValue(name)
-        keys = held.keys if held.form != "key" else [str(key) for key in held.keys]
-        around = (*above, id(value))
-        pairs = [(key, self.of(item, objects, around)) for key, item in zip(keys, held.values, strict=True)]
-        return Collection(name, tuple(pairs))
+            return self._of_object(value) if objects else OtherValue(kind.__name__)
+        return self._of_container(kind.__name__, held, objects, (*above, id(value)))
+
+    def _of_tensor(self, tensor: torch.Tensor) -> TensorValue:
+        batches = vmap_sizes(tensor) if self.transformed else {}
+        if batches:
+            return _batched(tensor, batches)
+        if type(tensor) not in _PLAIN or tensor.is_nested:
+            return _unusual(tensor)
+        key = (tensor.shape, tensor.dtype)
+        found = self._tensors.get(key)
+        if found is None:
+            found = self._tensors[key] = TensorValue(tuple(tensor.shape), dtype_name(tensor))
+        return found
+
+    def _of_scalar(self, kind: type[Any]) -> OtherValue:
+        found = self._scalars.get(kind)
+        if found is None:
+            found = self._scalars[kind] = OtherValue(kind.__name__)
+        return found
+
+    def _of_container(self, name: str, held: _nested.Children, objects: bool, above: tuple[int, ...]) -> Collection:
+        keys = held.keys if held.form != "key" else map(str, held.keys)
+        values = [self.of(item, objects, above) for item in held.values]
+        return Collection(name, tuple(zip(keys, values, strict=True)))
+
+    def _of_object(self, value: Any) -> Value:
+        values = [self.of(tensor) for tensor in tensors_in_objects(value)]
+        name = type(value).__name__
+        return Collection(name, tuple(enumerate(values))) if values else OtherValue(name)
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
         """The arguments of a call: positional ones by position, keyword ones by name."""
         if len(args) == 1 and not kwargs:
-            # `_tensors` keeps the shared records alive, so their identity is a safe key.
-            value = self.of(args[0])
-            found = self._single.get(id(value))
-            if found is None:
-                found = Collection("arguments", ((0, value),))
-                if type(args[0]) in _PLAIN and value.kind == "tensor":  # type: ignore[union-attr]
-                    self._single[id(value)] = found
-            return found
-        positional: list[tuple[int | str, Value]] = [(position, self.of(value)) for position, value in enumerate(args)]
-        named: list[tuple[int | str, Value]] = [(name, self.of(value)) for name, value in kwargs.items()]
-        return Collection("arguments", tuple(positional + named))
+            return self._single_argument(args[0])
+        items: list[tuple[int | str, Value]] = list(enumerate(map(self.of, args)))
+        items += [(name, self.of(value)) for name, value in kwargs.items()]
+        return Collection("arguments", tuple(items))
+
+    def _single_argument(self, argument: Any) -> Collection:
+        value = self.of(argument)
+        # What is stored holds the value, so no other object gets its identity.
+        found = self._single.get(id(value))
+        if found is None:
+            found = Collection("arguments", ((0, value),))
+            if type(argument) in _PLAIN:
+                self._single[id(value)] = found
+        return found
 
 
 def _batched(tensor: torch.Tensor, batches: dict[int, int]) -> TensorValue:
     """All examples that `torch.vmap` runs at once, the outermost batch first."""
     sizes = [batches[level] for level in sorted(batches)]
-    return TensorValue((*sizes, *tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    return TensorValue((*sizes, *tensor.shape), dtype_name(tensor))
 
 
 def _unusual(tensor: torch.Tensor) -> TensorValue:
     kind = "nested" if tensor.is_nested else type(tensor).__name__
     plain = kind in ("Tensor", "Parameter")
-    return TensorValue(sizes_of(tensor), str(tensor.dtype).removeprefix("torch."), "tensor" if plain else kind)
+    return TensorValue(sizes_of(tensor), dtype_name(tensor), "tensor" if plain else kind)
 
 
 def sizes_of(tensor: torch.Tensor) -> tuple[int | None, ...]:
     """The shape of a tensor; None where the parts of a nested one differ."""
     if not tensor.is_nested:
         return tuple(tensor.shape)
-    columns = zip(*(part.shape for part in tensor.unbind()), strict=True)
-    return (tensor.size(0), *(sizes[0] if len(set(sizes)) == 1 else None for sizes in columns))
+    sizes: list[int | None] = [tensor.size(0)]
+    for lengths in zip(*(part.shape for part in tensor.unbind()), strict=True):
+        sizes.append(lengths[0] if len(set(lengths)) == 1 else None)
+    return tuple(sizes)
 
 
 def tensors_of(*values: Any) -> list[torch.Tensor]:
@@ -119,15 +141,16 @@ def all_tensors_of(*values: Any) -> list[torch.Tensor]:
             found.append(value)
         elif type(value) not in _SCALARS:
             for leaf in _nested.leaves(value):
-                found += [leaf] if isinstance(leaf, torch.Tensor) else tensors_in_objects(leaf)
+                found += tensors_in_objects(leaf)
     return found
 
 
 def tensors_in_objects(value: Any) -> list[torch.Tensor]:
-    """The tensors that an object, which is no container, reaches through attributes; each of its objects once."""
+    """The tensors that an object, which is no container, reaches through attributes; each of its objects once.
+
+    A tensor gives itself.
+    """
     found: list[torch.Tensor] = []
-    if type(value) in _SCALARS:
-        return found
     seen: dict[int, Any] = {}
     stack = [value]
     while stack and len(seen) < _MOST_OBJECTS:
@@ -147,22 +170,28 @@ def named_tensors(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
 
     Objects are looked into where containers hold no tensor: a cache beside the logits is no output of interest.
     """
-    found = list(_named(value, name, False, ()))
-    return found or list(_named(value, name, True, ()))
+    leaves = list(_named_leaves(value, name, ()))
+    found = [(path, leaf) for path, leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if found:
+        return found
+    for path, leaf in leaves:
+        inside = tensors_in_objects(leaf)
+        paths = [path] if len(inside) == 1 else [f"{path}[{position}]" for position in range(len(inside))]
+        found += zip(paths, inside, strict=True)
+    return found
 
 
-def _named(value: Any, name: str, objects: bool, above: tuple[int, ...]) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
+def _named_leaves(value: Any, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    if id(value) in above or len(above) >= _nested.DEEPEST:
+        return
+    held = _nested.children(value)
+    if held is None:
         yield name, value
-    elif id(value) not in above and len(above) < _nested.DEEPEST:
-        held = _nested.children(value)
-        if held is None:
-            inside = tensors_in_objects(value) if objects else []
-            yield from ((name if len(inside) == 1 else f"{name}[{i}]", tensor) for i, tensor in enumerate(inside))
-            return
-        pattern = "{}[{}]" if held.form == "position" else "{}.{}"
-        for key, item in zip(held.keys, held.values, strict=True):
-            yield from _named(item, pattern.format(name, key), objects, (*above, id(value)))
+        return
+    pattern = "{}[{}]" if held.form == "position" else "{}.{}"
+    inside = (*above, id(value))
+    for key, item in zip(held.keys, held.values, strict=True):
+        yield from _named_leaves(item, pattern.format(name, key), inside)
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
@@ -172,26 +201,34 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
 
 def aliased(output: Any, given: Sequence[torch.Tensor]) -> Any:
     """What a leaf gives, with a view instead of each tensor that it was given: so the two differ by identity."""
-    known = {id(tensor) for tensor in given}
+    known = set(map(id, given))
 
     def apart(tensor: torch.Tensor) -> torch.Tensor:
         return _view(tensor) if id(tensor) in known and not isinstance(tensor, torch.nn.Parameter) else tensor
 
+    if not known:
+        return output
     if isinstance(output, torch.Tensor):
         return apart(output)
-    for leaf in _nested.leaves(output) if known else ():
-        if not isinstance(leaf, torch.Tensor) and type(leaf) not in _SCALARS:
+    handed_on = False
+    for leaf in _nested.leaves(output):
+        if isinstance(leaf, torch.Tensor):
+            handed_on = handed_on or id(leaf) in known
+        elif type(leaf) not in _SCALARS:
             _alias_attributes(leaf, apart)
-    return map_tensors(output, apart)
+    return map_tensors(output, apart) if handed_on else output
 
 
 def _alias_attributes(value: Any, apart: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Exchange the tensors that an object holds as attributes: in the object itself, since others may hold it too."""
     held = _nested.children(value, objects=True)
-    for name, tensor in zip(held.keys, held.values, strict=True) if held else ():
-        if isinstance(tensor, torch.Tensor) and (view := apart(tensor)) is not tensor:
+    if held is None:
+        return
+    for name, tensor in zip(held.keys, held.values, strict=True):
+        view = apart(tensor) if isinstance(tensor, torch.Tensor) else tensor
+        if view is not tensor:
+            # Some classes do not allow it.
             with contextlib.suppress(AttributeError, TypeError):
-                # Some classes allow it to nobody.
                 object.__setattr__(value, name, view)
 
 

@@ -17,8 +17,11 @@ def execution_device(modules: Iterable[torch.nn.Module]) -> torch.device | None:
     """Where accelerate's hooks run the first module that they load; None without such hooks."""
     for module in modules:
         hook = module.__dict__.get("_hf_hook")
+        # Several hooks are held by one.
         for part in getattr(hook, "hooks", [hook]):
             device: Any = getattr(part, "execution_device", None)
+            if isinstance(device, int):
+                return torch.device(f"cuda:{device}")
             if device is not None:
-                return torch.device(device if isinstance(device, str | torch.device) else f"cuda:{device}")
+                return torch.device(device)
     return None

@@ -21,7 +21,7 @@ def own_examples(model: torch.nn.Module, run: Run) -> tuple[str, list[Run]]:
     with random_state_kept():
         for name in _DATA:
             data = _attribute(model, name)
-            if isinstance(data, torch.Tensor | tuple | list) or (isinstance(data, Mapping) and data):
+            if _is_data(data):
                 return name, [dataclasses.replace(run, input_data=one, engine="meta") for one in _variants(data)]
         for name in _CONFIGURATIONS:
             size = _sample_size(_attribute(model, name))
@@ -30,22 +30,32 @@ def own_examples(model: torch.nn.Module, run: Run) -> tuple[str, list[Run]]:
     return "", []
 
 
+def _is_data(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return len(value) > 0
+    return isinstance(value, torch.Tensor | tuple | list)
+
+
 def _variants(data: Any) -> list[Any]:
-    """The example, and without its masks, whose values a forward often wants to know."""
-    masks = [name for name in data if "mask" in str(name)] if isinstance(data, Mapping) else []
-    return [data, {name: value for name, value in data.items() if name not in masks}] if masks else [data]
+    """The example; and the example without its masks, if it has some: forward often decides by the values of masks."""
+    if not isinstance(data, Mapping):
+        return [data]
+    without_masks = {name: value for name, value in data.items() if "mask" not in str(name)}
+    return [data, without_masks] if len(without_masks) < len(data) else [data]
 
 
 def _attribute(model: torch.nn.Module, name: str) -> Any:
     try:
         return getattr(model, name, None)
     except Exception:
-        # A property of the user's that fails: the model has no example.
+        # A property of a user's class that fails: the model has no example.
         return None
 
 
 def _sample_size(configuration: Any) -> tuple[int, ...] | None:
-    size = configuration.get("input_size") if isinstance(configuration, Mapping) else None
-    if isinstance(size, Sequence) and len(size) and all(type(length) is int for length in size):
-        return tuple(size)
-    return None
+    if not isinstance(configuration, Mapping):
+        return None
+    size = configuration.get("input_size")
+    if not isinstance(size, Sequence) or set(map(type, size)) != {int}:
+        return None
+    return tuple(size)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchkutils.models.records import Call, ModuleRecord, TensorValue, Trace, Value, record, tensors_in
+from torchkutils.models.records import Call, ModuleRecord, TensorRecord, TensorValue, Trace, Value, record, tensors_in
 
 _BYTES = {"bool": 1, "complex32": 4, "complex64": 8, "complex128": 16, "bfloat16": 2}
 
@@ -41,7 +42,7 @@ def held_by_each(trace: Trace) -> list[Held]:
     held = []
     for module in trace.modules:
         key = id(module.parameters), module.registered
-        found = known.get(key) if not module.packed else None
+        found = None if module.packed else known.get(key)
         if found is None:
             found = known[key] = _held(module)
         held.append(found)
@@ -49,26 +50,29 @@ def held_by_each(trace: Trace) -> list[Held]:
 
 
 def _held(module: ModuleRecord) -> Held:
-    parameters = module.parameters
-    counted = [tensor for tensor in parameters if tensor.same_as is None] if module.registered else []
-    trainable = [tensor for tensor in counted if tensor.requires_grad]
-    kinds = [tensor.kind for tensor in parameters if tensor.kind != "tensor"]
-    packed = [f"{tensor.kind}: {tensor.name} {tensor.shape}" for tensor in module.packed[:1]]
-    return Held(
-        sum(tensor.elements for tensor in counted),
-        sum(tensor.elements for tensor in trainable),
-        sum(tensor.bytes for tensor in counted),
-        sum(tensor.bytes for tensor in trainable),
-        any(tensor.shape is None for tensor in parameters),
-        tuple(dict.fromkeys([*kinds, *packed])),
-        next((tensor.same_as for tensor in parameters if tensor.same_as is not None), None),
-    )
+    elements, trainable, size, trainable_size = 0, 0, 0, 0
+    lazy, first_holder = False, None
+    kinds: list[str] = []
+    for tensor in module.parameters:
+        lazy = lazy or tensor.shape is None
+        if tensor.kind != "tensor":
+            kinds.append(tensor.kind)
+        if tensor.same_as is not None:
+            first_holder = first_holder or tensor.same_as
+        elif module.registered:
+            elements += tensor.elements
+            size += tensor.bytes
+            trainable += tensor.elements * tensor.requires_grad
+            trainable_size += tensor.bytes * tensor.requires_grad
+    for tensor in module.packed[:1]:
+        kinds.append(f"{tensor.kind}: {tensor.name} {tensor.shape}")
+    return Held(elements, trainable, size, trainable_size, lazy, tuple(dict.fromkeys(kinds)), first_holder)
 
 
 def held_below(trace: Trace, held: list[Held]) -> list[Held]:
     """For each module what it and all below it hold, marked as it is itself."""
     sums = list(held)
-    # Children stand behind their parents.
+    # A child has a higher index than its parent.
     for module in reversed(trace.modules):
         if module.parent is not None:
             sums[module.parent] = _sum(sums[module.parent], sums[module.index])
@@ -99,19 +103,31 @@ def _sum(own: Held, other: Held) -> Held:
 
 def bytes_by_dtype(trace: Trace) -> tuple[dict[str, int], int]:
     """Bytes of registered parameters and buffers by the dtype that holds them, and the bytes of the buffers."""
-    # Modules that hold equal tensors share one tuple of records.
-    parameters = collections.Counter([id(module.parameters) for module in trace.modules if module.registered])
-    buffers = collections.Counter([id(module.buffers) for module in trace.modules if module.registered])
-    groups = {id(group): group for module in trace.modules for group in (module.parameters, module.buffers) if group}
+    registered = [module for module in trace.modules if module.registered]
     by_dtype: dict[str, int] = {}
-    of_buffers = 0
-    for key, group in groups.items():
-        for tensor in group:
-            if tensor.same_as is None:
-                of_buffers += tensor.bytes * buffers[key]
-                for dtype, size in tensor.parts or ((tensor.dtype, tensor.bytes),):
-                    by_dtype[dtype] = by_dtype.get(dtype, 0) + size * (parameters[key] + buffers[key])
+    _add_bytes(by_dtype, [module.parameters for module in registered])
+    of_parameters = sum(by_dtype.values())
+    _add_bytes(by_dtype, [module.buffers for module in registered])
+    of_buffers = sum(by_dtype.values()) - of_parameters
     return {dtype: size for dtype, size in by_dtype.items() if size}, of_buffers
+
+
+def _add_bytes(by_dtype: dict[str, int], groups: Sequence[tuple[TensorRecord, ...]]) -> None:
+    """Add the bytes of all tensors; modules that hold equal tensors share one tuple of records."""
+    distinct = {id(group): group for group in groups}
+    modules = collections.Counter(map(id, groups))
+    for key, group in distinct.items():
+        for dtype, size in _parts_of(group):
+            by_dtype[dtype] = by_dtype.get(dtype, 0) + size * modules[key]
+
+
+def _parts_of(group: tuple[TensorRecord, ...]) -> list[tuple[str, int]]:
+    """Dtype and bytes of what these tensors consist of, if no other module held them before."""
+    parts: list[tuple[str, int]] = []
+    for tensor in group:
+        if tensor.same_as is None:
+            parts += tensor.parts or [(tensor.dtype, tensor.bytes)]
+    return parts
 
 
 class Operations:
@@ -163,17 +179,39 @@ def totals_of(trace: Trace, held: list[Held] | None = None) -> Totals:
     """The totals of a trace; `held` is what `held_by_each` gives, where the caller has it."""
     held = held_by_each(trace) if held is None else held
     by_dtype, of_buffers = bytes_by_dtype(trace)
-    registered = [own for own, module in zip(held, trace.modules, strict=True) if module.registered]
+    whole = _sum_of_equal([own for own, module in zip(held, trace.modules, strict=True) if module.registered])
     return Totals(
-        params=sum(own.elements for own in registered),
-        trainable=sum(own.trainable for own in registered),
-        lazy=any(own.lazy for own in registered),
-        param_bytes=sum(own.bytes for own in registered),
-        trainable_bytes=sum(own.trainable_bytes for own in registered),
+        params=whole.elements,
+        trainable=whole.trainable,
+        lazy=whole.lazy,
+        param_bytes=whole.bytes,
+        trainable_bytes=whole.trainable_bytes,
         buffer_bytes=of_buffers,
         bytes_by_dtype=by_dtype,
-        flops=sum(call.flops for call in trace.calls),
-        flops_known=_ran_to_its_end(trace) and all(call.flops_known for call in trace.calls),
+        flops=sum([call.flops for call in trace.calls]),
+        flops_known=_ran_to_its_end(trace) and False not in [call.flops_known for call in trace.calls],
+    )
+
+
+def _sum_of_equal(held: list[Held]) -> Held:
+    """The sum of records of which many are the same object."""
+    distinct = {id(own): own for own in held}
+    modules = collections.Counter(map(id, held))
+    return functools.reduce(_sum, [_times(own, modules[key]) for key, own in distinct.items()], _NOTHING)
+
+
+_NOTHING = Held(0, 0, 0, 0, False, (), None)
+
+
+def _times(own: Held, number: int) -> Held:
+    return Held(
+        own.elements * number,
+        own.trainable * number,
+        own.bytes * number,
+        own.trainable_bytes * number,
+        own.lazy,
+        own.kinds,
+        own.first_holder,
     )
 
 
@@ -195,12 +233,12 @@ def call_bytes(trace: Trace) -> Sequence[tuple[int, int]]:
     if trace.call_bytes is not None:
         return trace.call_bytes
     # A trace shares equal values, so each is counted once.
-    known: dict[int, int] = {id(None): 0}
+    values: dict[int, Value | None] = {}
     for call in trace.calls:
-        for value in (call.inputs, call.output):
-            if id(value) not in known:
-                known[id(value)] = value_bytes(value)
-    return [(known[id(call.inputs)], known[id(call.output)]) for call in trace.calls]
+        values[id(call.inputs)] = call.inputs
+        values[id(call.output)] = call.output
+    sizes = {key: value_bytes(value) for key, value in values.items()}
+    return [(sizes[id(call.inputs)], sizes[id(call.output)]) for call in trace.calls]
 
 
 def activation_bytes(trace: Trace, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
@@ -210,20 +248,28 @@ def activation_bytes(trace: Trace, sizes: Sequence[tuple[int, int]]) -> tuple[in
     """
     leaves = [sizes[call.index] for call in trace.calls if call.leaf]
     inputs = sizes[0][0] if sizes else 0
-    return inputs, sum(returned for _, returned in leaves), max(map(sum, leaves), default=0)
+    return inputs, sum([returned for _, returned in leaves]), max(map(sum, leaves), default=0)
 
 
 def value_bytes(value: Value | None) -> int:
     """Bytes of the tensors in a recorded value; an open size counts once."""
-    return sum(_tensor_bytes(tensor) for tensor in tensors_in(value))
+    if isinstance(value, TensorValue):
+        return _tensor_bytes(value)
+    return sum(map(_tensor_bytes, tensors_in(value)))
 
 
 def _tensor_bytes(tensor: TensorValue) -> int:
-    size = _BYTES.get(tensor.dtype)
-    if size is None:
-        # "float32", "float8_e4m3fn", "qint8": what stands first are bits.
-        digits = "".join(mark if mark.isdigit() else " " for mark in tensor.dtype).split()
-        size = max(int(digits[0]) // 8, 1) if digits else 1
+    size = _bytes_of_element(tensor.dtype)
     for length in tensor.shape:
-        size *= 1 if length is None else length
+        if length is not None:
+            size *= length
     return size
+
+
+@functools.lru_cache(maxsize=64)
+def _bytes_of_element(dtype: str) -> int:
+    if dtype in _BYTES:
+        return _BYTES[dtype]
+    # "float32", "float8_e4m3fn", "qint8": the first number is that of the bits.
+    bits = re.search(r"\d+", dtype)
+    return 1 if bits is None else max(int(bits[0]) // 8, 1)

@@ -9,7 +9,7 @@ from torchkutils.models.records import Call, Edge, Engine, ModuleRecord, Node, R
 from torchkutils.models.restore.restored import in_mode, restored
 from torchkutils.models.tree.module_records import module_records
 from torchkutils.models.tree.module_tree import ModuleTree
-from torchkutils.models.without_running.symbolic import sequential_flow, symbolic_flow
+from torchkutils.models.without_running.symbolic import Flow, sequential_flow, symbolic_flow
 
 
 def structure_trace(tree: ModuleTree, run: Run, why: str) -> Trace:
@@ -24,35 +24,30 @@ def structure_trace(tree: ModuleTree, run: Run, why: str) -> Trace:
     flow = sequential_flow(records, tree.modules)
     if flow is None:
         try:
-            with restored(tree), in_mode(tree, run.mode):
-                if "forward" in model.__dict__:
-                    raise TypeError("the model's own forward is no method of its class")
-                flow = symbolic_flow(model, records)
+            flow = _symbolic(tree, run, records)
         except Exception as error:
-            told = (message_of(error).strip().splitlines() or [""])[0]
-            reason = f"{why}, and torch.fx cannot follow it ({type(error).__name__}: {told[:120]})"
+            message = message_of(error).strip().partition("\n")[0]
+            reason = f"{why}, and torch.fx cannot follow it ({type(error).__name__}: {message[:120]})"
             return _in_order(model, run, records, reason)
     return Trace(type(model).__name__, records, *flow, Engine("structure", "symbolic", why), run.mode)
+
+
+def _symbolic(tree: ModuleTree, run: Run, records: tuple[ModuleRecord, ...]) -> Flow:
+    model = tree.modules[0]
+    with restored(tree), in_mode(tree, run.mode):
+        if "forward" in model.__dict__:
+            raise TypeError("the model's own forward is no method of its class")
+        return symbolic_flow(model, records)
 
 
 def _in_order(model: torch.nn.Module, run: Run, records: tuple[ModuleRecord, ...], reason: str) -> Trace:
     """Each module has one call, leaves are joined in order of definition."""
     first = [record for record in records if record.same_as is None]
     call_of = {record.index: number for number, record in enumerate(first)}
-    calls = tuple(
-        Call(
-            index=call_of[record.index],
-            module=record.index,
-            number=0,
-            parent=None if record.parent is None else call_of[record.parent],
-            inputs=None,
-            output=None,
-            flops=0,
-            flops_known=False,
-            leaf=not record.children,
-        )
-        for record in first
-    )
+    calls: list[Call] = []
+    for record in first:
+        parent = None if record.parent is None else call_of[record.parent]
+        calls.append(Call(len(calls), record.index, 0, parent, None, None, 0, False, not record.children))
     leaves = [call for call in calls if call.leaf]
     nodes = [Node(0, "input", "input", None, None)]
     for call in leaves:
@@ -60,4 +55,4 @@ def _in_order(model: torch.nn.Module, run: Run, records: tuple[ModuleRecord, ...
     nodes.append(Node(len(nodes), "output", "output", None, None))
     edges = tuple(Edge(target - 1, target, guessed=True) for target in range(1, len(nodes)))
     engine = Engine("structure", "definition", reason)
-    return Trace(type(model).__name__, records, calls, tuple(nodes), edges, engine, run.mode)
+    return Trace(type(model).__name__, records, tuple(calls), tuple(nodes), edges, engine, run.mode)

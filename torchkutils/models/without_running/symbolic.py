@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 from typing import Any
@@ -33,7 +34,7 @@ def sequential_flow(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Modul
     while stack:
         entry, parent = stack.pop()
         record = modules[entry]
-        first = entry if record.same_as is None else record.same_as
+        first = _first_record(record)
         children = modules[first].children
         number = numbers.get(first, 0)
         numbers[first] = number + 1
@@ -44,6 +45,10 @@ def sequential_flow(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Modul
             nodes.append(Node(len(nodes), "call", modules[first].path, calls[-1].index, None))
     nodes.append(Node(len(nodes), "output", "output", None, None))
     return tuple(calls), tuple(nodes), tuple([Edge(source, source + 1) for source in range(len(nodes) - 1)])
+
+
+def _first_record(record: ModuleRecord) -> int:
+    return record.index if record.same_as is None else record.same_as
 
 
 def _only_sequential(modules: tuple[ModuleRecord, ...], held: list[torch.nn.Module]) -> bool:
@@ -86,13 +91,15 @@ class _Flow:
     """Turns the nodes of torch.fx into records."""
 
     def __init__(self, model: torch.nn.Module, modules: tuple[ModuleRecord, ...]) -> None:
-        self.module_at = {module.path: module.index if module.same_as is None else module.same_as for module in modules}
+        # A module that several paths lead to is the first of its records.
+        self.module_at = {record.path: _first_record(record) for record in modules}
         self.buffers = {name for name, _ in model.named_buffers()}
         self.calls: list[Call] = []
         self.call_of: dict[Any, int] = {}
         self.numbers: dict[int, int] = {}
         self.nodes: list[Node] = []
-        self.arrows: dict[tuple[int, int, int], int] = {}
+        # How often a target takes a tensor: by (source, target, number of the tensor in the source's output).
+        self.arrows: collections.defaultdict[tuple[int, int, int], int] = collections.defaultdict(int)
         self.origin: dict[Any, tuple[int, int]] = {}
 
     def read(self, graph: Any) -> Flow:
@@ -125,10 +132,15 @@ class _Flow:
             if node.op == "call_module" and path == node.target:
                 break
             if path and path in self.module_at:
-                if (key, path) not in self.call_of:
-                    self.call_of[key, path] = self._call(path, parent, leaf=False)
-                parent = self.call_of[key, path]
+                parent = self._container_call(key, path, parent)
         return parent
+
+    def _container_call(self, key: Any, path: str, parent: int) -> int:
+        """The call of a container; torch.fx gives its nodes the same key."""
+        call = self.call_of.get((key, path))
+        if call is None:
+            call = self.call_of[key, path] = self._call(path, parent, leaf=False)
+        return call
 
     def _node(self, node: Any, root: int) -> None:
         record = self._record_of(node, root)
@@ -150,7 +162,9 @@ class _Flow:
         if node.op == "call_module":
             call = self._call(node.target, self._enclosing(node, root), leaf=True)
             return Node(index, "call", str(node.target), call, None)
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        name = node.target
+        if not isinstance(name, str):
+            name = getattr(node.target, "__name__", str(node.target))
         if name in _NO_TENSOR or (name == "getitem" and self._is_part_of_output(node)):
             return None
         return Node(index, "function", name.strip("_"), self._enclosing(node, root), None)
@@ -166,13 +180,10 @@ class _Flow:
     def _join(self, node: Any, target: int) -> int:
         """Edges into a node; gives how many of them do not begin at a parameter or buffer."""
         computed = 0
-        used: list[Any] = []
-        torch.fx.node.map_arg((node.args, node.kwargs), used.append)
-        for source in used:
+        for source in _used((node.args, node.kwargs)):
             if source in self.origin:
                 index, tensor = self.origin[source]
-                key = (index, target, tensor)
-                self.arrows[key] = self.arrows.get(key, 0) + 1
+                self.arrows[index, target, tensor] += 1
                 computed += self.nodes[index].kind not in ("parameter", "buffer")
         return computed
 
@@ -180,20 +191,26 @@ class _Flow:
         """A model without children is one box, as every module without them: it takes all inputs, gives all outputs."""
         index = len(self.nodes)
         self.nodes.append(Node(index, "call", "", root, None))
-        self.arrows |= {(source, index, 0): 1 for source in range(index)}
-        given: list[Any] = []
-        torch.fx.node.map_arg(output.args, given.append)
-        self.origin |= {source: (index, tensor) for tensor, source in enumerate(dict.fromkeys(given))}
+        for source in range(index):
+            self.arrows[source, index, 0] = 1
+        for tensor, returned in enumerate(dict.fromkeys(_used(output.args))):
+            self.origin[returned] = (index, tensor)
 
     def _outputs(self, node: Any) -> None:
-        used: list[Any] = []
-        torch.fx.node.map_arg(node.args, used.append)
+        used = _used(node.args)
         for position, source in enumerate(used):
             name = "output" if len(used) == 1 else f"output[{position}]"
             self.nodes.append(Node(len(self.nodes), "output", name, None, None))
             if source in self.origin:
                 index, tensor = self.origin[source]
                 self.arrows[index, len(self.nodes) - 1, tensor] = 1
+
+
+def _used(arguments: Any) -> list[Any]:
+    """The nodes of torch.fx among some arguments."""
+    used: list[Any] = []
+    torch.fx.node.map_arg(arguments, used.append)
+    return used
 
 
 _NO_TENSOR = frozenset(["size", "dim", "getattr", "numel", "ndimension"])

@@ -14,7 +14,9 @@ class App {
     this.view = new View(stage, view, () => this.boxes.size(0));
     this.followers = [];
     this.deepest = 0;
+    this.folded = false;
     for (let item = 0; item < model.size; item += 1) {
+      if (["group", "range"].includes(model.kind(item))) this.folded = true;
       if (model.kind(item) === "module" && model.opens(item)) this.deepest = Math.max(this.deepest, model.depth(item) + 1);
     }
   }
@@ -73,18 +75,24 @@ class App {
     return way;
   }
 
-  // Open all modules above a depth and close the others; groups of equal ones stay one box.
+  // The depths that the slider has: where something is folded, one more that unfolds it.
+  get stops() { return this.deepest + (this.folded ? 1 : 0); }
+
+  // Open all modules above a depth and close the others; groups of equal ones stay one box but at the last stop.
   openTo(depth) {
     const middle = this.chosen >= 0 ? this.chosen : null;
     const wanted = new Set();
     let shown = 0;
     const queue = [[0, 0]];
+    const unfold = depth > this.deepest;
     for (const [outer, level] of queue) {
       shown += this.model.children[outer].length;
       if (shown > MOST_SHOWN) break;
       if (outer !== 0) wanted.add(outer);
       for (const item of this.model.children[outer]) {
-        if (this.model.kind(item) === "module" && this.model.opens(item) && level + 1 < depth) queue.push([item, level + 1]);
+        const kind = this.model.kind(item);
+        if (kind === "module" && this.model.opens(item) && level + 1 < depth) queue.push([item, level + 1]);
+        if (unfold && (kind === "group" || kind === "range")) queue.push([item, level]);
       }
     }
     if (depth === 0) wanted.clear();

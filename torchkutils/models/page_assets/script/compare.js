@@ -114,11 +114,11 @@ $("fit").addEventListener("click", () => apps.forEach((app) => app.view.fit()));
 $("tools").addEventListener("submit", (event) => event.preventDefault());
 
 const deepest = Math.max(...apps.map((app) => app.deepest));
-$("depth").max = deepest;
+$("depth").max = Math.max(deepest, ...apps.map((app) => app.stops));
 const openTo = (depth) => {
-  for (const app of apps) app.openTo(Math.min(depth, app.deepest));
+  for (const app of apps) app.openTo(depth > deepest ? app.stops : Math.min(depth, app.deepest));
   $("depth").value = depth;
-  $("depth-shown").textContent = `${depth} of ${deepest}`;
+  $("depth-shown").textContent = depth > deepest ? "unfolded" : `${depth} of ${deepest}`;
 };
 $("depth").addEventListener("input", () => openTo(Number($("depth").value)));
 

@@ -3,6 +3,9 @@
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
+// Half of a character that is written as two: neither an address nor a file can hold it alone.
+const wellFormed = (text) => text.replace(/\p{Surrogate}/gu, "\ufffd");
+
 function filled(element, attributes, inside) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== undefined && value !== null && value !== false) element.setAttribute(name, value);

@@ -46,6 +46,7 @@ class Facts {
       ["weights and outputs", memory && model.isModule(item) ? `${rounded(memory)}B${share("memory")}` : ""],
       ["failed", model.has(item, FAILED) ? model.data.failure : ""],
     ].filter(([, text]) => text);
+    if (item === 0 && model.data.uncalled.length) rows.push(["never called", model.data.uncalled.join(", ")]);
     const list = html("dl", {}, ...rows.flatMap(([name, text]) => [html("dt", {}, name), html("dd", {}, text)]));
     const title = html("h2", {}, item === 0 ? model.data.name : model.title(item));
     return [title, ...this.toggle(item), list, ...this.links("takes from", item, false), ...this.links("gives to", item, true)];

@@ -7,7 +7,7 @@
 //     the long ones are arcs beside it.
 
 const GAP = { node: 26, edge: 14, rank: 38 };
-const MOST_SPANS = 260;
+const MOST_CROSSED = 150;
 
 // nodes: [{ id, width, height }] in order of execution; edges: [{ source, target }].
 // Gives { width, height, places: Map of id to { x, y } (middles), routes: [{ points, arc }] as edges }.
@@ -34,14 +34,15 @@ function laidOut(nodes, edges) {
   return finished(nodes, edges, places, bends, long);
 }
 
-// Edges that only make the layout slow, where their sum is too long: all but those to the nearest nodes.
+// Edges that only make the layout slow, where they cross too many rows: all but those to the nearest rows.
 function longEdges(nodes, edges, spans) {
-  const long = new Set();
-  let total = 0;
-  for (const [from, to] of spans) total += to - from;
-  if (total <= MOST_SPANS || total <= 6 * nodes.length) return long;
+  const long = new Set(), rows = rowsByLongestWay(nodes, spans);
+  const lengths = spans.map(([from, to]) => rows[to] - rows[from]);
+  let crossed = 0;
+  for (const length of lengths) crossed += Math.max(length - 1, 0);
+  if (crossed <= MOST_CROSSED) return long;
   const kept = new Set();
-  spans.map((span, index) => [span[1] - span[0], index]).sort((a, b) => a[0] - b[0]).forEach(([length, index]) => {
+  lengths.map((length, index) => [length, index]).sort((a, b) => a[0] - b[0]).forEach(([length, index]) => {
     // Each node keeps the shortest edge that it takes and the shortest that it gives.
     const { source, target } = edges[index];
     const needed = !kept.has(`<${source}`) || !kept.has(`>${target}`);
@@ -49,6 +50,13 @@ function longEdges(nodes, edges, spans) {
     kept.add(`<${source}`).add(`>${target}`);
   });
   return long;
+}
+
+// The row of each node if each lies as high as what it takes from allows; nodes stand in order of execution.
+function rowsByLongestWay(nodes, spans) {
+  const rows = new Int32Array(nodes.length);
+  for (const [from, to] of [...spans].sort((a, b) => a[0] - b[0])) if (from !== to) rows[to] = Math.max(rows[to], rows[from] + 1);
+  return rows;
 }
 
 // Places of the nodes that no edge passes by; the first and the last node are always among them.
@@ -84,27 +92,55 @@ function placed(members, inside, edges, positions, top, places, bends) {
     places.set(last.id, below);
     return below;
   }
-  const graph = new dagre.graphlib.Graph({ multigraph: true });
-  graph.setGraph({ rankdir: "TB", nodesep: GAP.node, edgesep: GAP.edge, ranksep: GAP.rank });
-  for (const node of members) graph.setNode(String(node.id), { width: node.width, height: node.height });
-  for (const index of inside) graph.setEdge(String(edges[index].source), String(edges[index].target), { weight: positions.get(edges[index].target) - positions.get(edges[index].source) === 1 ? 6 : 1 }, String(index));
-  dagre.layout(graph);
-  const middle = graph.node(String(first.id));
-  const shift = { x: top.x - middle.x, y: top.y - middle.y };
-  for (const node of members) {
-    const { x, y } = graph.node(String(node.id));
-    places.set(node.id, { x: x + shift.x, y: y + shift.y });
-  }
+  const numbers = new Map(members.map((node, number) => [node.id, number]));
+  const links = inside.map((index) => [numbers.get(edges[index].source), numbers.get(edges[index].target),
+    positions.get(edges[index].target) - positions.get(edges[index].source) === 1 ? 6 : 1]);
+  const piece = byDagre(members, links);
+  const shift = { x: top.x - piece.nodes[0].x, y: top.y - piece.nodes[0].y };
+  const moved = ({ x, y }) => ({ x: x + shift.x, y: y + shift.y });
+  members.forEach((node, number) => places.set(node.id, moved(piece.nodes[number])));
   straightened(members, places, top.x);
   const rows = rowsOf(members, places);
-  for (const index of inside) {
-    const { source, target } = edges[index];
-    const { points } = graph.edge({ v: String(source), w: String(target), name: String(index) });
+  inside.forEach((index, number) => {
     // dagre puts a point into each row and one between two rows; the ends are ours.
-    const passed = points.slice(2, -2).filter((_, place) => place % 2 === 0).map(({ x, y }) => ({ x: x + shift.x, y: y + shift.y }));
-    bends.set(index, bendsThrough(rows, places.get(source), passed, places.get(target)));
-  }
+    const passed = piece.points[number].slice(2, -2).filter((_, place) => place % 2 === 0).map(moved);
+    bends.set(index, bendsThrough(rows, places.get(edges[index].source), passed, places.get(edges[index].target)));
+  });
   return places.get(last.id);
+}
+
+const MOST_PIECES = 500;
+const pieces = new Map();
+
+// Where dagre puts nodes and the points of links ([from, to, weight]); the blocks of a stack are laid out once.
+function byDagre(members, links) {
+  const key = `${members.map(({ width, height }) => `${width} ${height}`).join()}|${links.join(" ")}`;
+  if (!pieces.has(key)) {
+    const graph = new dagre.graphlib.Graph({ multigraph: true });
+    graph.setGraph({ rankdir: "TB", nodesep: GAP.node, edgesep: GAP.edge, ranksep: GAP.rank });
+    members.forEach(({ width, height }, number) => graph.setNode(String(number), { width, height }));
+    links.forEach(([from, to, weight], number) => graph.setEdge(String(from), String(to), { weight }, String(number)));
+    dagre.layout(graph);
+    if (pieces.size === MOST_PIECES) pieces.clear();
+    pieces.set(key, inReadingOrder({
+      nodes: members.map((_, number) => graph.node(String(number))),
+      points: links.map(([from, to], number) => graph.edge({ v: String(from), w: String(to), name: String(number) }).points),
+    }));
+  }
+  return pieces.get(key);
+}
+
+// A layout is as good mirrored: what ran first shall stand on the left.
+function inReadingOrder(piece) {
+  const last = new Map();
+  let order = 0;
+  for (const { x, y } of piece.nodes) {
+    if (last.has(y)) order += Math.sign(x - last.get(y));
+    last.set(y, x);
+  }
+  if (order >= 0) return piece;
+  const mirrored = ({ x, y }) => ({ x: -x, y });
+  return { nodes: piece.nodes.map(mirrored), points: piece.points.map((points) => points.map(mirrored)) };
 }
 
 // Half the height of each row of a piece, by the row's middle.
@@ -138,10 +174,12 @@ function straightened(members, places, x) {
 
 // Lay out a few small graphs for nothing.
 function warmUp() {
-  const nodes = [0, 1, 2, 3, 4, 5, 6, 7].map((id) => ({ id, width: 80, height: 40 }));
   const edges = [[0, 1], [0, 2], [1, 3], [2, 3], [0, 4], [3, 5], [4, 6], [5, 7], [6, 7], [1, 6]].map(([source, target]) => ({ source, target }));
   const begun = performance.now();
-  for (let round = 0; round < 12 && performance.now() - begun < 150; round += 1) laidOut(nodes, edges);
+  for (let round = 0; round < 12 && performance.now() - begun < 150; round += 1) {
+    // Of another size each time: what was laid out is kept.
+    laidOut([0, 1, 2, 3, 4, 5, 6, 7].map((id) => ({ id, width: 80 + round, height: 40 })), edges);
+  }
 }
 
 function finished(nodes, edges, places, bends, long) {

@@ -12,7 +12,7 @@ class Link {
   find(id) {
     if (!this.items) {
       this.items = new Map();
-      for (let item = this.app.model.size - 1; item >= 0; item -= 1) this.items.set(this.app.model.id(item), item);
+      for (let item = this.app.model.size - 1; item >= 0; item -= 1) this.items.set(wellFormed(this.app.model.id(item)), item);
     }
     return this.items.get(id);
   }
@@ -38,10 +38,10 @@ class Link {
   write() {
     if (this.silent) return;
     const { app } = this, { model } = app;
-    const chosen = app.chosen > 0 ? model.id(app.chosen) : "";
+    const written = (item) => encodeURIComponent(wellFormed(model.id(item)));
     // What lies inside a closed module is closed, so the way to each open one is open too.
-    const open = [...app.open].sort((a, b) => a - b).map((item) => encodeURIComponent(model.id(item)));
-    const parts = [encodeURIComponent(chosen)];
+    const open = [...app.open].sort((a, b) => a - b).map(written);
+    const parts = [app.chosen > 0 ? written(app.chosen) : ""];
     if (open.length <= 40) parts.push(`open=${open.join(",")}`);
     if (app.way !== "kind") parts.push(`colour=${app.way}`);
     this.written = `#${parts.join("&")}`;

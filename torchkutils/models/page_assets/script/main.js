@@ -33,11 +33,11 @@ if (model.data.failure) {
   $("failure").textContent = `FAILED in ${model.data.failed_path}: ${model.data.failure}`;
   $("failure").hidden = false;
 }
-$("depth").max = app.deepest;
+$("depth").max = app.stops;
 const openTo = (depth) => {
   const all = app.openTo(depth);
   $("depth").value = depth;
-  $("depth-shown").textContent = `${depth} of ${app.deepest}`;
+  $("depth-shown").textContent = depth > app.deepest ? "unfolded" : `${depth} of ${app.deepest}`;
   search.say(all ? "" : `more than ${grouped(MOST_SHOWN)} boxes: open the others one by one`);
 };
 $("depth").addEventListener("input", () => openTo(Number($("depth").value)));

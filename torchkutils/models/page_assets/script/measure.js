@@ -15,7 +15,7 @@ function textWidth(text, font) {
 }
 
 const shortened = (text, most = LONGEST) => {
-  const plain = text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+  const plain = wellFormed(text).replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
   return plain.length <= most ? plain : `${plain.slice(0, most - 16)}…${plain.slice(-15)}`;
 };
 

@@ -97,7 +97,12 @@ class Model {
 }
 
 const grouped = (number) => number.toLocaleString("en-US");
-const percent = (share) => `${share >= 0.0995 ? Math.round(share * 100) : (share * 100).toFixed(1)} %`;
+function percent(share) {
+  if (share === 0) return "0 %";
+  if (share < 0.0005) return "< 0.1 %";
+  return `${share >= 0.0995 ? Math.round(share * 100) : (share * 100).toFixed(1)} %`;
+}
+
 const joined = (around, name) => (!around ? name : name.startsWith("[") ? around + name : `${around}.${name}`);
 
 // "1.3 M", for columns that have no place for all digits.

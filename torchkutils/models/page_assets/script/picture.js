@@ -1,7 +1,7 @@
 // The picture: an element for each item that is shown, inside that of the module around it.
 // When a module opens or closes, only it and those around it are drawn anew; all other elements stay.
 
-const MOST_NUMBERS = 60;
+const MOST_NUMBERS = 60, DEEPEST_SHADE = 6;
 
 class Picture {
   constructor(model, boxes, arrows, root) {
@@ -93,7 +93,9 @@ class Picture {
     const { model } = this, { width, height } = this.boxes.size(item);
     const title = frameTitle(model, item);
     const inside = svg("g", { role: "group" });
-    const classes = ["item", "frame", model.kind(item), model.has(item, FAILED) ? "failed" : ""];
+    // Each frame lies on those around it: deep inside, no more shade is added.
+    const deep = model.way(item).length > DEEPEST_SHADE ? "deep" : "";
+    const classes = ["item", "frame", model.kind(item), model.has(item, FAILED) ? "failed" : "", deep];
     const element = svg("g", this.attributes(item, { class: classes.filter(Boolean).join(" ") }),
       svg("rect", { class: "face", width, height, rx: 8 }),
       svg("g", { class: "title" },

@@ -21,7 +21,7 @@ function svgText(app) {
 }
 
 // XML has no place for control characters, not even written out.
-const printable = (text) => text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "\ufffd");
+const printable = (text) => wellFormed(text).replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/g, "\ufffd");
 
 // A variable's colour in the theme that is shown.
 function resolved(variable) {

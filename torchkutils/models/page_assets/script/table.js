@@ -6,8 +6,8 @@ class Table {
   constructor(app, host) {
     Object.assign(this, { app, host, rows: [] });
     this.body = html("div", { class: "rows", role: "rowgroup" });
-    const head = html("div", { class: "row head", role: "row" }, ...["Module", "Output", "Parameters", "FLOPs"].map((name) => html("span", { role: "columnheader" }, name)));
-    host.append(head, this.body);
+    this.head = html("div", { class: "row head", role: "row" });
+    host.append(this.head, this.body);
     host.setAttribute("role", "treegrid");
     host.addEventListener("scroll", () => this.draw(), { passive: true });
     host.addEventListener("click", (event) => this.clicked(event));
@@ -32,6 +32,8 @@ class Table {
   }
 
   draw() {
+    const names = ["Module", "Output", "Parameters", this.app.way === "memory" ? "Memory" : "FLOPs"];
+    this.head.replaceChildren(...names.map((name) => html("span", { role: "columnheader" }, name)));
     const first = Math.max(0, Math.floor(this.host.scrollTop / ROW) - 5);
     const last = Math.min(this.rows.length, first + Math.ceil((this.host.clientHeight || 400) / ROW) + 10);
     const focused = this.host.contains(document.activeElement) && document.activeElement.dataset.row;
@@ -54,7 +56,7 @@ class Table {
       class: item === this.app.chosen ? "row chosen" : "row", role: "row", "data-row": item, "aria-level": level + 1, "aria-rowindex": place + 2,
       "aria-expanded": opens ? String(open) : undefined, "aria-selected": String(item === this.app.chosen),
       tabindex: item === this.app.chosen || (place === 0 && !this.places.has(this.app.chosen)) ? 0 : -1,
-    }, title, html("span", { role: "gridcell", class: "shape" }, shortened(model.text("outputs", item), 40)), marked(model.params(item), "params"), marked(this.cost(item), "flops"));
+    }, title, html("span", { role: "gridcell", class: "shape" }, shortened(model.text("outputs", item), 40)), marked(model.params(item), "params"), marked(this.cost(item), this.app.way === "memory" ? "memory" : "flops"));
     row.style.top = `${place * ROW}px`;
     return row;
   }
