@@ -221,7 +221,7 @@ VALUES: list[Case] = [
     (named("linear"), ValueError, "'linear'. Did you mean 'Identity' as an activation, 'Linear' as a layer"),
     (named("categorical_crossentropy"), ValueError, r"Did you mean 'cross_entropy'\? \(takes logits .* no softmax"),
     (named("mse"), ValueError, r"'mse'. Did you mean 'mse_loss' or 'MSELoss'\?"),
-    (named("swish"), ValueError, r"'swish'. Did you mean 'silu'\?"),
+    (named("hard_silu"), ValueError, r"'hard_silu'. Did you mean 'hardswish'\?"),
     (named("Linaer"), ValueError, r"'Linaer'. Did you mean 'Linear'\?"),
     (
         lambda: ku.deserialize_keras_object({"class_name": "Dense", "config": {"units": 3}}),
