@@ -7,6 +7,10 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+SHARDS = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="this torch shards on accelerators only"
+)
+
 
 def on_ranks(check, folder, *arguments, world=2):
     """Run `check(rank, *arguments)` on every rank; a failure on one fails here, what this torch lacks is skipped."""

@@ -14,6 +14,7 @@ import sys
 import pytest
 import torch
 
+from tests.ranks import SHARDS
 from torchkutils import load_model, read_metadata
 
 EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "train_distributed.py"
@@ -82,7 +83,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return output
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=SHARDS)])
 def test_the_final_weights_are_those_of_one_process_killed_or_not(
     strategy: str, alone: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

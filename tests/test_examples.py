@@ -31,6 +31,8 @@ def run_in(folder: pathlib.Path, *arguments: str) -> str:
 
 
 def test_the_digits_are_learned_and_everything_is_written(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
     output = run_in(tmp_path)
     assert "digits.csv.gz:" in output
     accuracy = re.search(r"test accuracy: ([\d.]+)%", output)

@@ -124,6 +124,8 @@ def test_the_built_wheel_draws_with_an_empty_path(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     if not (root / "pyproject.toml").exists() or not (root / "torchkutils").is_dir():
         pytest.skip("the sources are not here")
+    pytest.importorskip("build")
+    pytest.importorskip("hatchling")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(root)]
     subprocess.run(build, check=True, capture_output=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from tests.models.whole_state import whole_state
+from tests.ranks import SHARDS
 from torchkutils import summarize
 from torchkutils.models.tree.nested_values import all_tensors_of
 
@@ -491,7 +492,7 @@ def test_what_forward_did_not_use_is_not_named() -> None:
     assert summarize(model, input_size=(2, 3)).notes == ()
 
 
-@pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="this torch shards on accelerators only")
+@SHARDS
 @pytest.mark.parametrize("deep", [False, True], ids=["a model", "a part of one"])
 def test_a_model_under_fully_shard_runs_afterwards(deep: bool) -> None:
     """Before its first forward, which makes it the outermost one, and after it."""

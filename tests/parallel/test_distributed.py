@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from tests.ranks import batch, on_ranks, same_on_all_ranks
+from tests.ranks import SHARDS, batch, on_ranks, same_on_all_ranks
 from torchkutils import multi_gpu_model
 
 
@@ -429,11 +429,6 @@ def test_a_local_rank_that_names_no_gpu_is_refused(local_rank, alone, monkeypatc
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     with pytest.raises(ValueError, match=f"LOCAL_RANK must be one of the 2 GPUs here, got {local_rank!r}; torchrun"):
         multi_gpu_model(_model(), strategy="ddp")
-
-
-SHARDS = pytest.mark.skipif(
-    not hasattr(torch.cpu.Stream, "record_event"), reason="this torch shards on accelerators only"
-)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=SHARDS)])
