@@ -93,4 +93,4 @@ def test_pyright_finds_the_types_complete(tmp_path: pathlib.Path) -> None:
     done = checked([program, "--verifytypes", "torchkutils", "--ignoreexternal"], tmp_path)
     score = re.search(r"Type completeness score: ([\d.]+)%", done.stdout)
     assert score is not None, done.stdout[-2000:]
-    assert float(score[1]) >= 98.0, done.stdout[-4000:]
+    assert float(score[1]) >= 99.0, done.stdout[-4000:]

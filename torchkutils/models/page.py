@@ -183,4 +183,4 @@ def totals_text(trace: Trace) -> str:
     parts = [f"{bounded(totals.params, made)} parameters", f"{bounded(totals.trainable, made)} trainable"]
     if trace.engine.ran != "structure":
         parts.append(f"{bounded(totals.flops, totals.flops_known)} FLOPs")
-    return " · ".join([*parts, str(trace.engine)])
+    return " · ".join([*parts, f"engine: {trace.engine}"])

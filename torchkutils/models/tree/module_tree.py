@@ -14,6 +14,8 @@ from torchkutils import _nested
 
 Below: TypeAlias = list[tuple[str, torch.nn.Module]]
 """The modules that a module holds, each with its key there."""
+Picker: TypeAlias = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+"""Picks some of a tuple's values."""
 
 _OWN_CONTAINERS = frozenset(name for name, value in torch.nn.Module().__dict__.items() if isinstance(value, dict | set))
 # Modules have entries of their own; classes do not belong to the model.
@@ -38,14 +40,14 @@ class Layout:
     """
 
     def __init__(self, kind: type[torch.nn.Module], names: tuple[str, ...]) -> None:
-        self.scripted = issubclass(kind, torch.jit.ScriptModule)
-        self.names = list(names)
-        self.other_names = [name for name in names if name not in _OWN_CONTAINERS]
-        self.others = _picker([names.index(name) for name in self.other_names])
-        self.own = _picker([names.index(name) for name in names if name in _OWN_CONTAINERS])
+        self.scripted: bool = issubclass(kind, torch.jit.ScriptModule)
+        self.names: list[str] = list(names)
+        self.other_names: list[str] = [name for name in names if name not in _OWN_CONTAINERS]
+        self.others: Picker = _picker([names.index(name) for name in self.other_names])
+        self.own: Picker = _picker([names.index(name) for name in names if name in _OWN_CONTAINERS])
 
 
-def _picker(positions: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+def _picker(positions: list[int]) -> Picker:
     """A function that picks the values at these positions."""
     if len(positions) > 1:
         return operator.itemgetter(*positions)
@@ -106,8 +108,8 @@ class ModuleTree:
         self._own_containers: list[Any] = []
         self._any_hidden = False
         self._walk(model)
-        self.filled = list(filter(None, self._own_containers))
-        self.empty = list(itertools.filterfalse(None, self._own_containers))
+        self.filled: list[Any] = list(filter(None, self._own_containers))
+        self.empty: list[Any] = list(itertools.filterfalse(None, self._own_containers))
         if self._any_hidden:
             self._find_unregistered()
 
