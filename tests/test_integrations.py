@@ -203,6 +203,8 @@ def test_lightning_reports_when_a_fit_begins(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_the_hugging_face_trainer_reports_when_a_training_begins(tmp_path: pathlib.Path) -> None:
     transformers = pytest.importorskip("transformers")
+    # The Trainer itself needs it.
+    pytest.importorskip("accelerate")
     from torchkutils.integrations.transformers import LogModel
 
     class Loss(nn.Module):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from tests.ranks import batch
+from tests.ranks import SHARDS, batch
 from torchkutils import multi_gpu_model
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,9 @@ def _train(rank, folder, strategy, outputs, fault):
 
 
 @pytest.mark.parametrize("fault", ["raises", "killed", "hangs"])
-@pytest.mark.parametrize(("strategy", "outputs"), [("ddp", "local"), ("ddp", "merged"), ("fsdp", "merged")])
+@pytest.mark.parametrize(
+    ("strategy", "outputs"), [("ddp", "local"), ("ddp", "merged"), pytest.param("fsdp", "merged", marks=SHARDS)]
+)
 def test_a_broken_rank_ends_the_others_in_time(strategy, outputs, fault, tmp_path):
     context = multiprocessing.get_context("spawn")
     ranks = [context.Process(target=_train, args=(rank, tmp_path, strategy, outputs, fault)) for rank in range(2)]
