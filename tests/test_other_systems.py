@@ -10,7 +10,7 @@ import pytest
 
 # What Windows' `os` and Python lack. torch and the standard library are imported first: they have ways of their own.
 HIDE = """
-import multiprocessing, os, sys, tarfile, threading, warnings
+import multiprocessing, os, shutil, sys, tarfile, threading, warnings
 import h5py, numpy, torch, torch.utils.data, tqdm.auto, urllib.request, zipfile
 warnings.simplefilter("error", ResourceWarning)
 sys.modules["fcntl"] = None
@@ -22,6 +22,8 @@ for name in (
     if hasattr(os, name):
         delattr(os, name)
 os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks = set(), set(), set()
+# What Python's own module found when it was imported, which was before.
+shutil._use_fd_functions = False
 import torchkutils as ku
 """
 
