@@ -53,11 +53,11 @@ test-slow: .venv/.vision build/pyright/bin/pyright  ## Kills, corruptions, start
 # A checker of types that users have; in a venv of its own, since it brings a JavaScript engine.
 build/pyright/bin/pyright:
 	$(PYTHON) -m venv build/pyright
-	build/pyright/bin/python -m pip install --quiet --disable-pip-version-check 'pyright[nodejs]==1.1.414'
+	build/pyright/bin/python $(PIP) 'pyright[nodejs]==1.1.414'
 
 # None of these brings what it depends on: nothing that is there already changes.
 .venv/.zoo: .venv/.vision
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/zoo $(ZOO)
+	$(PY) $(PIP) --no-deps --upgrade --target .venv/zoo $(ZOO)
 	touch $@
 
 ZOO = diffusers==0.42.1 importlib_metadata==10.2.0 lazy-importer==0.1.0 segmentation-models-pytorch==0.6.0 \

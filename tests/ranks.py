@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-SHARDS = pytest.mark.skipif(
-    not hasattr(torch.cpu.Stream, "record_event"), reason="this torch shards on accelerators only"
-)
+# In torch 2.6 the streams of CPUs know no events.
+TORCH_2_6 = not hasattr(torch.cpu.Stream, "record_event")
+SHARDS = pytest.mark.skipif(TORCH_2_6, reason="this torch shards on accelerators only")
 
 
 def on_ranks(check, folder, *arguments, world=2):
@@ -19,7 +19,7 @@ def on_ranks(check, folder, *arguments, world=2):
     try:
         multiprocessing.spawn(_on_rank, args=(world, store, check, arguments), nprocs=world)
     except multiprocessing.ProcessRaisedException as error:
-        if not hasattr(torch.cpu.Stream, "record_event") and "on CPUs needs a newer torch" in str(error):
+        if TORCH_2_6 and "on CPUs needs a newer torch" in str(error):
             pytest.skip("this torch shards on accelerators only")
         raise
 
@@ -32,8 +32,8 @@ def _on_rank(rank, world, store, check, arguments):
     try:
         check(rank, *arguments)
         distributed.barrier()
-        if not hasattr(torch.cpu.Stream, "record_event"):
-            # torch 2.6 holds the interpreter's lock while it waits for gloo's threads, which need it to free a tensor.
+        if TORCH_2_6:
+            # It holds the interpreter's lock while it waits for gloo's threads, which need it to free a tensor.
             time.sleep(0.5)
     finally:
         distributed.destroy_process_group()
