@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
 import re
@@ -129,7 +130,8 @@ class _Forward:
 
     def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
         """What forward is given; random numbers that are drawn for it are the caller's afterwards."""
-        with random_state_kept():
+        # Only sizes make numbers be drawn, and numpy's generator is slow to give and take its state.
+        with contextlib.nullcontext() if self.run.input_size is None else random_state_kept():
             return model_arguments(
                 self.tree.modules[0], self.run, open_sizes=open_sizes, largest_index=self.largest_index
             )

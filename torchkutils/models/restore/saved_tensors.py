@@ -12,6 +12,7 @@ import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torchkutils._torch_versions import set_version_counters, untransformed
+from torchkutils.models.restore.packed_contents import PackedContents, can_be_packed
 from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
@@ -68,9 +69,14 @@ class TensorStates:
         buffers = self._tree.buffers
         if unusual:
             buffers = list(itertools.filterfalse(is_lazy, buffers))
-        for tensor in buffers:
-            self._hold(tensor)
-            self.keep(tensor)
+        self.memories.update({id(tensor): (tensor, tensor.detach()) for tensor in buffers})
+        small = [tensor for tensor in buffers if id(tensor) not in unusual and can_be_packed(tensor)]
+        self.packed = PackedContents(small)
+        self.versions.update({id(tensor): (tensor, tensor._version) for tensor in small})
+        if len(small) < len(buffers):
+            # What is packed is left out.
+            for tensor in buffers:
+                self.keep(tensor)
         for tensor in self.tensors if unusual else ():
             if id(tensor) in unusual:
                 self._hold(tensor)
@@ -149,6 +155,7 @@ class TensorStates:
 
     def _restore_contents(self) -> None:
         """Always: batch normalisation writes its running statistics, and autograd does not count these writes."""
+        self.packed.restore()
         if not self.contents:
             return
         # A tensor that was made in inference mode can be written to in no other.
