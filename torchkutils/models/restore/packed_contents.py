@@ -47,7 +47,7 @@ def _packed(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _unpack(contents: torch.Tensor, tensors: list[torch.Tensor]) -> None:
-    parts = contents.split([tensor.nbytes for tensor in tensors])
+    parts = contents.split_with_sizes([tensor.nbytes for tensor in tensors])
     with torch.inference_mode():
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.dtype).view_as(tensor))

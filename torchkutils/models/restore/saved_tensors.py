@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import operator
 import warnings
@@ -35,7 +36,7 @@ class TensorStates:
     requires_grad: list[bool]
     leaves: list[torch.Tensor]
     gradients: list[torch.Tensor | None]
-    addresses: list[int]
+    addresses: array.array[int]
 
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         self._tree = tree
@@ -223,9 +224,9 @@ def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-def _addresses(tensors: list[torch.Tensor]) -> list[int]:
+def _addresses(tensors: list[torch.Tensor]) -> array.array[int]:
     kind: Any = torch.Tensor
-    return list(map(kind.data_ptr, tensors))
+    return array.array("Q", map(kind.data_ptr, tensors))
 
 
 def _writable(tensor: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,7 @@ class Descriptions:
         self.transformed = False
         self._tensors: dict[tuple[torch.Size, torch.dtype], TensorValue] = {}
         self._collections: dict[tuple[Any, ...], Collection] = {}
+        self._arguments: dict[tuple[torch.Size, torch.dtype], Collection] = {}
         self._scalars: dict[type[Any], OtherValue] = {}
 
     def of(self, value: Any, objects: bool = False, above: tuple[int, ...] = ()) -> Value:
@@ -44,11 +45,11 @@ class Descriptions:
             objects: Describe an object that is no container by the tensors that it reaches, not by its class alone.
             above: `id` of each container around it.
         """
+        if isinstance(value, torch.Tensor):
+            return self._of_tensor(value)
         kind = type(value)
         if kind in _SCALARS:
             return self._of_scalar(kind)
-        if isinstance(value, torch.Tensor):
-            return self._of_tensor(value)
         if id(value) in above or len(above) >= _nested.DEEPEST:
             return OtherValue(kind.__name__)
         held = _nested.children(value)
@@ -95,10 +96,19 @@ class Descriptions:
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
         """The arguments of a call: positional ones by position, keyword ones by name."""
         if len(args) == 1 and not kwargs:
-            # As most calls are.
             return self._collection("arguments", (0,), [self.of(args[0])])
         keys: list[int | str] = [*range(len(args)), *kwargs]
         return self._collection("arguments", keys, [self.of(value) for value in (*args, *kwargs.values())])
+
+    def argument(self, tensor: torch.Tensor) -> Collection:
+        """What `arguments` gives for a call with this one tensor, as most calls are."""
+        if self.transformed or tensor.is_nested:
+            return self.arguments((tensor,), {})
+        key = (tensor.shape, tensor.dtype)
+        found = self._arguments.get(key)
+        if found is None:
+            found = self._arguments[key] = self.arguments((tensor,), {})
+        return found
 
 
 def _batched(tensor: torch.Tensor, batches: dict[int, int]) -> TensorValue:
