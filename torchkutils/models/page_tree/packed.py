@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torchkutils.models.page_tree.items import Item, ItemTree
-from torchkutils.models.page_tree.kinds import LAYERS, class_kind, function_kind
+from torchkutils.models.picture.layer_kinds import PALETTE, kind_of, kind_of_function
 
 KINDS = ("module", "group", "range", "function", "input", "output", "parameter", "buffer", "constant")
+LAYERS = ("other", *PALETTE, "block", "end")
+"""Kinds of layers in the order of the legend; "block" holds other modules, "end" is an input, output or parameter."""
 
 _COLUMNS = (
     *("kind", "layer", "parent", "name", "class", "arguments", "inputs", "outputs", "dtype"),
@@ -74,6 +76,6 @@ def _layer(item: Item) -> str:
     if item.kind in _ENDS:
         return "end"
     if item.kind == "function":
-        return function_kind(item.name)
-    found = class_kind(item.class_name.strip("()").split(",")[0])
-    return "block" if item.children and found == "other" else found
+        return kind_of_function(item.name) or "other"
+    found = kind_of([item.class_name.strip("()").split(",")[0]])
+    return found or ("block" if item.children else "other")
