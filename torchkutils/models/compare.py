@@ -148,7 +148,7 @@ def compare_models(
     """
     if to_file is not None:
         _check_file(to_file)
-    run = Run(input_size, input_data, input_kwargs, dtypes, mode, engine, module_arguments=True)
+    run = Run.asked_for(locals())
     traces = _traced(model, run, "first"), _traced(other, run, "second")
     found: Differences = differences_of(*traces)
     comparison = ModelComparison(

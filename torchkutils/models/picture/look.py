@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from torchkutils.models.records import Trace
+from torchkutils.models.records import Trace, fields_among
 
 Direction: TypeAlias = Literal["TB", "BT", "LR", "RL"]
 Splines: TypeAlias = Literal["ortho", "curved", "polyline", "spline", "line"]
@@ -73,6 +74,15 @@ class Look:
             raise ValueError(f"rolled must be None, True or False, got {self.rolled!r}")
         if self.layer_range is not None:
             object.__setattr__(self, "layer_range", checked_range(self.layer_range))
+
+    @staticmethod
+    def asked_for(arguments: Mapping[str, Any]) -> Look:
+        """The look that a public function was asked for: its arguments by name, those that are no field left out.
+
+        Raises:
+            ValueError, TypeError: As the constructor.
+        """
+        return Look(**fields_among(Look, arguments))
 
     @property
     def across(self) -> bool:
