@@ -6,10 +6,12 @@ second backward, a method of the model other than forward, a layer that was put 
 then drift apart. So every trained tensor of the template has a hook that notes when it got a gradient, and:
 
 1. A backward pass of the engine's forward (it is *armed*) ends with a message between the ranks: that they are at the
-   same point, hold the same parameters (see `ParameterChecks`), and which parameters took part. Nobody waits for it:
-   the answers are looked at before the next optimizer step, forward or message, on every rank alike. A rank on which a
-   parameter was missing does wait, and sends zeros for it, by a backward pass of zeros that lets the engine finish. A
-   parameter that took part nowhere keeps its gradient, None or not.
+   same point, hold the same parameters (see `ParameterChecks`), and whether each parameter took part. It travels beside
+   the engine's last gradients, and is read before the engine waits for them: a rank that is elsewhere (it changed its
+   layers, trains by another method) is an error on every rank, and no rank waits for gradients that never come. Where a
+   parameter was missing, the rank sends zeros for it, by a backward pass of zeros that lets the engine finish. A
+   parameter that took part nowhere keeps its gradient, None or not. Other values than the other ranks' are an error
+   once the engine has finished.
 2. A backward pass of anything else ends with the mean of its gradients over the ranks. Buffers become rank 0's.
 3. Before an optimizer's step, gradients that were exchanged in no such way (put there by hand, or left over from
    `no_sync`) are averaged over the ranks too. The mean of equal gradients changes nothing. A gradient that was
@@ -21,8 +23,9 @@ Inside `no_sync` nothing is exchanged; the next backward outside sends what adde
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +106,7 @@ class GradientExchange:
         self._pass = _Pass()
         self._fired: set[int] = set()
         self._loose: set[int] = set()
+        self._heard: list[Message] = []
         self._exchanged: dict[int, _Exchanged] = {}
         self._others: dict[int, weakref.ref[Tensor]] = {}
         _exchanges.append(weakref.ref(self, _exchanges.remove))
@@ -140,7 +144,6 @@ class GradientExchange:
 
     def arm(self) -> None:
         """The engine's forward ran, and its next backward exchanges gradients."""
-        self._control.settle()
         self._armed = True
 
     def got_gradient(self, place: int) -> None:
@@ -187,25 +190,23 @@ class GradientExchange:
         self._armed = False
         self._fired.clear()
         self._loose -= self._by_engine
+        self._heard = []
         if not self._joining:
             changes, sample = self._checks.message()
-            sent = self._control.send(
+            self._heard = self._control.agree(
                 "a backward pass of the parallel model",
                 number=hash(tuple(missing)) if missing else 0,
                 changes=changes,
                 pair=sample,
+                meanwhile=self._checks.start_next,
             )
-            self._checks.start_next()
-            waits = self._completes and bool(missing)
-            everyone = sent.answers() if waits else []
-            self._control.settle_later(sent, self._checks.check)
-            if waits:
-                self._send_zeros(missing, self._idle_everywhere(everyone, idle))
+            if self._completes and missing:
+                self._send_zeros(missing, self._idle_everywhere(self._heard, idle))
         try:
             # After the engine has put the means in place, which it does when backward has ended.
-            after_backward(self._note_exchanged)
+            after_backward(self._engine_finished)
         except RuntimeError:
-            self._note_exchanged()
+            self._engine_finished()
 
     def _idle_everywhere(self, everyone: list[Message], idle: list[int]) -> set[int]:
         """The parameters that took part on no rank; asked only where some are missing on this one."""
@@ -219,7 +220,7 @@ class GradientExchange:
         kept = {place: self._tensors[place].grad for place in idle_everywhere}
         self._sending_zeros = True
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), self._all_trained(missing):
                 nothing = [self._tensors[place].sum() * 0 for place in missing]
             torch.autograd.backward(nothing)
         finally:
@@ -227,7 +228,22 @@ class GradientExchange:
         for place, gradient in kept.items():
             self._tensors[place].grad = gradient
 
-    def _note_exchanged(self) -> None:
+    @contextlib.contextmanager
+    def _all_trained(self, places: Iterable[int]) -> Iterator[None]:
+        """What was frozen between forward and backward is trained once more: the other ranks wait for its gradient."""
+        frozen = [self._tensors[place] for place in places if not self._tensors[place].requires_grad]
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for tensor in frozen:
+                tensor.requires_grad_(False)
+
+    def _engine_finished(self) -> None:
+        heard, self._heard = self._heard, []
+        if heard:
+            self._checks.check(heard)
         self._exchanged = {}
         self._remember(place for place in range(len(self._tensors)) if place not in self._loose)
 
@@ -268,7 +284,6 @@ class GradientExchange:
             return
         if self._armed and self._fired:
             self._finish_engines()
-        self._control.settle()
         given = [place for place in own if self._tensors[place].grad is not None]
         left = [place for place in given if not self._is_exchanged(place)]
         if left:
