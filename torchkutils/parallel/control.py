@@ -20,7 +20,7 @@ import struct
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -29,6 +29,7 @@ from torchkutils._torch_versions import gathering, group_timeout
 
 _FORMAT = struct.Struct("<8s24s?qq2d")
 _NOTHING = bytes(24)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,14 @@ class Control:
             ValueError: Contents differ.
         """
         own = Message(_digest(point), _digest_of(content), problem is not None, number, changes, pair)
-        everyone = self._exchanged(own, meanwhile)
+        try:
+            everyone = self._exchanged(own, meanwhile)
+        except RuntimeError as error:
+            error.add_note(
+                f"rank {self.rank} was at {point}, and another rank did not come to it: it ended, or runs another "
+                "number of steps (torch.distributed.algorithms.join.Join allows that)"
+            )
+            raise
         if problem is not None:
             raise problem
         self._check(point, everyone)
@@ -174,6 +182,14 @@ def control_of_group() -> Control:
     if not _current or _current[0][0]() is not world:
         _current[:] = [(weakref.ref(world), Control())]
     return _current[0][1]
+
+
+def attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `work` gives, or its exception: to be told to the others before it is raised."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
 
 
 def _differing(values: Sequence[Any]) -> str:

@@ -31,36 +31,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torchkutils._torch_versions import after_backward, inside_function_backward
 from torchkutils.parallel.collectives import average_gradients, take_from_first
 from torchkutils.parallel.control import Control, Message
+from torchkutils.parallel.optimizer_steps import watch_steps
 from torchkutils.parallel.parameter_checks import ParameterChecks
-
-# In the order in which they were made, which is the same on all ranks.
-_exchanges: list[weakref.ref[GradientExchange]] = []
-_step_hooks: list[Any] = []
-
-
-def _living() -> list[GradientExchange]:
-    return [exchange for exchange in (reference() for reference in _exchanges) if exchange is not None]
-
-
-def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for exchange in _living():
-        exchange.before_step(optimizer)
-
-
-def _after_step(*_: Any) -> None:
-    for exchange in _living():
-        exchange.after_step()
-
-
-def _watch_optimizers() -> None:
-    if not _step_hooks:
-        _step_hooks.append(register_optimizer_step_pre_hook(_before_step))
-        _step_hooks.append(register_optimizer_step_post_hook(_after_step))
 
 
 @dataclass
@@ -109,8 +85,7 @@ class GradientExchange:
         self._heard: list[Message] = []
         self._exchanged: dict[int, _Exchanged] = {}
         self._others: dict[int, weakref.ref[Tensor]] = {}
-        _exchanges.append(weakref.ref(self, _exchanges.remove))
-        _watch_optimizers()
+        watch_steps(self)
 
     def watch(self, engine: nn.Module | None, *, completes: bool) -> None:
         """Take over the template's tensors as they are now.
@@ -125,7 +100,9 @@ class GradientExchange:
         self._tensors = [*parameters, *buffers]
         self._places = {id(tensor): place for place, tensor in enumerate(self._tensors)}
         self._by_engine = frozenset(range(len(parameters)) if engine is not None else ())
-        self._checks = ParameterChecks(self._tensors, self._control)
+        # Frozen ones too: every rank computes with them.
+        frozen = [parameter for parameter in self._template.parameters() if not parameter.requires_grad]
+        self._checks = ParameterChecks([*self._tensors, *frozen], self._control)
         self._armed = False
         self._pass.note = None
         self._fired.clear()
@@ -266,14 +243,17 @@ class GradientExchange:
     def _average(self, point: str, places: Iterable[int] = ()) -> None:
         """Average gradients over the ranks that the engine left as they were."""
         wanted = sorted({*self._loose, *places})
-        everyone = self._control.agree(point, number=hash(tuple(wanted)))
+        training = self._template.training
+        everyone = self._control.agree(
+            point, number=hash(tuple(wanted)), content=str(training).encode(), unequal=_ANOTHER_MODE
+        )
         if len({one.number for one in everyone}) > 1:
             wanted = sorted(set().union(*self._control.objects(wanted)))
         average_gradients([self._tensors[place] for place in wanted])
         self._loose.clear()
         self._remember(wanted)
         buffers = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
-        if buffers and self._template.training:
+        if buffers and training:
             with torch.inference_mode(False):
                 take_from_first(buffers, self._device)
 
@@ -294,7 +274,7 @@ class GradientExchange:
         trained = (tensor for group in optimizer.param_groups for tensor in group["params"])
         return [self._places[id(tensor)] for tensor in trained if self._is_own(tensor)]
 
-    def after_step(self) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer's step has ended; it was one of these tensors' if `before_step` saw it begin."""
         self._checks.step_ended()
 
@@ -312,6 +292,9 @@ class GradientExchange:
             return key in self._places
         self._others[key] = weakref.ref(tensor)
         return False
+
+
+_ANOTHER_MODE = "training must be the same on every rank, got another mode than rank 0's on rank {ranks}"
 
 
 def _trained(template: nn.Module) -> tuple[list[nn.Parameter], list[Tensor]]:

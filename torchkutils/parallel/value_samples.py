@@ -26,12 +26,14 @@ class _Part:
         places: The tensors.
         addresses: Where their values lay when the views were made; `.data = …` moves them.
         views: The elements that are read.
+        weights: What they are multiplied by.
         next: The tensor and element at which the next sample begins.
     """
 
     places: list[int]
     addresses: list[int]
     views: list[Tensor]
+    weights: Tensor
     next: tuple[int, int]
 
 
@@ -51,15 +53,16 @@ class ValueSamples:
         self._weights = _weights()
 
     def take(self) -> tuple[tuple[float, float], list[int]]:
-        """The sample that was started before: a weighted sum of values and the sum of their magnitudes; from where."""
+        """The sample that was started before: a weighted sum of values, their magnitude, and where from."""
         started, self._started = self._started, None
         if started is None:
             return (0.0, 0.0), []
         sums, event = started
         if event is not None:
             event.synchronize()
-        weighted, magnitude = sums
-        return (float(weighted), float(magnitude)), self._places
+        weighted, squares = map(float, sums)
+        # At least the sum of magnitudes.
+        return (weighted, math.sqrt(squares * ELEMENTS)), self._places
 
     @torch.no_grad()
     def start(self) -> None:
@@ -70,7 +73,7 @@ class ValueSamples:
         self._places, self._next = part.places, part.next
         sample = part.views[0] if len(part.views) == 1 else torch.cat(part.views)
         sample = sample.to(torch.float32)
-        self._started = _sent(sample.dot(self._on(sample.device)[: len(sample)]), sample.norm(1))
+        self._started = _sent(sample.dot(part.weights), sample.dot(sample))
 
     def _on(self, device: torch.device) -> Tensor:
         if self._weights.device != device:
@@ -105,7 +108,8 @@ class ValueSamples:
             start += view.numel()
             if start >= flat.numel():
                 place, start = (place + 1) % len(self._tensors), 0
-        return _Part(places, self._addresses(places), views, (place, start))
+        weights = self._on(views[0].device)[: ELEMENTS - room]
+        return _Part(places, self._addresses(places), views, weights, (place, start))
 
     def shapes(self, places: Sequence[int]) -> str:
         """Which tensors a sample was from, for a message."""
