@@ -43,6 +43,16 @@ def describe_model(model: nn.Module, state: StateToStore) -> DescribedModel:
     Raises:
         ValueError: The model cannot be rebuilt as it is.
     """
+    try:
+        return _described(model, state)
+    except RecursionError as error:
+        raise ValueError(
+            "the model's modules are nested too deeply to be saved (about 80 levels can be); "
+            "to keep its tensors alone: torchkutils.save_weights(model, path)"
+        ) from error
+
+
+def _described(model: nn.Module, state: StateToStore) -> DescribedModel:
     if count_paths(model) > _PATHS_AT_MOST:
         raise ValueError(f"the model's modules must stand in at most {_PATHS_AT_MOST} places; shared modules multiply")
     state.add_model(model)
