@@ -113,17 +113,7 @@ class _Encoder:
             raise NotPlainError(_advice(value, where))
         if isinstance(value, enum.Enum):
             return {"__enum__": [name, self.encode(value.value, f"{where}.value", level)]}
-        if hasattr(value, "get_config"):
-            held = value.get_config()
-            if not isinstance(held, dict):
-                raise NotPlainError(f"get_config of {where} must give a dict, got {type(held).__name__}")
-        elif dataclasses.is_dataclass(value):
-            held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-            held = value._asdict()
-        else:
-            raise NotPlainError(_advice(value, where))
-        return {"__object__": [name, {key: self.encode(one, f"{where}.{key}", level) for key, one in held.items()}]}
+        return {"__object__": [name, self._fields(_config_of(value, where), where, level)]}
 
     def _as_base(self, value: Any, where: str, level: int) -> Any:
         """A value of a derived class as the value of the base class that it equals."""
@@ -182,8 +172,29 @@ class _Encoder:
         ]
 
     def namespace(self, value: Any, where: str, level: int) -> Any:
-        held = {key: self.encode(one, f"{where}.{key}", level) for key, one in vars(value).items()}
-        return {"__namespace__": [type(value).__name__, held]}
+        return {"__namespace__": [type(value).__name__, self._fields(vars(value), where, level)]}
+
+    def _fields(self, held: Mapping[str, Any], where: str, level: int) -> Any:
+        return {name: self.encode(one, f"{where}.{name}", level) for name, one in held.items()}
+
+
+def _config_of(value: Any, where: str) -> Mapping[str, Any]:
+    """What an object of a registered class is built from: its own config, or its fields.
+
+    Raises:
+        ValueError: The object does not say what it is built from.
+    """
+    if hasattr(value, "get_config"):
+        config = value.get_config()
+        if not isinstance(config, dict):
+            raise NotPlainError(f"get_config of {where} must give a dict, got {type(config).__name__}")
+        return config
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        fields: Mapping[str, Any] = value._asdict()
+        return fields
+    raise NotPlainError(_advice(value, where))
 
 
 def _advice(value: Any, where: str) -> str:
@@ -279,18 +290,16 @@ class _Decoder:
             return [self.decode(one) for one in value]
         if not isinstance(value, dict):
             return value
-        tag = next((key for key in value if key.startswith("__")), None)
+        tag = _tag_of(value)
         if tag is None:
             return {key: self.decode(one) for key, one in value.items()}
-        if len(value) > 1:
-            raise ValueError(f"unknown value {str(value)[:100]} in a config")
-        read = _TAGS.get(tag)
-        if read is None:
-            if self.special is not None:
-                return self.special(tag, value[tag])
-            raise ValueError(f"unknown value {str(value)[:100]} in a config")
+        if tag not in _TAGS:
+            if self.special is None:
+                raise _unknown(value)
+            return self.special(tag, value[tag])
+        # No function of its own for this: each level of a file takes few frames of Python's stack.
         try:
-            return read(self, value[tag])
+            return _TAGS[tag](self, value[tag])
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"malformed value {str(value)[:100]} in a config ({error})") from error
 
@@ -348,6 +357,22 @@ class _Decoder:
 
     def _function(self, body: Any) -> Any:
         return function_of_name(body, self.custom_objects)
+
+
+def _tag_of(value: dict[str, Any]) -> str | None:
+    """The tag of a dict that stands for another value; None for a dict that is one.
+
+    Raises:
+        ValueError: Other keys stand beside the tag.
+    """
+    tag = next((key for key in value if key.startswith("__")), None)
+    if tag is not None and len(value) > 1:
+        raise _unknown(value)
+    return tag
+
+
+def _unknown(value: dict[str, Any]) -> ValueError:
+    return ValueError(f"unknown value {str(value)[:100]} in a config")
 
 
 def _checked(value: Any, kind: Any) -> Any:

@@ -34,6 +34,7 @@ __all__ = [
     "checked_group",
     "checked_path",
     "errors_with_path",
+    "is_keras_root",
     "linked",
     "opened_model_file",
 ]
@@ -167,15 +168,10 @@ class ModelFile:
         return names
 
     def _check_format(self, name: str) -> None:
-        found = self._attribute("format")
-        if found != FORMAT.encode():
-            keras = self._root.links.exists(b"model_weights") or any(
-                _lazy.h5py.h5a.exists(self._root, one) for one in (b"keras_version", b"model_config", b"layer_names")
-            )
-            keras = keras or (self._root.links.exists(b"layers") and self._root.links.exists(b"vars"))
-            kind = (
-                "a Keras model file, which load_weights reads into a model" if keras else "no model file of torchkutils"
-            )
+        if self._attribute("format") != FORMAT.encode():
+            kind = "no model file of torchkutils"
+            if is_keras_root(self._root):
+                kind = "a Keras model file, which load_weights reads into a model"
             raise ValueError(f"{name} is {kind}; {_WAY}")
         version = self._attribute("format_version")
         if not isinstance(version, (int, np.integer)) or not 1 <= version <= FORMAT_VERSION:
@@ -231,22 +227,18 @@ class ModelFile:
 
     def _dataset(self, path: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Any:
         """A data set that lies in this very file, plain, and is no larger than what the file holds."""
-        h5py = _lazy.h5py
         group, raw = self._group_of(path)
         dataset = linked(group, raw, path)
-        if not isinstance(dataset, h5py.h5d.DatasetID):
-            raise ValueError(f"{path!r} must be a data set")
-        settings = dataset.get_create_plist()
-        layout = settings.get_layout()
-        if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or settings.get_external_count():
-            raise ValueError(f"{path!r} must be stored plainly, not in chunks, virtually or in another file")
+        layout = _plain_layout(dataset, path)
         extent = dataset.shape
         if not _has_type(dataset, dtype) or (shape is not None and extent != shape):
             raise ValueError(f"{path!r} must hold {dtype} of shape {shape}, got another type or shape: {extent}")
-        stored = math.prod(extent) * dtype.itemsize
-        if stored and dataset.get_storage_size() != stored:
+        claimed = math.prod(extent) * dtype.itemsize
+        if not claimed:
+            return dataset
+        if dataset.get_storage_size() != claimed:
             raise ValueError(f"{path!r} claims the shape {extent}, which the file does not hold")
-        if stored and layout == h5py.h5d.CONTIGUOUS and not self._reaches(dataset.get_offset(), stored):
+        if layout == _lazy.h5py.h5d.CONTIGUOUS and not self._reaches(dataset.get_offset(), claimed):
             raise ValueError(f"{path!r} reaches past the end of the file")
         return dataset
 
@@ -368,6 +360,30 @@ def linked(group: Any, raw: bytes, path: str) -> Any:
     if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{path[:100]!r} must lie in the file itself, not behind a soft or external link")
     return h5py.h5o.open(group, raw)
+
+
+def is_keras_root(root: Any) -> bool:
+    """Whether the root group of an HDF5 file has what Keras writes there, Keras 2 or Keras 3."""
+    attributes = (b"keras_version", b"model_config", b"layer_names")
+    if any(_lazy.h5py.h5a.exists(root, name) for name in attributes) or root.links.exists(b"model_weights"):
+        return True
+    return bool(root.links.exists(b"layers") and root.links.exists(b"vars"))
+
+
+def _plain_layout(dataset: Any, path: str) -> int:
+    """How the bytes of a data set are laid out: in one piece, or inside its header.
+
+    Raises:
+        ValueError: It is no data set, or its bytes are chunked, virtual or in another file.
+    """
+    h5d = _lazy.h5py.h5d
+    if not isinstance(dataset, h5d.DatasetID):
+        raise ValueError(f"{path!r} must be a data set")
+    settings = dataset.get_create_plist()
+    layout = int(settings.get_layout())
+    if layout not in (h5d.CONTIGUOUS, h5d.COMPACT) or settings.get_external_count():
+        raise ValueError(f"{path!r} must be stored plainly, not in chunks, virtually or in another file")
+    return layout
 
 
 def _has_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
