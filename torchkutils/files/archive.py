@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils.errors import ArchiveError
 from torchkutils.files.archive_faults import BrokenArchive, Member, reading_faults
 from torchkutils.files.archive_kinds import ENDINGS, archive_kind
-from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.commit import commit, is_equal, settle
 from torchkutils.files.extraction_options import Extraction
 from torchkutils.files.folder_handle import FolderHandle

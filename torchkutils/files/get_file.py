@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
 from torchkutils.errors import DownloadError
 from torchkutils.files import (
@@ -28,7 +29,6 @@ from torchkutils.files import (
 )
 from torchkutils.files.addresses import is_local, last_part, shown_url
 from torchkutils.files.archive_kinds import without_tar_ending
-from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.download_lock import only_one_process
 from torchkutils.files.download_options import RETRIES, TIMEOUT, checked_caller
 from torchkutils.files.extraction_options import Extraction, checked_extraction

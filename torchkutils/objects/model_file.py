@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +9,7 @@ import torch
 from torch import nn
 
 from torchkutils._call_hints import explained, hinting
+from torchkutils._caller_warnings import warn_caller
 from torchkutils._dtypes import torch_dtype
 from torchkutils._random_state import random_state_kept
 from torchkutils._typing import PathLike
@@ -261,16 +259,7 @@ def _write_model(
     documents["index"] = state.index()
     write_model_file(path, documents, state.tensors)
     if described.warning:
-        warnings.warn(described.warning, UserWarning, stacklevel=_outside())
-
-
-def _outside() -> int:
-    """The stack level of whoever called the package, for a warning that names the caller's line."""
-    level, frame = 1, sys._getframe(1)
-    folder = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
-        level, frame = level + 1, frame.f_back
-    return level
+        warn_caller(described.warning)
 
 
 def _build(
