@@ -19,7 +19,7 @@ from dataclasses import replace
 from torchkutils._caller_warnings import warn_caller
 from torchkutils.errors import ArchiveError
 from torchkutils.files.archive_faults import BrokenArchive, Member, reading_faults
-from torchkutils.files.archive_kinds import ENDINGS, archive_kind
+from torchkutils.files.archive_kinds import ENDINGS, ArchiveKind, archive_kind
 from torchkutils.files.commit import commit, is_equal, settle
 from torchkutils.files.extraction_options import Extraction
 from torchkutils.files.folder_handle import FolderHandle
@@ -138,7 +138,7 @@ def extract_archive(path: str, folder: str, wish: Extraction) -> bool:
         raise ArchiveError(f"{path} is not extracted: {where}{error}", path=path, member=error.member) from error
 
 
-def _extract(folder: FolderHandle, sidecars: SidecarFiles, found: tuple[str, str | None], wish: Extraction) -> None:
+def _extract(folder: FolderHandle, sidecars: SidecarFiles, found: ArchiveKind, wish: Extraction) -> None:
     name = sidecars.new_staging()
     notes: list[str] = []
     folder.make_folder(name, 0o700)
@@ -149,7 +149,7 @@ def _extract(folder: FolderHandle, sidecars: SidecarFiles, found: tuple[str, str
             _sync_disk(staging)
             with _alone_in(folder):
                 before = read_manifest(folder, sidecars)
-                journal = _journal(folder, sidecars, found[0], stage, wish, before)
+                journal = _journal(folder, sidecars, found.kind, stage, wish, before)
                 write_manifest(folder, sidecars, journal)
                 commit(folder, staging, sidecars, journal, before)
     finally:
@@ -199,9 +199,7 @@ def _abandoned_journal(folder: FolderHandle, sidecars: SidecarFiles) -> Manifest
         time.sleep(0.05)
 
 
-def _staged(
-    path: str, found: tuple[str, str | None], folder: FolderHandle, wish: Extraction, notes: list[str]
-) -> Stage:
+def _staged(path: str, found: ArchiveKind, folder: FolderHandle, wish: Extraction, notes: list[str]) -> Stage:
     allowed = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * os.stat(path).st_size))
     limits = Limits(allowed, MAX_MEMBERS, MAX_DEPTH)
     stage = Stage(folder, Budget(limits), wish.choice(), wish.allow_links)
@@ -217,25 +215,22 @@ def _staged(
     return stage
 
 
-def _members(
-    path: str, found: tuple[str, str | None], stage: Stage, encoding: str | None, notes: list[str]
-) -> Iterator[Member]:
+def _members(path: str, found: ArchiveKind, stage: Stage, encoding: str | None, notes: list[str]) -> Iterator[Member]:
     """Read the archive from front to back; what is read counts separately from what is written."""
-    kind, packing = found
     reading = Budget(stage.budget.limits)
-    if kind == "7z":
+    if found.kind == "7z":
         yield from seven_zip_members(path, stage.root, stage.budget)
         return
     with open(path, "rb") as file:
-        if kind == "zip":
+        if found.kind == "zip":
             yield from zip_members(file, encoding, notes, reading.spend)
             return
         with reading_faults():
-            stream = UnpackedStream(file, packing, reading.spend)
-        if kind == "tar":
+            stream = UnpackedStream(file, found.packing, reading.spend)
+        if found.kind == "tar":
             yield from tar_members(stream, encoding, notes)
         else:
-            yield _single_member(path, kind, stream)
+            yield _single_member(path, found.kind, stream)
         if stream.has_trailing_bytes:
             notes.append("there are bytes behind its end, which are ignored")
 

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
@@ -57,6 +57,13 @@ class _Place:
     stored: str
     folder: str
     result: str
+
+
+class _Cached(NamedTuple):
+    """The file that lies at the place: what changes when it changes (None for no file), and whether it will do."""
+
+    signature: tuple[int, ...] | None
+    valid: bool
 
 
 def get_file(
@@ -253,33 +260,42 @@ def _place(job: _Job, base: str, subdir: str, name: str) -> _Place:
 
 def _get(job: _Job, base: str, subdir: str, name: str) -> str:
     place = _place(job, base, subdir, name)
-    seen = _signature(place.path)
-    valid = seen is not None and not job.force and _has_hash(place.path, job.request.expected)
-    if valid and job.request.expected is None:
+    cached = _look_at_cached(job, place)
+    if cached.valid and job.request.expected is None:
         origins.warn_of_other_origin(place.path, job.request.sources)
-    if _is_done(job, place, seen, valid):
+    if _is_done(job, place, cached):
         return place.result
-    if job.offline and not valid:
-        raise DownloadError(_missing_offline(job, place, seen), url=shown_url(job.request.sources[0]), attempts=0)
+    if job.offline and not cached.valid:
+        raise DownloadError(_missing_offline(job, place, cached), url=shown_url(job.request.sources[0]), attempts=0)
     folder = os.path.dirname(place.path)
-    if not (cache_folder.can_be_written(folder) and cache_folder.can_be_written(place.folder)):
-        if os.path.isabs(name) or os.path.isabs(subdir):
-            raise PermissionError(
-                f"the folder {folder} cannot be made or written; choose another cache_subdir or fname"
-            )
-        return _get(_fed_by(job, place.path) if valid else job, cache_folder.substitute_folder(base), subdir, name)
+    if cache_folder.can_be_written(folder) and cache_folder.can_be_written(place.folder):
+        return _get_in_turn(job, place, cached)
+    if os.path.isabs(name) or os.path.isabs(subdir):
+        raise PermissionError(f"the folder {folder} cannot be made or written; choose another cache_subdir or fname")
+    fed = _fed_by(job, place.path) if cached.valid else job
+    return _get(fed, cache_folder.substitute_folder(base), subdir, name)
+
+
+def _get_in_turn(job: _Job, place: _Place, cached: _Cached) -> str:
+    """Take the download's lock, and do what is left to do then."""
     sidecars = SidecarFiles(place.stored, place.folder)
     with only_one_process(sidecars, f"fetch {shown_url(job.request.sources[0])} to {place.path}"):
         needed = {archive.unfinished_staging(place.path, place.folder), resume.kept_part(sidecars)}
         sidecars.remove_leftovers(keep=needed)
-        return _get_alone(job, place, seen, valid)
+        return _get_alone(job, place, cached)
 
 
-def _is_done(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bool) -> bool:
+def _look_at_cached(job: _Job, place: _Place) -> _Cached:
+    signature = _signature(place.path)
+    wanted = signature is not None and not job.force
+    return _Cached(signature, wanted and _has_hash(place.path, job.request.expected))
+
+
+def _is_done(job: _Job, place: _Place, cached: _Cached) -> bool:
     """Whether the cache holds all that is asked for."""
-    if seen is None:
+    if cached.signature is None:
         return _needs_no_archive(job, place)
-    return valid and not job.extraction.remove_archive and _is_extracted(job, place, downloaded=False)
+    return cached.valid and not job.extraction.remove_archive and _is_extracted(job, place, downloaded=False)
 
 
 def _needs_no_archive(job: _Job, place: _Place) -> bool:
@@ -297,12 +313,12 @@ def _fed_by(job: _Job, path: str) -> _Job:
     return dataclasses.replace(job, request=request, offline=False)
 
 
-def _get_alone(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bool) -> str:
-    """The part that one process does while the others wait."""
-    now = _signature(place.path)
+def _get_alone(job: _Job, place: _Place, cached: _Cached) -> str:
+    """The part that one process does while the others wait; `cached` is what it saw before it waited."""
+    now, valid = _signature(place.path), cached.valid
     if now is None and _needs_no_archive(job, place):
         return place.result
-    if now != seen:
+    if now != cached.signature:
         # Somebody else fetched it while this process waited: that counts for force, too.
         valid = now is not None and _has_hash(place.path, job.request.expected)
     if not valid:
@@ -338,9 +354,7 @@ def _is_extracted(job: _Job, place: _Place, *, downloaded: bool) -> bool:
 def _signature(path: str) -> tuple[int, ...] | None:
     try:
         status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -349,8 +363,8 @@ def _has_hash(path: str, expected: ExpectedHash | None) -> bool:
     return expected is None or file_matches(path, expected)
 
 
-def _missing_offline(job: _Job, place: _Place, seen: tuple[int, ...] | None) -> str:
-    state = "is not there" if seen is None else f"has not the hash {job.request.expected}"
+def _missing_offline(job: _Job, place: _Place, cached: _Cached) -> str:
+    state = "is not there" if cached.signature is None else f"has not the hash {job.request.expected}"
     url = shown_url(job.request.sources[0])
     return f"offline=True (or TORCHKUTILS_OFFLINE), and {place.path} {state}; call once without it to fetch {url}"
 
