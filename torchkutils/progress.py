@@ -98,7 +98,7 @@ class Progbar:
         return self.target is not None and current >= self.target
 
     def update(self, current: int, values: Metrics | None = None, finalize: bool | None = None) -> None:
-        """Say where things stand.
+        """Report the current step.
 
         Args:
             current: Index of the current step.

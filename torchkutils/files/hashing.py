@@ -30,7 +30,7 @@ class ExpectedHash(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A hash as it was written: the algorithm that stands with it ('' for none), its digest, its file's name."""
+    """A hash as it was written: the algorithm that is written with it ('' for none), its digest, its file's name."""
 
     algorithm: str
     digest: str

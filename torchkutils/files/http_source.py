@@ -158,8 +158,7 @@ def _stored_login(url: str, caller: Caller) -> str | None:
 
 def _host_header(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    place = host_and_port(url)
-    return place.removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
+    return host_and_port(url).removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
 
 
 def _asked(
@@ -203,7 +202,7 @@ def _refusal(head: Head) -> FailedAttempt:
 
 
 def _redirect_target(address: str, head: Head) -> tuple[str, str | None]:
-    """Where a redirect leads, and the Authorization header of a login that stands in its address."""
+    """Where a redirect leads, and the Authorization header of a login in its address."""
     status = head.status
     location = (head.headers.every("Location") or [""])[0].strip()
     if not location:

@@ -316,7 +316,7 @@ def _pairs(numbers: list[int], name: str) -> Pieces:
 
 
 def _old_gnu_map(stream: UnpackedStream, block: bytes) -> tuple[int, Pieces]:
-    """Up to four pieces stand in the header, 21 in each block behind it as long as there is a further one."""
+    """Up to four pieces are in the header, 21 in each block behind it as long as there is a further one."""
     size, pieces = _number(block[483:495]), _block_of_pieces(block[386:482])
     more = block[482]
     while more:

@@ -99,7 +99,7 @@ def _content_range(answer: Answer) -> _ContentRange:
 
 
 class HashMismatch(Exception):  # noqa: N818 - the next mirror may be right
-    """A whole body came, but it is not the wished file."""
+    """A whole body came, but it is not the file that was asked for."""
 
 
 @dataclass
@@ -149,10 +149,10 @@ class _Part:
 
     def head(self) -> bytes:
         """The first bytes."""
-        place = self.file.tell()
+        position = self.file.tell()
         self.file.seek(0)
         head = self.file.read(web_pages.HEAD_SIZE)
-        self.file.seek(place)
+        self.file.seek(position)
         return head
 
 

@@ -293,7 +293,7 @@ def _alike(one: torch.Tensor | None, other: Any) -> bool:
 
 
 def _equal_configs(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two constructor calls say the same; modules and tensors in them are compared where they stand."""
+    """Whether two constructor calls say the same; modules and tensors in them are compared elsewhere, in the tree."""
     first, second = (_nested.map_leaves(config, _class_alone, rigid=True) for config in (one, other))
     return Equality()(first, second)
 

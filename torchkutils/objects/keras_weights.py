@@ -149,10 +149,10 @@ class _Reading:
         containers: dict[str, set[str]] = defaultdict(set)
         for layer in found:
             containers[layer.kind].add(layer.name.rpartition("/")[0])
-        mixed = [kind for kind, places in containers.items() if len(places) > 1]
+        mixed = [kind for kind, found_in in containers.items() if len(found_in) > 1]
         if mixed:
             raise ValueError(
-                f"its layers of kind {mixed[:5]} stand in several nested models, and the file does not tell their "
+                f"its layers of kind {mixed[:5]} are in several nested models, and the file does not tell their "
                 "order; save it as .h5 from Keras, which keeps the order"
             )
         return found

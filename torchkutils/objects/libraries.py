@@ -2,7 +2,7 @@
 
 A user switches a library on with `register_library`. From then on a model of it is stored as a name and a few
 arguments, and what the user changed since as differences, like those of every model. A file can name nothing but what
-stands in the library's own list; weights never come from anywhere but the file.
+is in the library's own list; weights never come from anywhere but the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def register_library(name: str) -> None:
         ValueError: There is no adapter for the library.
         ImportError: The library is not installed.
 
-    A file then holds the name and a few plain arguments. When it is read, the name must stand in the library's own
+    A file then holds the name and a few plain arguments. When it is read, the name must be in the library's own
     list; no pretrained weights, code of the hub, path or URL is followed, whatever the file says.
 
     Keras has no such function.

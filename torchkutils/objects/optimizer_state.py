@@ -19,7 +19,7 @@ from torchkutils.objects.stored_file import opened_model_file
 
 __all__ = ["alike", "load_optimizer", "optimizer_documents"]
 
-# What the step of each of torch's optimizers reads from the state of a parameter; more may stand beside it.
+# What the step of each of torch's optimizers reads from the state of a parameter; more may be there.
 _NEEDED: dict[type, tuple[str, ...]] = {
     torch.optim.Adadelta: ("step", "square_avg", "acc_delta"),
     torch.optim.Adagrad: ("step", "sum"),
@@ -118,9 +118,9 @@ def _load(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def alike(own: Any, found: Any) -> bool:
-    """Whether a value from a file is of the kind that stands there: a number for a number, a tuple for a tuple.
+    """Whether a value from a file is of the kind of the optimizer's own: a number for a number, a tuple for a tuple.
 
-    None stands for "not set", and whatever is not called may stand in its place.
+    None means "not set": any value that cannot be called may replace it.
     """
     if own is None:
         return not callable(found)

@@ -1,4 +1,4 @@
-"""Values as JSON and back: odd numbers, keys and types stand under tags.
+"""Values as JSON and back: what JSON lacks is written as a dict with one tag.
 
 `encode` and `decode` are inverse: what the one writes, the other reads as an equal value of the same type. Modules and
 tensors are left to the caller; functions, classes and objects are written by the name that the one lookup order finds.
@@ -363,7 +363,7 @@ def _tag_of(value: dict[str, Any]) -> str | None:
     """The tag of a dict that stands for another value; None for a dict that is one.
 
     Raises:
-        ValueError: Other keys stand beside the tag.
+        ValueError: It has other keys beside the tag.
     """
     tag = next((key for key in value if key.startswith("__")), None)
     if tag is not None and len(value) > 1:
@@ -377,7 +377,7 @@ def _unknown(value: dict[str, Any]) -> ValueError:
 
 def _checked(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"a {kind.__name__} must stand here")
+        raise TypeError(f"must be a {kind.__name__}")
     return value
 
 
@@ -421,7 +421,7 @@ def _number_dtype(name: Any) -> np.dtype[Any]:
 def _range_of(kind: Any) -> Callable[[Any, Any], Any]:
     def read(_: Any, body: Any) -> Any:
         if not isinstance(body, list) or not all(one is None or type(one) is int for one in body):
-            raise TypeError("integers must stand here")
+            raise TypeError("must be integers")
         return kind(*body)
 
     return read

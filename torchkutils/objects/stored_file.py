@@ -260,7 +260,7 @@ class ModelFile:
         return found
 
     def check(self, name: str) -> int | None:
-        """Check a tensor's data set, once; gives the place of its first byte, None where only HDF5 can read it.
+        """Check a tensor's data set, once; gives the offset of its first byte, None where only HDF5 can read it.
 
         Raises:
             ValueError: The data set is not what the index says.
@@ -394,7 +394,7 @@ def _has_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
 
 
 def _handle_of(file: Any) -> int | None:
-    """The descriptor through which HDF5 reads the file, where the system can read at a place."""
+    """The descriptor through which HDF5 reads the file, where the system can read at an offset."""
     if not hasattr(os, "preadv"):
         return None
     try:
@@ -403,8 +403,8 @@ def _handle_of(file: Any) -> int | None:
         return None
 
 
-def read_at(handle: int, target: npt.NDArray[Any], place: int) -> None:
-    """Fill an array with the bytes of a file from a place on.
+def read_at(handle: int, target: npt.NDArray[Any], offset: int) -> None:
+    """Fill an array with the bytes of a file from an offset on.
 
     Raises:
         OSError: The file ends before.
@@ -412,7 +412,7 @@ def read_at(handle: int, target: npt.NDArray[Any], place: int) -> None:
     # Not every dtype has a buffer of its own: bytes have.
     memory: Any = memoryview(target.reshape(-1).view(np.uint8).data)
     while memory.nbytes:
-        count = os.preadv(handle, [memory[:_AT_ONCE]], place)
+        count = os.preadv(handle, [memory[:_AT_ONCE]], offset)
         if not count:
             raise OSError("the file ends inside a tensor; it is being changed or damaged")
-        memory, place = memory[count:], place + count
+        memory, offset = memory[count:], offset + count

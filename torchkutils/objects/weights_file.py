@@ -219,7 +219,7 @@ class _Target:
         self._model = model
 
     def check(self, keys: list[str]) -> dict[str, Slot]:
-        """Find the places that must be filled by a new tensor; nothing is changed.
+        """Find the parameters and buffers that must be replaced by a new tensor; nothing is changed.
 
         Raises:
             ValueError: A tensor cannot be written to.
@@ -264,7 +264,7 @@ class _Target:
 def _materialise(
     slot: Slot, tensor: torch.Tensor, source: WeightSource, key: str, made: dict[int, torch.Tensor]
 ) -> None:
-    """Put a real tensor in the place of one on the meta device; tied places get one tensor."""
+    """Replace a tensor on the meta device by a real one; tied ones are replaced by one tensor."""
     if id(tensor) not in made:
         value = source.read(key).to(tensor.dtype)
         made[id(tensor)] = (
@@ -279,7 +279,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _writes_twice(tensor: torch.Tensor) -> bool:
-    """Whether several elements lie at one place in memory."""
+    """Whether several elements share one address in memory."""
     if tensor.layout != torch.strided or tensor.is_contiguous() or hasattr(tensor, "full_tensor"):
         return False
     sizes = [(stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
