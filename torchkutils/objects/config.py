@@ -90,6 +90,14 @@ class ConfigWriter:
         """Whether a node was made of this very module."""
         return id(module) in self._nodes
 
+    def written(self) -> set[int]:
+        """The identities of the modules of which a node was made so far."""
+        return set(self._nodes)
+
+    def forget_all_but(self, written: set[int]) -> None:
+        """Forget the nodes that were made since: whoever asked for them does not use them."""
+        self._nodes = {identity: node for identity, node in self._nodes.items() if identity in written}
+
     def _class_name(self, module: nn.Module, kind: type, where: str) -> str:
         name = registered_name(kind) or builtin_name(kind) or _name_in_scope(kind) or kind.__name__
         if not is_stock_class(kind):

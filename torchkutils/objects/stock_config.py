@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,10 +34,9 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](module)
     config = {name: getattr(module, name) for name in _argument_names(kind) if hasattr(module, name)}
-    for owner in kind.__mro__:
-        if owner in _ADAPTERS:
-            config.update(_ADAPTERS[owner](module))
-            break
+    adapter = next((_ADAPTERS[owner] for owner in kind.__mro__ if owner in _ADAPTERS), None)
+    if adapter is not None:
+        config.update(_adapted(adapter, module, where))
     result = {}
     for name, value in config.items():
         if name == "bias" and not isinstance(value, bool):
@@ -45,6 +44,16 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
         elif not isinstance(value, nn.Parameter):
             result[name] = value
     return result
+
+
+def _adapted(adapter: Callable[[Any], dict[str, Any]], module: nn.Module, where: str) -> dict[str, Any]:
+    try:
+        return adapter(module)
+    except AttributeError as error:
+        raise ValueError(
+            f"{where} is a {plain_class(module).__name__} with other children than its constructor makes ({error}); "
+            "register a class around it"
+        ) from error
 
 
 def _refuse_unstorable(module: nn.Module, kind: type, where: str) -> None:
@@ -75,16 +84,27 @@ def _attention(module: Any) -> dict[str, Any]:
 
 
 def _transformer_layer(module: Any) -> dict[str, Any]:
+    attention, first, second = module.self_attn, module.linear1, module.linear2
+    sizes = ((attention, "embed_dim"), (first, "in_features"), (second, "out_features"))
     return {
-        "d_model": module.self_attn.embed_dim,
-        "nhead": module.self_attn.num_heads,
-        "dim_feedforward": module.linear1.out_features,
-        "dropout": module.dropout.p,
+        "d_model": _first_number(sizes, default=1),
+        "nhead": _first_number([(attention, "num_heads")], default=1),
+        "dim_feedforward": _first_number([(first, "out_features"), (second, "in_features")], default=1),
+        "dropout": _first_number([(module.dropout, "p")], default=0.0),
         "activation": module.activation,
-        "layer_norm_eps": module.norm1.eps,
-        "batch_first": module.self_attn.batch_first,
-        "bias": module.linear1.bias is not None,
+        "layer_norm_eps": _first_number([(module.norm1, "eps")], default=1e-5),
+        "batch_first": getattr(attention, "batch_first", False) is True,
+        "bias": getattr(first, "bias", None) is not None,
     }
+
+
+def _first_number(sources: Iterable[tuple[Any, str]], default: float) -> Any:
+    """The first of some attributes that is a number: a child may have been replaced by one without it.
+
+    What the constructor makes in its place does not matter then, since the child is stored as a difference.
+    """
+    values = (getattr(owner, name, None) for owner, name in sources)
+    return next((value for value in values if isinstance(value, int | float)), default)
 
 
 def _transformer_stack(module: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
@@ -227,11 +228,11 @@ class _Target:
         on_meta = [key for key in keys if self.tensors[key].is_meta]
         for key in keys:
             tensor = self.tensors[key]
-            if not tensor.is_meta and _writes_twice(tensor):
+            if not tensor.is_meta and not is_lazy(tensor) and _writes_twice(tensor):
                 raise ValueError(
                     f"{key!r} is expanded: several of its elements are one in memory; make it whole with .clone() first"
                 )
-            if not tensor.is_meta and torch.nn.parameter.is_lazy(tensor):
+            if is_lazy(tensor):
                 raise ValueError(f"{key!r} has no shape yet; call the model once before loading")
         slots = {slot.key: slot for slot in slots_of(self._model)} if on_meta else {}
         for key in on_meta:
@@ -334,7 +335,7 @@ def _differences(target: _Target, source: WeightSource) -> LoadedWeights:
         mismatched_keys=[
             key
             for key, tensor in target.tensors.items()
-            if key in source.shapes and source.shapes[key] != tuple(tensor.shape)
+            if key in source.shapes and not is_lazy(tensor) and source.shapes[key] != tuple(tensor.shape)
         ],
     )
 
