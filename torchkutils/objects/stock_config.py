@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchkutils import _nested
 from torchkutils._torch_versions import newer_module_class
 from torchkutils.objects.parametrizations import plain_class
 
@@ -19,6 +20,8 @@ __all__ = ["build_stock", "construction_cost", "is_container", "stock_config"]
 _FOREIGN = {"device", "dtype", "_weight", "_freeze"}
 _SKIPPED = {"self", "device", "dtype", "size_average", "reduce", "_weight", "_freeze", "min_value", "max_value"}
 
+
+_LONGEST_RANGE = 1000
 
 _signature = functools.cache(inspect.signature)  # a model has many modules of few classes
 
@@ -165,8 +168,9 @@ def build_stock(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     """Build a stock class from its decoded arguments.
 
     Raises:
-        ValueError: Arguments that a file never holds: a device, a dtype, another content of a container.
+        ValueError: Arguments that a file never holds: a device, a dtype, another content of a container, a long range.
     """
+    _check_ranges(kind, config)
     if kind in _CONTAINERS:
         return _container(kind, config)
     if kind is AveragedModel:
@@ -175,6 +179,15 @@ def build_stock(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     if foreign:
         raise ValueError(f"{foreign} are no arguments that a file may give")
     return kind(**config)
+
+
+def _check_ranges(kind: type, config: Mapping[str, Any]) -> None:
+    """A few letters of a file stand for a range of any length, and torch's constructors make lists of what they get."""
+    for values in _nested.of_kind(range, *config.values()):
+        if len(values) > _LONGEST_RANGE:
+            raise ValueError(
+                f"a range given to {kind.__name__} must have at most {_LONGEST_RANGE} numbers, got {values}"
+            )
 
 
 def _container(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
