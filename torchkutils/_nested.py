@@ -1,4 +1,4 @@
-"""Nested values: the one place that knows what holds what, and how to make it anew around other contents.
+"""Nested values: the one module that knows what holds what, and how to make it anew around other contents.
 
 A *container* is a tuple, list, deque, set, mapping, named tuple, one of torch's return types, a `PackedSequence`, a
 dataclass, or, where the caller asks for `objects`, any object with attributes. Everything else is a *leaf*: tensors,
