@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -60,11 +61,8 @@ def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
     if picture_format not in PICTURE_FORMATS.values():
         raise ValueError(f"format must be one of {', '.join(sorted(PICTURE_FORMATS))}; got {picture_format!r}")
     if not is_dense(source):
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             return _drawn(source, picture_format, dpi, DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            # Laid out plainly below.
-            pass
     try:
         return _drawn(laid_out_plainly(source), picture_format, dpi, PLAIN_DEADLINE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -112,15 +112,14 @@ class _Pairing:
             found.append((firsts.pop(0), seconds.pop(0)))
         if len(firsts) * len(seconds) > _LONGEST_ALIGNMENT:
             return found + self._roughly_aligned(firsts, seconds)
-        # costs[i][j]: of the best alignment of all from place i and from place j on.
-        rows, columns = len(firsts), len(seconds)
-        costs = [[float(rows - row + columns - column) for column in range(columns + 1)] for row in range(rows + 1)]
-        for row in reversed(range(rows)):
-            for column in reversed(range(columns)):
-                joined = self._cost(firsts[row], seconds[column]) + costs[row + 1][column + 1]
-                costs[row][column] = min(joined, costs[row + 1][column] + 1, costs[row][column + 1] + 1)
+        return found + self._cheapest(firsts, seconds)
+
+    def _cheapest(self, firsts: list[int], seconds: list[int]) -> list[tuple[int, int]]:
+        """The pairs of the alignment that costs the least: at each step both go on, or one of them alone."""
+        costs = self._costs_of_rests(firsts, seconds)
+        found = []
         row = column = 0
-        while row < rows and column < columns:
+        while row < len(firsts) and column < len(seconds):
             here = costs[row][column]
             if here == self._cost(firsts[row], seconds[column]) + costs[row + 1][column + 1]:
                 found.append((firsts[row], seconds[column]))
@@ -130,6 +129,16 @@ class _Pairing:
             else:
                 column += 1
         return found
+
+    def _costs_of_rests(self, firsts: list[int], seconds: list[int]) -> list[list[float]]:
+        """`costs[i][j]`: of the cheapest alignment of `firsts[i:]` and `seconds[j:]`."""
+        rows, columns = len(firsts), len(seconds)
+        costs = [[float(rows - row + columns - column) for column in range(columns + 1)] for row in range(rows + 1)]
+        for row in reversed(range(rows)):
+            for column in reversed(range(columns)):
+                joined = self._cost(firsts[row], seconds[column]) + costs[row + 1][column + 1]
+                costs[row][column] = min(joined, costs[row + 1][column] + 1, costs[row][column + 1] + 1)
+        return costs
 
     def _roughly_aligned(self, firsts: list[int], seconds: list[int]) -> list[tuple[int, int]]:
         """As `_aligned`, in little time: lists of one length by their places, others from both ends."""
@@ -161,17 +170,17 @@ class _Pairing:
 
     def moved(self) -> None:
         """Pair what is equal and was moved to another place."""
-        left: dict[int, list[int]] = {}
+        left: dict[int, list[ModuleRecord]] = {}
         for module in self.after.modules:
             if module.index not in self.taken and self.after.holds(module.index):
-                left.setdefault(self.after.prints[module.index], []).append(module.index)
+                left.setdefault(self.after.prints[module.index], []).append(module)
         for module in self.before.modules:
-            if module.index in self.pairs or not self.before.holds(module.index):
-                continue
-            places = [place for place in left.get(self.before.prints[module.index], []) if place not in self.taken]
-            named = [place for place in places if self.after.modules[place].name == module.name]
-            if places:
-                self.join(module.index, (named or places)[0])
+            if module.index not in self.pairs and self.before.holds(module.index):
+                equal = [one for one in left.get(self.before.prints[module.index], ()) if one.index not in self.taken]
+                # The first one of the same name; without such, the first one.
+                equal.sort(key=lambda one: one.name != module.name)
+                if equal:
+                    self.join(module.index, equal[0].index)
 
 
 def paired(before: Trace, after: Trace) -> dict[int, int]:

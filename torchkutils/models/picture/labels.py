@@ -62,7 +62,9 @@ def name_inside(path: str, module: str) -> str:
     rest = path.removeprefix(module)
     if not module or rest == path:
         return path
-    return rest[1:] if rest.startswith(".") else (rest if rest.startswith("[") else path)
+    if rest.startswith("["):
+        return rest
+    return rest[1:] if rest.startswith(".") else path
 
 
 def frame_title(graph: PictureGraph, frame: str) -> str:
