@@ -123,19 +123,23 @@ def failed_text(error: str) -> str:
 
 def parameter_facts(box: Box, graph: PictureGraph, *, params: bool, trainable: bool) -> list[str]:
     """How many parameters a module holds and whether they are trained."""
-    if box.module is None or not (params or trainable):
-        return []
-    facts = []
+    facts: list[str] = []
+    if box.module is None:
+        return facts
     if params:
         below = held_in(graph.trace, box.module)
         facts.append("params: ?" if below.lazy else f"params: {below.elements:,}")
-    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
-    if trainable and held:
-        facts.append(_trained({tensor.requires_grad for tensor in held}))
+    if trainable:
+        members = subtree(graph.trace, box.module)
+        flags = frozenset(tensor.requires_grad for member in members for tensor in member.parameters)
+        facts += _TRAINED[flags]
     return facts
 
 
-def _trained(flags: set[bool]) -> str:
-    if len(flags) > 1:
-        return "partly trainable"
-    return "trainable" if flags == {True} else "frozen"
+# By what `requires_grad` is among the parameters of a module; one without parameters says nothing.
+_TRAINED: dict[frozenset[bool], list[str]] = {
+    frozenset(): [],
+    frozenset([True]): ["trainable"],
+    frozenset([False]): ["frozen"],
+    frozenset([True, False]): ["partly trainable"],
+}

@@ -165,9 +165,12 @@ class PictureGraph:
         outputs = {node.index for node in self.trace.nodes if node.kind == "output"}
         if len(outputs) > 1:
             return True
-        sources = [edge.source for edge in self.trace.edges if edge.target in outputs]
-        elsewhere = {edge.source for edge in self.trace.edges if edge.target not in outputs}
-        return any(source in elsewhere or self.trace.nodes[source].kind == "input" for source in sources)
+        returned: set[int] = set()
+        elsewhere = {node.index for node in self.trace.nodes if node.kind == "input"}
+        for edge in self.trace.edges:
+            takers = returned if edge.target in outputs else elsewhere
+            takers.add(edge.source)
+        return not returned.isdisjoint(elsewhere)
 
     def _plain_box(self, node: Node, frame: Frame | None) -> None:
         """A box for an input, an output, a parameter, a buffer or a constant."""
