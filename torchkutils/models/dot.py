@@ -71,7 +71,7 @@ def model_to_dot(
         show_layer_activations: The activation that a module holds as an attribute, as nn.TransformerEncoderLayer does.
         fold: Equal blocks that follow each other are one box, "12 × BertLayer".
         layer_range: The first and the last layer that is drawn, both included: paths, or regular expressions that match
-            from the beginning of a path. What is no layer stays where it hangs on one.
+            from the beginning of a path. Inputs, outputs and parameters of these layers are drawn too.
         splines: How arrows run: "ortho", "curved", "polyline", "spline" or "line"; None: Graphviz's own way.
         style: "keras", or "color": boxes have a colour for their kind of layer (convolution, attention, normalisation,
             activation, recurrent, embedding, linear, pooling, dropout), out of Okabe and Ito's palette.

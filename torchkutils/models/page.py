@@ -69,7 +69,7 @@ def make_page(
 
     Args:
         trace: What ran.
-        look: What stands in a box.
+        look: What is written in a box.
         rankdir: "TB", "BT", "LR" or "RL".
         functions: Show functions between modules too.
         depth: Down to where modules are open at first.
@@ -137,7 +137,7 @@ def _uncalled(trace: Trace) -> list[str]:
         ran[call.module] = True
     for module in reversed(trace.modules):
         if module.parent is not None and (ran[module.index] or module.same_as is not None):
-            # A shared module ran, or did not, at its first place.
+            # The calls of a shared module are those of its first record.
             ran[module.parent] = ran[module.index] = True
     idle = [
         module.path
@@ -160,7 +160,7 @@ def filled(template: str, title: str, data: dict[str, Any], scripts: tuple[str, 
         "DATA": base64.b64encode(content).decode(),
         "TITLE": html.escape(title),
     }
-    # One pass: nothing is put into what a stranger named.
+    # One pass: a mark in the name of a model or a module is not replaced.
     return _MARK.sub(lambda mark: parts[mark[1]], f"{_asset('head.html')}\n{_asset(template)}")
 
 

@@ -1,4 +1,4 @@
-"""What one look at a model leaves behind: plain, frozen records without a tensor or a module.
+"""The result of one trace of a model: plain, frozen records without a tensor or a module.
 
 A `Trace` has three layers, each a tuple whose positions are the keys of the others:
 
@@ -100,7 +100,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TensorValue:
-    """A tensor that went by.
+    """A tensor that was an argument or a result.
 
     Attributes:
         shape: Sizes of the axes; None is a size that is open, or that differs inside a nested tensor.
@@ -325,7 +325,7 @@ class Trace:
         engine: What ran.
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
-        notes: What a reader must know beside: what forward changed and could not be put back.
+        notes: What a reader must know too: what forward changed and could not be put back.
         counted_for: What FLOPs and bytes are those of where sizes are open: "one sample"; "" where none is.
         call_bytes: Bytes of what each call took and returned where sizes are open; None where shapes tell them.
     """

@@ -40,8 +40,8 @@ PLAIN_NOTE = "laid out plainly, with straight lines: too many arrows for dot's o
 def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
     """Lay a DOT text out and draw it.
 
-    Graphviz runs in a process of its own either way, so that its messages reach no one's terminal, its faults end no
-    one's notebook and other threads go on.
+    Graphviz runs in a process of its own either way: its messages do not appear in the user's terminal, its crashes do
+    not end the user's program, and other threads go on.
 
     Args:
         source: A graph in the DOT language.

@@ -1,4 +1,4 @@
-"""What a model consists of: one trace, told as rows."""
+"""summarize and print_summary: one trace of a model as rows and totals."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def print_summary(
         Exception: What forward raised, after the rows so far were printed.
 
     Differs from Keras: nothing is cut unless a width is asked for; without one, rows are marked with what Keras's
-    label has no place for (calls, sharing, sharded or lazy parameters). Four positions always give the four columns.
+    label does not say (calls, sharing, sharded or lazy parameters). Four positions always give the four columns.
     Nested modules are indented, and shapes need `input_size` or `input_data`, because a PyTorch model does not know
     its input.
 
@@ -204,7 +204,7 @@ def _depth(depth: int | Literal["auto"] | None, expand_nested: bool | None) -> i
 
 @dataclass(frozen=True)
 class _Keras3:
-    """What Keras 3's `summary` takes beside."""
+    """The arguments that only Keras 3's `summary` has."""
 
     show_trainable: bool
     layer_range: tuple[str, str] | None
@@ -247,5 +247,5 @@ def _print(line: str) -> None:
     print(line)
 
 
-# The characters of a tree, and what stands for each where there is no other way.
+# The characters of a tree, and what is printed instead where the output cannot encode them.
 _PLAIN = str.maketrans("│├└─×–▸·…", "||`-x->,~", "") | {ord("≥"): ">="}

@@ -1,8 +1,8 @@
-"""Which module of one model is which of another: by path, then by what it is and where it stands.
+"""Which module of one model is which of another: by path, then by class, contents and position.
 
-1. The two models are a pair. In each pair, children of the same name are a pair. Names that only count ("0", "1") say
-   where a module stands, not what it is: there the cheapest alignment decides, so that one layer put between others is
-   one layer more, and not a change of all behind it.
+1. The two models are a pair. In each pair, children of the same name are a pair. A name that is only a number
+   ("0", "1") is a position and says nothing of the module: there the cheapest alignment decides, so that one inserted
+   layer is one added layer, and not a change of all layers behind it.
 2. Children that are left over are paired by what they are (all that is in them), then by their class, in order: a
    parent that was renamed keeps what is in it.
 3. What is left over anywhere is paired where all that is in it is equal: it was moved.
@@ -16,12 +16,12 @@ from collections.abc import Callable, Hashable
 
 from torchkutils.models.records import ModuleRecord, Trace
 
-# What two modules that were moved must have in common: a ReLU alone is everywhere.
+# A moved module without parameters must hold more modules than these: a ReLU alone is found everywhere.
 _FEWEST_INSIDE = 1
 # Longer lists are not aligned by costs: the product of their lengths.
 _LONGEST_ALIGNMENT = 40_000
-# Beside a missing module, which costs 1: two of one class that differ (a block that differs a little: less), two of
-# other classes at one place, a shift.
+# What a pair costs, where a module without its like costs 1: two modules of one class that differ (a block that differs
+# a little: the least), two of other classes with the same name, another name, and what is never a pair.
 _CHANGED, _LEAST_CHANGED, _OTHER_CLASS, _OTHER_PLACE, _NEVER = 0.5, 0.25, 1.5, 0.2, 3.0
 
 
@@ -169,7 +169,7 @@ class _Pairing:
         return _CHANGED if most == 0 else max(_LEAST_CHANGED, 1 - (inside[0] & inside[1]).total() / most)
 
     def moved(self) -> None:
-        """Pair what is equal and was moved to another place."""
+        """Pair equal modules that were moved elsewhere in the tree."""
         left: dict[int, list[ModuleRecord]] = {}
         for module in self.after.modules:
             if module.index not in self.taken and self.after.holds(module.index):
@@ -208,6 +208,6 @@ def _class(side: _Side, index: int) -> Hashable:
 
 
 def _in_order(firsts: list[Hashable], seconds: list[Hashable]) -> list[tuple[int, int]]:
-    """Places of equal entries of two lists that stand in the same order in both."""
+    """Positions of equal entries of two lists, in an order that both have."""
     blocks = difflib.SequenceMatcher(None, firsts, seconds, autojunk=False).get_matching_blocks()
     return [(block.a + step, block.b + step) for block in blocks for step in range(block.size)]

@@ -1,4 +1,4 @@
-"""Modules that stand side by side and are equal: the blocks of a transformer, drawn once where that is asked for."""
+"""Equal modules that follow each other, as the blocks of a transformer: drawn once where `fold` asks for it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def _print_of(module: ModuleRecord, prints: dict[int, Hashable]) -> Hashable:
 
 
 def folded(boxes: dict[str, Box], arrows: list[Arrow], siblings: dict[int, int]) -> tuple[dict[str, Box], list[Arrow]]:
-    """The same graph with each chain of equal blocks as one box, which says how many it stands for.
+    """The same graph with each chain of equal blocks as one box, which says how many blocks it shows.
 
-    A block joins the one before it where it takes that one's output, gives its own to nobody but the next one, and
-    takes everything else from where the first one takes it.
+    A block joins the one before it where it takes that one's output, gives its own output only to the next one, and
+    takes everything else from where the first block takes it.
     """
     chains = _chains(boxes, arrows, siblings)
     first_of: dict[str, str] = {}
@@ -87,7 +87,7 @@ class _Neighbours:
             self._gives.setdefault(arrow.source, set()).add(arrow.target)
 
     def joins(self, key: str, chain: list[str]) -> bool:
-        """Whether a box takes the place behind the last one of a chain."""
+        """Whether a box continues a chain."""
         last = chain[-1]
         others = self._takes.get(key, set()) - {last}
         return self._gives.get(last) == {key} and others <= self._takes.get(chain[0], set())

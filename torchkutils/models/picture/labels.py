@@ -54,7 +54,7 @@ def title_of(box: Box, *, names: bool = True, cut: bool = True, inside: str = ""
 
 
 def name_inside(path: str, module: str) -> str:
-    """A path without that of the module whose frame it stands in, which says it already.
+    """A path without the path of the module whose frame is around it: the frame says that part already.
 
     >>> name_inside("encoder.layer.0.output", "encoder.layer.0")
     'output'

@@ -100,7 +100,7 @@ class Look:
             return self.depth
         if self.expand_nested:
             return max(module.depth for module in trace.modules)
-        # A root whose one child does all the work is looked through.
+        # A model that only wraps one other module is opened, and so is that one.
         limit, root = 1, trace.modules[0]
         while len(root.children) == 1 and trace.modules[root.children[0]].children:
             root = trace.modules[root.children[0]]

@@ -82,11 +82,11 @@ class PictureGraph:
     # -- for the page ----------------------------------------------------------------------------------------------
 
     def in_order_of_execution(self) -> list[Box]:
-        """The boxes, each where its first node ran; what failed stands last."""
+        """The boxes in the order in which their first nodes ran; one that failed is the last."""
         return sorted(self.boxes.values(), key=lambda box: box.order)
 
     def calls_of_frames(self) -> dict[str, list[Call]]:
-        """The calls that each open module's frame stands for."""
+        """The calls that each open module's frame shows."""
         calls: dict[str, list[Call]] = {}
         for call in self.trace.calls:
             place = self._frames.place_of(call.index)

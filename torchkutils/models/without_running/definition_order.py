@@ -13,7 +13,7 @@ from torchkutils.models.without_running.symbolic import Flow, sequential_flow, s
 
 
 def structure_trace(tree: ModuleTree, run: Run, why: str) -> Trace:
-    """No forward: torch.fx follows it with symbols; where it cannot, the order of definition takes its place.
+    """Nothing runs: torch.fx follows forward with symbols; where it cannot, the order of definition is taken.
 
     Args:
         tree: The model, walked.
@@ -54,7 +54,7 @@ def _in_order(model: torch.nn.Module, run: Run, records: tuple[ModuleRecord, ...
 
 
 def _one_call_each(records: tuple[ModuleRecord, ...]) -> tuple[Call, ...]:
-    """One call of each module, inside that of the module that holds it; of a shared one at its first place."""
+    """One call of each module, inside that of the module that holds it; of a shared one at its first record."""
     call_of: dict[int | None, int | None] = {None: None}
     calls: list[Call] = []
     for record in records:
