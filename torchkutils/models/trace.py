@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import operator
@@ -125,7 +126,8 @@ class _Forward:
 
     def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
         """What forward is given; random numbers that are drawn for it are the caller's afterwards."""
-        with random_state_kept():
+        # Only sizes make numbers be drawn, and numpy's generator is slow to give and take its state.
+        with contextlib.nullcontext() if self.run.input_size is None else random_state_kept():
             return model_arguments(self.tree.modules[0], self.run, open_sizes=open_sizes, made_as=self._fit.made_as)
 
     def trace(self, arguments: Arguments) -> Trace:

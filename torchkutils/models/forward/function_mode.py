@@ -18,6 +18,10 @@ RunFunction: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str
 FunctionFailed: TypeAlias = Callable[[Exception, Callable[..., Any], tuple[Any, ...], dict[str, Any]], None]
 
 
+def _run_unseen(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return function(*args, **kwargs)
+
+
 class FunctionMode(TorchFunctionMode):
     """Hands each torch function that this thread calls to `run_function`, which runs it and gives its result.
     What a function raised is told to `function_failed`.
@@ -47,6 +51,8 @@ class FunctionMode(TorchFunctionMode):
             self.push_mode()
         super().__exit__(*details)  # type: ignore[no-untyped-call]
         self.on = False
+        # The recorder and its mode would hold each other, and all that was recorded, until garbage is collected.
+        self._run_function = _run_unseen
 
     def _is_on_stack(self) -> bool:
         return any(function_mode_at(level) is self for level in range(function_modes()))

@@ -281,10 +281,10 @@ class Recorder:
         describe.transformed = running_transform() is not None
         outer, index, number = self._calls.enter(module)
         parent = None if outer is None else outer.index
-        inputs = describe.arguments(args, kwargs)
         # Most layers take one tensor and return one: no list is made of it.
         single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
         given = args if single else tensors_of(*args, *kwargs.values())
+        inputs = describe.argument(given[0]) if single else describe.arguments(args, kwargs)
         sources = self._sources(given, outer)
         try:
             output = entry.stock_forward(entry.module, *args, **kwargs)
