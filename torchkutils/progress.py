@@ -76,6 +76,9 @@ class Progbar:
         if target is not None and not (isinstance(target, int | float | np.number) and target >= 0):
             length = f"; its length is {len(target)}" if isinstance(target, Sized) else ""
             raise ValueError(f"target must be a number of steps ≥ 0, or None when unknown, got {target!r}{length}")
+        names: tuple[object, ...] = (stateful_metrics, stateless_metrics)
+        if any(isinstance(one, str) for one in names):
+            raise TypeError("stateful_metrics and stateless_metrics must be lists of names, got a text; write ['acc']")
         if width < 1:
             raise ValueError(f"width must be at least 1 character, got {width!r}")
         self.target: int | None = target
@@ -107,6 +110,12 @@ class Progbar:
                 unless the metric is stateful.
             finalize: Whether this is the last call; None means when the target is reached.
         """
+        step: object = current
+        if isinstance(step, str) or not (values is None or isinstance(values, Iterable)):
+            raise TypeError(
+                f"update takes a number of steps and pairs of a name and a value, got {current!r} and {values!r}; "
+                "write update(3, [('loss', 0.5)])"
+            )
         if current < self._seen_so_far:
             self._begin_anew()
         given = list(values.items() if isinstance(values, Mapping) else values or ())

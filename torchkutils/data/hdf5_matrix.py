@@ -128,6 +128,8 @@ class HDF5Matrix(Dataset[Any]):
             )
         if not (normalizer is None or callable(normalizer) or normalizer == "netcdf"):
             raise TypeError(f"normalizer must be a function of an array, 'netcdf' or None; got {normalizer!r}")
+        if not isinstance(as_tensor, bool | np.bool_):
+            raise TypeError(f"as_tensor must be True or False, got {as_tensor!r}; a read's dtype is that of the data")
         if field is not None and not isinstance(field, str):
             raise TypeError(f"field must be the name of a field, a str, or None; got {field!r}")
         self._name = dataset

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import hinting, rectangular, shown
 from torchkutils._dtypes import numpy_dtype
 from torchkutils._torch_versions import values_can_be_read
 from torchkutils._typing import ArrayLike
@@ -24,6 +25,7 @@ _ROWS = 512
 _LONG = 4096
 
 
+@hinting(ord="order", p="order", dim="axis")
 def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: float = 2) -> Any:
     """Divide by the vector norm along an axis.
 
@@ -71,13 +73,14 @@ def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: floa
     if isinstance(x, np.ma.MaskedArray):
         filled = normalize(x.filled(0), axis, order)
         return np.ma.MaskedArray(filled, mask=np.ma.getmaskarray(x))
-    array = np.asarray(x)
+    array = rectangular(x, "x")
     if array.dtype.kind in "biu":
         array = array.astype(np.float64)
     if hasattr(x, "toarray"):
         raise TypeError(f"x must be dense, got a sparse {type(x).__name__}; pass x.toarray()")
     if array.dtype.kind not in "fc":
-        raise TypeError(f"x must hold numbers, got an array of dtype {array.dtype}")
+        given = f"an array of dtype {array.dtype}" if array.ndim else shown(x)
+        raise TypeError(f"x must hold numbers, got {given}")
     dims = _checked_axes(axis, array.ndim)
     native = array.dtype.newbyteorder("=")
     if native.char in "gG":

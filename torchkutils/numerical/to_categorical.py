@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import hinting, rectangular, shown
 from torchkutils._dtypes import numpy_dtype, torch_dtype
 from torchkutils._keras_names import also_called
 from torchkutils._torch_versions import values_can_be_read
@@ -23,6 +24,7 @@ _INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64
 
 
 @also_called(x="y")
+@hinting(n_classes="num_classes", nb_classes="num_classes")
 def to_categorical(
     y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32", *, ignore_index: int | None = None
 ) -> Any:
@@ -109,14 +111,13 @@ def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
     if isinstance(y, np.ma.MaskedArray) and np.ma.getmaskarray(y).any():
         where = np.argwhere(np.ma.getmaskarray(y))[0].tolist()
         raise ValueError(f"y holds masked labels, the first at {where}; fill them: y.filled(-1) with ignore_index=-1")
-    labels = np.asarray(y)
+    labels = rectangular(y, "y")
     if labels.dtype.kind == "O":
-        labels = np.asarray(labels.tolist())
+        labels = rectangular(labels.tolist(), "y")
     if labels.dtype.kind == "O":
         for index, value in np.ndenumerate(labels):
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                where = index[0] if len(index) == 1 else index
-                raise ValueError(f"labels in y must fit into 64 bits, got {value} at index {where}")
+            if not isinstance(value, int | float) or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+                _refuse_object(value, index)
     if labels.dtype.kind in "US":
         try:
             labels = labels.astype(np.int64)
@@ -128,6 +129,13 @@ def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
     if labels.dtype.kind not in "biuf":
         raise TypeError(f"y must hold whole numbers, got an array of dtype {labels.dtype}")
     return labels
+
+
+def _refuse_object(value: Any, index: tuple[int, ...]) -> None:
+    where = f" at index {index[0] if len(index) == 1 else index}" if index else ""
+    if isinstance(value, int):
+        raise ValueError(f"labels in y must fit into 64 bits, got {value}{where}")
+    raise TypeError(f"y must hold whole numbers, got {shown(value)}{where}")
 
 
 def _label_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from torchkutils._call_hints import hinting
 from torchkutils._typing import PathLike
 from torchkutils.objects.file_writer import write_model_file
 from torchkutils.objects.model_file import checked_model
@@ -103,6 +104,11 @@ def _write(values: Mapping[str, Any], plain: Callable[[str], str], name: str) ->
     write_model_file(name, {"index": state.index()}, state.tensors)
 
 
+@hinting(
+    by_name="strict=False loads what both have, by name",
+    map_location="tensors go to where the model lies",
+    assign="tensors are copied into the model's",
+)
 def load_weights(
     model: nn.Module, path: PathLike, *, strict: bool = True, skip_mismatch: bool = False
 ) -> LoadedWeights:
