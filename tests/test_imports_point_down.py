@@ -26,6 +26,8 @@ SHARED = {
     "_random_state",
     "_keras_names",
     "_call_hints",
+    "_caller_warnings",
+    "_progress_drawings",
 }
 TOP = {"__init__", "__main__", "cli", "cli_factories", "cli_files", "cli_models", "cli_usage", "integrations"}
 

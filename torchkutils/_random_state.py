@@ -36,7 +36,7 @@ class RandomState:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Whatever the block draws, the generators stand afterwards as they stood before."""
+    """Whatever the block draws, the generators have the same states after it as before it."""
     before = RandomState()
     try:
         yield

@@ -9,8 +9,8 @@ import stat
 import tempfile
 import urllib.parse
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
-from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.sidecar_files import is_reserved
 
 

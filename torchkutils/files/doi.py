@@ -1,4 +1,4 @@
-"""What a DOI stands for: the files of a record on Zenodo (or another InvenioRDM), figshare or a Dataverse.
+"""The files that a DOI names: those of a record on Zenodo (or another InvenioRDM), figshare or a Dataverse.
 
     doi.org's handle API  ->  the record's page  ->  the archive's API  ->  names, addresses and hashes
 
@@ -51,18 +51,18 @@ def doi_in(text: str) -> str | None:
     return match[1] if match else None
 
 
-def files_of(place: str, ask: Ask) -> dict[str, RemoteFile]:
+def files_of(record: str, ask: Ask) -> dict[str, RemoteFile]:
     """The files of a record by their names, which may hold folders.
 
     Args:
-        place: A DOI, or the address of the record's page.
+        record: A DOI, or the address of the record's page.
         ask: Gives the JSON behind an address.
 
     Raises:
         UnknownArchive: It cannot be found out what the record holds.
     """
-    doi = doi_in(place)
-    page = _page_of(doi, ask) if doi is not None else place
+    doi = doi_in(record)
+    page = _page_of(doi, ask) if doi is not None else record
     try:
         files = dict(_usable(_entries(page, doi, ask)))
     except (KeyError, TypeError, AttributeError, IndexError) as error:

@@ -54,7 +54,7 @@ class Headers:
 
 @dataclass
 class Head:
-    """What stands before a body."""
+    """What comes before a body: status and headers."""
 
     version: str
     status: int

@@ -10,8 +10,8 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils.files.addresses import MASK, shown_url
-from torchkutils.files.caller_warnings import warn_caller
 
 _ATTRIBUTE = "user.xdg.origin.url"
 _LONGEST = 4096

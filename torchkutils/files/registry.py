@@ -1,4 +1,4 @@
-"""Registry: the files of one place by name and hash, of a folder on a server or of a DOI."""
+"""Registry: the files of one source by name and hash, of a folder on a server or of a DOI."""
 
 # Paths stay text here, as everywhere about the cache.
 # ruff: noqa: PTH118

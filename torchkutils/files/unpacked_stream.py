@@ -171,7 +171,7 @@ class UnpackedStream:
         return count
 
     def read_rest(self) -> None:
-        """Go to the end, where the checksum of a compressed stream stands; bytes as they are need no look."""
+        """Go to the end, where the checksum of a compressed stream is; bytes that are not compressed have none."""
         while self._decoder is not None and self.read(PIECE):
             pass
 

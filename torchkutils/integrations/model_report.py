@@ -129,15 +129,15 @@ def write_report(
         warnings.warn(f"the model's forward failed, the report shows its structure alone: {error}", stacklevel=3)
         look = {"engine": "structure"}
         summary = summarize(model, **look)
-    place = pathlib.Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    with replacing(place / f"{name}_summary.txt") as file:
+    target = pathlib.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with replacing(target / f"{name}_summary.txt") as file:
         file.write_text(f"{summary}\n", encoding="utf-8")
     known = [logger for logger in loggers if _kind_of(_inside(logger)) is not None]
     for logger in known:
         log_summary(logger, summary, name=name)
     try:
-        plot = plot_model(model, place / f"{name}.html", **look)
+        plot = plot_model(model, target / f"{name}.html", **look)
         for logger in known:
             log_picture(logger, plot, name=name)
     except (ImportError, RuntimeError, ValueError) as error:

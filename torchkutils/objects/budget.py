@@ -72,7 +72,7 @@ class Budget:
             raise ValueError("its modules would be larger than the tensors in the file")
 
     def mention(self) -> None:
-        """Pay for a place that names a tensor.
+        """Pay for one mention of a tensor by its name.
 
         Raises:
             ValueError: The file names its tensors too often.
@@ -85,7 +85,7 @@ class Budget:
         """Check how many paths lead to the modules of a tree.
 
         Raises:
-            ValueError: Modules that stand in several places multiply the paths.
+            ValueError: Modules that several parents share multiply the paths.
         """
         if count > self.paths_limit:
             raise ValueError(f"its modules would stand in more than {self.paths_limit} places; shared modules multiply")

@@ -105,12 +105,12 @@ def _edit_rows(edit: Any, depth: int) -> list[list[str]]:
     """What was changed after the constructor call."""
     if not isinstance(edit, dict):
         return []
-    place = f"changed: {edit.get('at') or 'itself'}"
+    label = f"changed: {edit.get('at') or 'itself'}"
     action = next((key for key in edit if key != "at"), "")
-    inner = _nodes(edit.get(action), place)
+    inner = _nodes(edit.get(action), label)
     if inner:
         return [row for name, node in inner for row in _module_rows(node, name, depth)]
-    return [["  " * depth + _printable(place), _printable(action), _printable(json.dumps(edit.get(action)))]]
+    return [["  " * depth + _printable(label), _printable(action), _printable(json.dumps(edit.get(action)))]]
 
 
 def _nodes(value: Any, name: str) -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Values as JSON and back: odd numbers, keys and types stand under tags.
+"""Values as JSON and back: what JSON lacks is written as a dict with one tag.
 
 `encode` and `decode` are inverse: what the one writes, the other reads as an equal value of the same type. Modules and
 tensors are left to the caller; functions, classes and objects are written by the name that the one lookup order finds.
@@ -113,17 +113,7 @@ class _Encoder:
             raise NotPlainError(_advice(value, where))
         if isinstance(value, enum.Enum):
             return {"__enum__": [name, self.encode(value.value, f"{where}.value", level)]}
-        if hasattr(value, "get_config"):
-            held = value.get_config()
-            if not isinstance(held, dict):
-                raise NotPlainError(f"get_config of {where} must give a dict, got {type(held).__name__}")
-        elif dataclasses.is_dataclass(value):
-            held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-            held = value._asdict()
-        else:
-            raise NotPlainError(_advice(value, where))
-        return {"__object__": [name, {key: self.encode(one, f"{where}.{key}", level) for key, one in held.items()}]}
+        return {"__object__": [name, self._fields(_config_of(value, where), where, level)]}
 
     def _as_base(self, value: Any, where: str, level: int) -> Any:
         """A value of a derived class as the value of the base class that it equals."""
@@ -182,8 +172,29 @@ class _Encoder:
         ]
 
     def namespace(self, value: Any, where: str, level: int) -> Any:
-        held = {key: self.encode(one, f"{where}.{key}", level) for key, one in vars(value).items()}
-        return {"__namespace__": [type(value).__name__, held]}
+        return {"__namespace__": [type(value).__name__, self._fields(vars(value), where, level)]}
+
+    def _fields(self, held: Mapping[str, Any], where: str, level: int) -> Any:
+        return {name: self.encode(one, f"{where}.{name}", level) for name, one in held.items()}
+
+
+def _config_of(value: Any, where: str) -> Mapping[str, Any]:
+    """What an object of a registered class is built from: its own config, or its fields.
+
+    Raises:
+        ValueError: The object does not say what it is built from.
+    """
+    if hasattr(value, "get_config"):
+        config = value.get_config()
+        if not isinstance(config, dict):
+            raise NotPlainError(f"get_config of {where} must give a dict, got {type(config).__name__}")
+        return config
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        fields: Mapping[str, Any] = value._asdict()
+        return fields
+    raise NotPlainError(_advice(value, where))
 
 
 def _advice(value: Any, where: str) -> str:
@@ -279,18 +290,16 @@ class _Decoder:
             return [self.decode(one) for one in value]
         if not isinstance(value, dict):
             return value
-        tag = next((key for key in value if key.startswith("__")), None)
+        tag = _tag_of(value)
         if tag is None:
             return {key: self.decode(one) for key, one in value.items()}
-        if len(value) > 1:
-            raise ValueError(f"unknown value {str(value)[:100]} in a config")
-        read = _TAGS.get(tag)
-        if read is None:
-            if self.special is not None:
-                return self.special(tag, value[tag])
-            raise ValueError(f"unknown value {str(value)[:100]} in a config")
+        if tag not in _TAGS:
+            if self.special is None:
+                raise _unknown(value)
+            return self.special(tag, value[tag])
+        # No function of its own for this: each level of a file takes few frames of Python's stack.
         try:
-            return read(self, value[tag])
+            return _TAGS[tag](self, value[tag])
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"malformed value {str(value)[:100]} in a config ({error})") from error
 
@@ -350,9 +359,25 @@ class _Decoder:
         return function_of_name(body, self.custom_objects)
 
 
+def _tag_of(value: dict[str, Any]) -> str | None:
+    """The tag of a dict that stands for another value; None for a dict that is one.
+
+    Raises:
+        ValueError: It has other keys beside the tag.
+    """
+    tag = next((key for key in value if key.startswith("__")), None)
+    if tag is not None and len(value) > 1:
+        raise _unknown(value)
+    return tag
+
+
+def _unknown(value: dict[str, Any]) -> ValueError:
+    return ValueError(f"unknown value {str(value)[:100]} in a config")
+
+
 def _checked(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"a {kind.__name__} must stand here")
+        raise TypeError(f"must be a {kind.__name__}")
     return value
 
 
@@ -396,7 +421,7 @@ def _number_dtype(name: Any) -> np.dtype[Any]:
 def _range_of(kind: Any) -> Callable[[Any, Any], Any]:
     def read(_: Any, body: Any) -> Any:
         if not isinstance(body, list) or not all(one is None or type(one) is int for one in body):
-            raise TypeError("integers must stand here")
+            raise TypeError("must be integers")
         return kind(*body)
 
     return read
