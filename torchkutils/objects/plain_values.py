@@ -25,10 +25,10 @@ from torchkutils.objects.budget import MAX_LEVELS
 from torchkutils.objects.known_callables import callable_tag, class_of_name, function_of_name, known_object
 from torchkutils.objects.libraries import config_from_library, library_config
 from torchkutils.objects.registry import instance_of
+from torchkutils.objects.tensors import DTYPES, dtype_name
 
 __all__ = ["Special", "decode", "encode"]
 
-DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _MEMORY_FORMATS = {str(one).removeprefix("torch."): one for one in (
     torch.contiguous_format, torch.channels_last, torch.channels_last_3d, torch.preserve_format
 )}  # fmt: skip
@@ -242,7 +242,7 @@ _SIMPLE: dict[type, Callable[[Any], Any]] = {
     range: _plain_parts("__range__", "start", "stop", "step"),
     slice: _plain_parts("__slice__", "start", "stop", "step"),
     bytes: lambda value: {"__bytes__": base64.b64encode(value).decode()},
-    torch.dtype: lambda value: {"__dtype__": str(value).removeprefix("torch.")},
+    torch.dtype: lambda value: {"__dtype__": dtype_name(value)},
     torch.device: lambda value: {"__device__": str(value)},
     torch.memory_format: lambda value: {"__memory_format__": str(value).removeprefix("torch.")},
     torch.layout: lambda value: {"__layout__": str(value).removeprefix("torch.")},

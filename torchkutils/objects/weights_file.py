@@ -193,13 +193,11 @@ def _own_source(file: Any) -> WeightSource:
         file.read_into(name, target.view(stored_dtype(target.dtype)).numpy())
         return True
 
-    for name in set(file.names.values()):
-        if name in file.tensors:
-            file.check(name)
     extra = file.index.get("extra", {})
     return WeightSource(
         shapes={key: state.shape(name) for key, name in file.names.items()},
         read=lambda key: state.read(file.names[key]),
+        check=lambda key: state.check(file.names[key]),
         read_into=read_into,
         extra=lambda: {key: decode(value, special) for key, value in dict(extra).items()},
         extra_keys=set(extra),
@@ -319,6 +317,8 @@ def _compared(
         )
     fitting = _both(target, source, report)
     target.check(fitting)
+    for key in fitting:
+        source.check(key)
     if target.keys and not fitting:
         warn_caller(
             f"load_weights read nothing: {os.fspath(path)} has no tensor that fits; the model has {target.keys[:3]}, "
