@@ -41,9 +41,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[Any]) -> str:
     """ "; did you mean 'float32'?" where a known name is spelt alike, else ""."""
-    close = difflib.get_close_matches(name[:100], list(known), n=1)
+    # NumPy 1's dictionary of dtypes has numbers and types among its names.
+    names = [one for one in known if isinstance(one, str)]
+    close = difflib.get_close_matches(name[:100], names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -71,6 +71,11 @@ def are_constants(values: Iterable[Any]) -> bool:
     return _PLAIN_LEAVES.issuperset(map(type, values))
 
 
+def changeable(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """The pairs of a key and a value whose value `is_constant` does not accept."""
+    return [item for item in items if type(item[1]) not in _PLAIN_LEAVES and not is_constant(item[1])]
+
+
 def children(value: Any, *, objects: bool = False) -> Children | None:
     """What a container holds; None for a leaf, and for an object whose class fails when it is asked.
 

@@ -54,8 +54,9 @@ class SequenceLoader:
     generators that the Sequence holds are fixed.
 
     **Errors.** An exception in a worker reaches the caller with its type, its attributes and a note that names the
-    batch; the epoch may go on after it. A worker that is killed is a RuntimeError; the next epoch starts new
-    workers.
+    batch; the epoch may go on after it. A worker that is killed or exits is a RuntimeError that names the batch that
+    it made (SystemExit and KeyboardInterrupt in one too: here they would end the program, or look like Ctrl-C); it
+    comes when a batch is asked for, and the next epoch starts new workers.
 
     >>> from torchkutils import Sequence
     >>> class Numbers(Sequence):

@@ -62,7 +62,8 @@ def summarize(
             where there is none, nothing runs and shapes are "?".
         input_data: A tensor, a tuple of positional arguments or a dict of keyword arguments, instead of sizes.
         input_kwargs: Keyword arguments beside either: numbers, strings, flags, tensors.
-        dtypes: Of the inputs made from sizes; None takes the model's own.
+        dtypes: Of the inputs made from sizes. None takes the model's own; an input that a function cannot take so is
+            made anew as what it wants: indices inside its table, a mask of bools, floats, lengths.
         depth: How many levels of nesting to list; None lists all; "auto": all in Keras's layout, 3 in a tree.
         columns: Names out of input_shape, output_shape, dtype, params, trainable, flops, bytes (of parameters),
             connected_to, share (of all parameters, in percent), macs, output_bytes, arguments; None lets the layout

@@ -48,7 +48,8 @@ def describe_model(model: nn.Module, state: StateToStore) -> DescribedModel:
     except RecursionError as error:
         raise ValueError(
             f"the model's modules and arguments must be nested at most {MAX_LEVELS} levels deep, and less where the "
-            "call itself is deep in other calls; register a class that builds the inner ones"
+            "call itself is deep in other calls; register a class that builds the inner ones, or keep the tensors "
+            "alone: torchkutils.save_weights(model, path)"
         ) from error
 
 

@@ -38,6 +38,13 @@ def shown_name(name: str) -> str:
     return name.partition(".")[0].strip("_")
 
 
+@functools.lru_cache(maxsize=4096)
+def plain_name(name: str) -> str:
+    """The name of an operator or function without its namespace and the underscore of its in-place variant."""
+    name = name.removeprefix("aten::").removeprefix("prims::")
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
 def asks_for_graph(function: Any, name: str) -> bool:
     """Whether a function of `QUIET` sets or reads what a tensor has only with gradients."""
     if name in ("__get__", "__set__"):

@@ -33,6 +33,8 @@ def escape_label(text: str) -> str:
 
 def printable(text: str) -> str:
     """Text on one line, each character that has no shape replaced."""
+    if text.isprintable():
+        return text
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 

@@ -241,6 +241,5 @@ def _go_on(stack: list[Held], contents: Iterable[tuple[Any, Any]], place: tuple[
         place: The way of what holds them, and how a key is appended to its name.
         holder: The dict or list in which a value can be exchanged; None where it is something else.
     """
-    for key, content in contents:
-        if not _nested.is_constant(content):
-            stack.append(Held(content, (*place, key), holder, key))
+    for key, content in _nested.changeable(contents):
+        stack.append(Held(content, (*place, key), holder, key))

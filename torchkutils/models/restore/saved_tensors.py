@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import operator
 import warnings
@@ -12,6 +13,7 @@ import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torchkutils._torch_versions import set_version_counters, untransformed
+from torchkutils.models.restore.packed_contents import PackedContents, can_be_packed
 from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
@@ -34,7 +36,7 @@ class TensorStates:
     requires_grad: list[bool]
     leaves: list[torch.Tensor]
     gradients: list[torch.Tensor | None]
-    addresses: list[int]
+    addresses: array.array[int]
 
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         self._tree = tree
@@ -68,9 +70,14 @@ class TensorStates:
         buffers = self._tree.buffers
         if unusual:
             buffers = list(itertools.filterfalse(is_lazy, buffers))
-        for tensor in buffers:
-            self._hold(tensor)
-            self.keep(tensor)
+        self.memories.update({id(tensor): (tensor, tensor.detach()) for tensor in buffers})
+        small = [tensor for tensor in buffers if id(tensor) not in unusual and can_be_packed(tensor)]
+        self.packed = PackedContents(small)
+        self.versions.update({id(tensor): (tensor, tensor._version) for tensor in small})
+        if len(small) < len(buffers):
+            # What is packed is left out.
+            for tensor in buffers:
+                self.keep(tensor)
         for tensor in self.tensors if unusual else ():
             if id(tensor) in unusual:
                 self._hold(tensor)
@@ -149,6 +156,7 @@ class TensorStates:
 
     def _restore_contents(self) -> None:
         """Always: batch normalisation writes its running statistics, and autograd does not count these writes."""
+        self.packed.restore()
         if not self.contents:
             return
         # A tensor that was made in inference mode can be written to in no other.
@@ -216,9 +224,9 @@ def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-def _addresses(tensors: list[torch.Tensor]) -> list[int]:
+def _addresses(tensors: list[torch.Tensor]) -> array.array[int]:
     kind: Any = torch.Tensor
-    return list(map(kind.data_ptr, tensors))
+    return array.array("Q", map(kind.data_ptr, tensors))
 
 
 def _writable(tensor: torch.Tensor) -> torch.Tensor:
