@@ -106,8 +106,8 @@ def circles_in(arrows: dict[str, set[str]]) -> list[str]:
     """A circle among the imports, in words; none is an empty list."""
     try:
         graphlib.TopologicalSorter(arrows).prepare()
-    except graphlib.CycleError as circle:
-        return [f"a circle: {circle.args[1]}"]
+    except graphlib.CycleError as error:
+        return [f"a circle: {error.args[1]}"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Where a download lies: Keras's rules for the base folder, and a way out when it cannot be written."""
+"""Where a download lies: Keras's rules for the base folder, and a substitute where it cannot be written."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
 # ruff: noqa: PTH102, PTH103, PTH111, PTH114, PTH115, PTH118, PTH120

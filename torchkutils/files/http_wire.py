@@ -88,7 +88,7 @@ class Wire:
         try:
             return self._sock.recv_into(view)
         except TimeoutError:
-            self._deadline.blame()
+            self._deadline.raise_if_reached()
             raise
 
     @property
@@ -115,7 +115,7 @@ class Wire:
             try:
                 piece = self._sock.recv(_RECEIVED)
             except TimeoutError:
-                self._deadline.blame()
+                self._deadline.raise_if_reached()
                 raise
             if not piece:
                 raise FailedAttempt("the connection was closed in the middle of an answer", retry=True)

@@ -199,13 +199,16 @@ def _container(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     if isinstance(values, dict) and not all(isinstance(key, str) for key in values):
         raise ValueError(f"the keys of a {kind.__name__} must be text")
     if kind in (nn.Sequential, nn.Module):
-        module = kind()
-        for name, child in values.items():
-            module.add_module(name, child)
-        return module
+        return _with_children(kind(), values)
     if kind is nn.ParameterList:
-        return nn.ParameterList([_as_parameter(one) for one in values])
+        return nn.ParameterList(map(_as_parameter, values))
     return _parameter_dict(values) if kind is nn.ParameterDict else kind(values)
+
+
+def _with_children(module: nn.Module, children: dict[str, Any]) -> nn.Module:
+    for name, child in children.items():
+        module.add_module(name, child)
+    return module
 
 
 def _parameter_dict(values: dict[str, Any]) -> nn.Module:

@@ -225,13 +225,7 @@ class _Target:
         """
         on_meta = [key for key in keys if self.tensors[key].is_meta]
         for key in keys:
-            tensor = self.tensors[key]
-            if not tensor.is_meta and not is_lazy(tensor) and _writes_twice(tensor):
-                raise ValueError(
-                    f"{key!r} is expanded: several of its elements are one in memory; make it whole with .clone() first"
-                )
-            if is_lazy(tensor):
-                raise ValueError(f"{key!r} has no shape yet; call the model once before loading")
+            _check_writable(key, self.tensors[key])
         slots = {slot.key: slot for slot in slots_of(self._model)} if on_meta else {}
         for key in on_meta:
             if key not in slots:
@@ -258,6 +252,15 @@ class _Target:
             if key in found:
                 path = key.removesuffix(EXTRA).rstrip(".")
                 self._model.get_submodule(path).set_extra_state(found[key])
+
+
+def _check_writable(key: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        raise ValueError(f"{key!r} has no shape yet; call the model once before loading")
+    if not tensor.is_meta and _writes_twice(tensor):
+        raise ValueError(
+            f"{key!r} is expanded: several of its elements are one in memory; make it whole with .clone() first"
+        )
 
 
 def _materialise(
