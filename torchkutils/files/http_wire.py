@@ -19,6 +19,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torchkutils._printable import printable
 from torchkutils.files.attempts import Deadline, FailedAttempt
 
 HEAD_BYTES = 1 << 18
@@ -144,7 +145,7 @@ class Wire:
         line = self.line(HEAD_BYTES, within)
         match = re.match(rb"HTTP/(\d\.\d) (\d{3})(?: |$)", line)
         if match is None:
-            words = "".join(letter if letter.isprintable() else "?" for letter in line[:40].decode("latin-1"))
+            words = printable(line[:40].decode("latin-1"))
             raise FailedAttempt(f"BadStatusLine: no HTTP answer came, but {words!r}", retry=True)
         head = Head(match[1].decode(), int(match[2]))
         for name, value in self.fields(within):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
+from torchkutils._printable import printable
 from torchkutils.errors import DownloadError
 from torchkutils.files import resume, web_pages
 from torchkutils.files.addresses import Secrets, address_key, is_ftp, is_http, shown_url
@@ -282,8 +283,7 @@ class Attempts:
         return True
 
     def _complain(self, source: str, failed: FailedAttempt | HashMismatch, tries: int) -> None:
-        words = f"{shown_url(source)}: {self._secrets.hidden_in(str(failed))}"
-        words = "".join(letter if letter.isprintable() else "?" for letter in words)
+        words = printable(f"{shown_url(source)}: {self._secrets.hidden_in(str(failed))}")
         if isinstance(failed, FailedAttempt) or tries > 1:
             words += f" after {tries} attempt{'s' if tries > 1 else ''}"
         wait = (failed.wait or 0) if isinstance(failed, FailedAttempt) else 0

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torchkutils._printable import printable
 from torchkutils._typing import PathLike
 from torchkutils.objects.stored_file import ModelFile, opened_model_file
 from torchkutils.objects.stored_state import StoredState
@@ -155,7 +156,7 @@ def _tensor_rows(file: ModelFile) -> list[list[str]]:
 
 def _printable(value: Any, limit: int = _SHOWN) -> str:
     """Text from a stranger on one line, without what a terminal would obey."""
-    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(value))
+    text = printable(str(value), "\N{REPLACEMENT CHARACTER}")
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
