@@ -259,3 +259,13 @@ def storage_of(tensor: torch.Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError, ValueError):
         return id(tensor)
+
+
+def address_of(tensor: torch.Tensor) -> int:
+    """Where the memory behind a tensor begins; 0 where there is none, or no one may know."""
+    if inside_function_transform():
+        tensor = untransformed(tensor)
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return 0
