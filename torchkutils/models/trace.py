@@ -1,4 +1,4 @@
-"""One look at a model, which the summary and the picture share."""
+"""trace_model: one forward of a model as records, for the summary and for the picture."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
 LEAVING = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "__reduce_ex__"])
 # Those of them that share the tensor's memory.
 SHARING = frozenset(["numpy", "__array__", "__dlpack__"])
-# Functions that make a tensor of what lies there.
+# Functions that make a tensor of values in NumPy, in Python or in another library.
 ENTERING = frozenset(["tensor", "as_tensor", "asarray", "from_numpy", "frombuffer", "new_tensor"])
 # How the names of functions begin that make a tensor of nothing, perhaps of another one's shape.
 CREATING = ("empty", "zeros", "ones", "full", "rand", "new_", "tensor")
@@ -31,7 +31,7 @@ _OPERATORS = "add sub mul div truediv floordiv mod pow matmul and or xor lshift 
 _IN_PLACE_OPERATORS = frozenset(f"__i{name}__" for name in _OPERATORS.split(" "))
 # Renormalises the rows of its table that it looks up.
 _TABLES = ("embedding", "embedding_bag")
-# Behind all positional arguments: the argument has to be named.
+# Behind all positional arguments: the argument must be named.
 _NO_POSITION = 1_000_000
 
 

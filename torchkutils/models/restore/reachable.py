@@ -1,4 +1,4 @@
-"""What some values reach: everything under attributes and arguments that a forward may change."""
+"""All values that attributes and arguments of a model lead to, and that a forward may change."""
 
 from __future__ import annotations
 
@@ -296,14 +296,14 @@ def _contents(value: Any) -> Iterator[Any]:
     return contents
 
 
-def _go_on(stack: list[Held], contents: Iterable[tuple[Any, Any]], place: tuple[Any, str], holder: Any) -> None:
-    """Put what may lead to something that can change on the stack.
+def _go_on(stack: list[Held], contents: Iterable[tuple[Any, Any]], prefix: tuple[Any, str], holder: Any) -> None:
+    """Put values on the stack that can change, or that may lead to such values.
 
     Args:
         stack: What is still to be walked.
         contents: Keys and values.
-        place: The way of what holds them, and how a key is appended to its name.
+        prefix: The path of what holds them, and the pattern by which a key is appended to it.
         holder: The dict or list in which a value can be exchanged; None where it is something else.
     """
     for key, content in _nested.changeable(contents):
-        stack.append(Held(content, (*place, key), holder, key))
+        stack.append(Held(content, (*prefix, key), holder, key))

@@ -1,4 +1,4 @@
-"""Run a model and leave no trace: whatever a forward changes is put back, on errors too."""
+"""Put a model back as it was before a forward: whatever forward changes is restored, on errors too."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class restored:  # noqa: N801
 
     Restored are every module's attributes (training flag and hooks among them), what they reach through containers
     and through objects of any class, the contents of buffers, gradients, `requires_grad`, the random generators of
-    Python, NumPy, the CPU and the accelerator, and this thread's grad mode and autocast. Modules among the
-    values are restored as the model is. Parameters are copied when someone says that forward is about to write to one.
+    Python, NumPy, the CPU and the accelerator, and this thread's grad mode and autocast. Modules among the values are
+    restored as the model is. A parameter is copied when `tensors.written` is told that forward is about to write to it.
 
     Args:
         tree: The model, walked just before.
         arguments: What forward is going to be given, restored in the same way.
 
     Attributes:
-        tensors: The states of parameters and buffers, for whoever sees a write.
+        tensors: The states of parameters and buffers; the recorder tells them of writes.
         lost: What was seen to change and could not be put back, when the block has ended.
         left: What changed in the program around the model, and is not put back.
     """

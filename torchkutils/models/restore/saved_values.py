@@ -77,7 +77,7 @@ class _State:
 
 
 class _IteratorState(_State):
-    """Of a built-in iterator: a copy of it takes its place where it is held."""
+    """Of a built-in iterator: a copy replaces it in the dict or list that holds it."""
 
     def __init__(self, iterator: Any) -> None:
         super().__init__(lambda: _position(iterator), None)
@@ -192,7 +192,7 @@ def _file_state(file: io.IOBase) -> _State | None:
 
 
 def _generator_position(generator: types.GeneratorType[Any, Any, Any]) -> Any:
-    """Where a Python generator stands: the instruction, and what its variables are."""
+    """The position of a Python generator: the instruction, and the values of its variables."""
     frame = generator.gi_frame
     if frame is None:
         return None
@@ -201,7 +201,7 @@ def _generator_position(generator: types.GeneratorType[Any, Any, Any]) -> Any:
 
 
 def _position(value: Any) -> Any:
-    """Where a built-in iterator stands, by what pickle would keep of it; of anything else its identity."""
+    """The position of a built-in iterator, read from what pickle would keep of it; of any other value its identity."""
     if isinstance(value, types.GeneratorType):
         return _generator_position(value)
     if isinstance(value, int | float | range):
