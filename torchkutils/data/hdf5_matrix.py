@@ -125,6 +125,8 @@ class HDF5Matrix(Dataset[Any]):
         _check_names(datapath, dataset, field)
         if not (normalizer is None or callable(normalizer) or normalizer == "netcdf"):
             raise TypeError(f"normalizer must be a function of an array, 'netcdf' or None; got {normalizer!r}")
+        if not isinstance(as_tensor, bool | np.bool_):
+            raise TypeError(f"as_tensor must be True or False, got {as_tensor!r}; a read's dtype is that of the data")
         self._name = dataset
         self.normalizer = normalizer
         self._as_tensor = as_tensor

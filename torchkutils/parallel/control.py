@@ -5,8 +5,9 @@ another method, or changed its layers) read that of each other and all raise, in
 or waiting for what never comes. The messages have a process group of their own, on the CPU: they wait for no
 gradients, and a GPU is not waited for.
 
-A message may be *settled later*: its sender goes on, and looks at the answers before it says anything else, or when it
-is asked to (`Control.settle`). So nobody waits for it, and still every rank looks at the same point.
+Every rank waits for the messages of all others, but only where it would wait for them anyway: before a collective
+operation, or while the last gradients of a backward pass travel. So a rank that is elsewhere is an error on every rank,
+and nobody waits in a collective operation for one that never comes to it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import struct
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 
-from torchkutils._torch_versions import group_timeout
+from torchkutils._torch_versions import gathering, group_timeout
 
 _FORMAT = struct.Struct("<8s24s?qq2d")
+_NOTHING = bytes(24)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,54 +63,6 @@ class Message:
         return cls(point, content, failed, number, changes, (one, two))
 
 
-@dataclass
-class Sent:
-    """A message that is under way to the other ranks, and what they say at the same point.
-
-    Attributes:
-        control: Whose it is.
-        point: Where the program stands.
-        own: This rank's message.
-        problem: This rank's exception.
-        unequal: The error's text where contents differ.
-        parts: The memory that the messages come into.
-        work: The collective operation; None in a group of one, and when it has ended.
-    """
-
-    control: Control
-    point: str
-    own: Message
-    problem: Exception | None
-    unequal: str
-    parts: list[torch.Tensor]
-    work: Any
-
-    def answers(self) -> list[Message]:
-        """Wait for every rank's message; see `Control.agree`."""
-        if self.work is not None:
-            self.work.wait()
-            self.work = None
-        everyone = [Message.of(part.numpy().tobytes()) for part in self.parts] or [self.own]
-        if self.problem is not None:
-            raise self.problem
-        self._check(everyone)
-        return everyone
-
-    def _check(self, everyone: list[Message]) -> None:
-        elsewhere = _differing([one.point for one in everyone])
-        if elsewhere:
-            raise RuntimeError(
-                f"ranks must do the same things in the same order; rank {self.control.rank} is at {self.point}, and "
-                f"rank {elsewhere} at another point than rank 0"
-            )
-        failed = [str(rank) for rank, one in enumerate(everyone) if one.failed]
-        if failed:
-            raise RuntimeError(f"{self.point} must succeed on every rank, got an exception on rank {', '.join(failed)}")
-        others = _differing([one.content for one in everyone])
-        if others:
-            raise ValueError(self.unequal.format(ranks=others))
-
-
 class Control:
     """Lets the ranks of the default process group agree. Made by all of them at once; see `control_of_group`."""
 
@@ -115,7 +70,11 @@ class Control:
         self.world: int = distributed.get_world_size()
         self.rank: int = distributed.get_rank()
         self._group: Any = None
-        self._unsettled: tuple[Sent, Callable[[list[Message]], None]] | None = None
+        # The memory of all messages: each is read before the next one is sent.
+        self._packed = bytearray(_FORMAT.size)
+        self._own = torch.frombuffer(self._packed, dtype=torch.uint8)
+        self._everyone = torch.empty((self.world, _FORMAT.size), dtype=torch.uint8)
+        self._rows = list(self._everyone)
         if self.world > 1:
             timeout: datetime.timedelta | None = group_timeout()
             self._group = distributed.new_group(backend="gloo", timeout=timeout)
@@ -126,9 +85,11 @@ class Control:
         *,
         problem: Exception | None = None,
         content: bytes = b"",
-        unequal: str = "",
+        unequal: str = "ranks must run the same, got something else than rank 0's on rank {ranks}",
         number: int = 0,
+        changes: int = 0,
         pair: tuple[float, float] = (0.0, 0.0),
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[Message]:
         """Go on only if every rank does, stands at the same point and has the same content.
 
@@ -138,7 +99,9 @@ class Control:
             content: What must be the same on all ranks.
             unequal: The message where it is not, with the ranks that differ from rank 0 in place of `{ranks}`.
             number: Sent to the others.
+            changes: Sent to the others.
             pair: Sent to the others.
+            meanwhile: What this rank does while the messages travel.
 
         Returns:
             Every rank's message, in the order of the ranks.
@@ -148,45 +111,47 @@ class Control:
             RuntimeError: Another rank has one, or stands at another point.
             ValueError: Contents differ.
         """
-        return self.send(point, problem=problem, content=content, unequal=unequal, number=number, pair=pair).answers()
+        own = Message(_digest(point), _digest_of(content), problem is not None, number, changes, pair)
+        try:
+            everyone = self._exchanged(own, meanwhile)
+        except RuntimeError as error:
+            error.add_note(
+                f"rank {self.rank} was at {point}, and another rank did not come to it: it ended, or runs another "
+                "number of steps (torch.distributed.algorithms.join.Join allows that)"
+            )
+            raise
+        if problem is not None:
+            raise problem
+        self._check(point, everyone)
+        others = _differing([one.content for one in everyone])
+        if others:
+            raise ValueError(unequal.format(ranks=others))
+        return everyone
 
-    def send(
-        self,
-        point: str,
-        *,
-        problem: Exception | None = None,
-        content: bytes = b"",
-        unequal: str = "",
-        number: int = 0,
-        changes: int = 0,
-        pair: tuple[float, float] = (0.0, 0.0),
-    ) -> Sent:
-        """As `agree`, without waiting: the caller asks for the answers when it has done its own work."""
-        self.settle()
-        digest = hashlib.sha256(content).digest()[:24]
-        own = Message(_digest_of_point(point), digest, problem is not None, number, changes, pair)
-        parts: list[torch.Tensor] = []
-        work: Any = None
-        if self.world > 1:
-            packed = torch.frombuffer(bytearray(own.packed()), dtype=torch.uint8)
-            parts = [torch.empty_like(packed) for _ in range(self.world)]
-            work = distributed.all_gather(parts, packed, group=self._group, async_op=True)
-        return Sent(self, point, own, problem, unequal, parts, work)
+    def _exchanged(self, own: Message, meanwhile: Callable[[], None] | None) -> list[Message]:
+        if self.world == 1:
+            if meanwhile is not None:
+                meanwhile()
+            return [own]
+        self._packed[:] = own.packed()
+        work = gathering(self._group, self._rows, self._own)
+        if meanwhile is not None:
+            meanwhile()
+        work.wait()
+        packed = self._everyone.numpy().tobytes()
+        size = _FORMAT.size
+        return [Message.of(packed[start : start + size]) for start in range(0, len(packed), size)]
 
-    def settle_later(self, sent: Sent, check: Callable[[list[Message]], None]) -> None:
-        """Go on; `check` gets the answers before the next message of this rank, or at `settle`."""
-        self._unsettled = (sent, check)
-
-    def settle(self) -> None:
-        """Wait for the answers that were left for later, and check them.
-
-        Raises:
-            Exception: As `agree`, and what the check raises.
-        """
-        unsettled, self._unsettled = self._unsettled, None
-        if unsettled is not None:
-            sent, check = unsettled
-            check(sent.answers())
+    def _check(self, point: str, everyone: Sequence[Message]) -> None:
+        elsewhere = _differing([one.point for one in everyone])
+        if elsewhere:
+            raise RuntimeError(
+                f"ranks must do the same things in the same order; rank {self.rank} is at {point}, and "
+                f"rank {elsewhere} at another point than rank 0"
+            )
+        failed = [str(rank) for rank, one in enumerate(everyone) if one.failed]
+        if failed:
+            raise RuntimeError(f"{point} must succeed on every rank, got an exception on rank {', '.join(failed)}")
 
     def of_first(self, own: torch.Tensor) -> torch.Tensor:
         """Rank 0's tensor, on the CPU; all ranks have one of the same shape and dtype."""
@@ -197,7 +162,6 @@ class Control:
 
     def objects(self, own: Any) -> list[Any]:
         """Every rank's object, pickled between them; for what is rare."""
-        self.settle()
         everyone: list[Any] = [None] * self.world
         if self.world == 1:
             return [own]
@@ -220,10 +184,22 @@ def control_of_group() -> Control:
     return _current[0][1]
 
 
+def attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What `work` gives, or its exception: to be told to the others before it is raised."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+
+
 def _differing(values: Sequence[Any]) -> str:
     return ", ".join(str(rank) for rank, value in enumerate(values) if value != values[0])
 
 
 @functools.cache
-def _digest_of_point(point: str) -> bytes:
+def _digest(point: str) -> bytes:
     return hashlib.sha256(point.encode()).digest()[:8]
+
+
+def _digest_of(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:24] if content else _NOTHING

@@ -24,11 +24,21 @@ class RankBuffers:
         self._mode = mode
         self._control = control
         self._calls: _Calls = []
+        self._counted = self._versions()
+        self._edited = False
+
+    def _versions(self) -> int:
+        return sum(buffer._version for buffer in self._template.buffers())
+
+    def edited(self) -> bool:
+        """Whether buffers were changed in place since the ranks brought them together."""
+        return self._versions() != self._counted
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Keep the running statistics as they are during a forward, and record the shard's own instead."""
         self._calls = []
+        self._edited = self.edited()
         with contextlib.ExitStack() as stack:
             for module in self._merged_norms():
                 calls: list[Statistics] = []
@@ -44,23 +54,53 @@ class RankBuffers:
             device: This rank's.
             counts: False where this rank had no sample, and computed another rank's to keep pace.
         """
+        merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
+        held = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
+        if not held:
+            return
+        number_of_calls, edited = self._agreed_calls()
         with torch.inference_mode(False):
-            merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
+            if edited:
+                self._put_firsts(device)
+                held = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
+                merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
             if self._calls:
-                self._merge_statistics(device, counts)
-            others = [buffer for buffer in self._template.buffers() if id(buffer) not in merged]
-            take_from_first([buffer for buffer in others if not buffer.requires_grad], device)
+                self._merge_statistics(device, number_of_calls, counts)
+            take_from_first([buffer for buffer in held if id(buffer) not in merged], device)
+        self._counted = self._versions()
 
-    def _merge_statistics(self, device: torch.device, counts: bool) -> None:
-        number_of_calls = [len(calls) for _, calls in self._calls]
-        if not counts:
-            for _, calls in self._calls:
-                for call in calls:
-                    call.count = 0
+    def _put_firsts(self, device: torch.device) -> None:
+        """Put rank 0's buffers in place of those that another rank changed between two forwards."""
+        for module in self._template.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is None or buffer.requires_grad:
+                    continue
+                first = buffer.clone()
+                take_from_first([first], device)
+                if not torch.equal(first, buffer):
+                    # A new one: the forward that has just run computed with the old one, and its graph needs it.
+                    module._buffers[name] = first
+
+    def _agreed_calls(self) -> tuple[list[int], bool]:
+        """How many calls of each normalisation count, and whether a rank changed buffers between two forwards.
+
+        No rank goes on unless all are here, and in training.
+        """
+        own = [len(calls) for _, calls in self._calls]
+        messages = self._control.agree("merging running statistics", number=hash(tuple(own)), changes=int(self._edited))
+        edited = any(one.changes for one in messages)
+        if len({one.number for one in messages}) == 1:
+            return own, edited
         # Ranks that called a normalisation more often count by their first calls.
-        messages = self._control.agree("merging running statistics", number=hash(tuple(number_of_calls)))
-        if len({one.number for one in messages}) > 1:
-            number_of_calls = [min(column) for column in zip(*self._control.objects(number_of_calls), strict=True)]
+        everyone = self._control.objects(own)
+        if len(set(map(len, everyone))) > 1:
+            raise RuntimeError("every rank must have the same normalisations in training, got another number on a rank")
+        return [min(column) for column in zip(*everyone, strict=True)], edited
+
+    def _merge_statistics(self, device: torch.device, number_of_calls: list[int], counts: bool) -> None:
+        if not counts:
+            for call in (call for _, calls in self._calls for call in calls):
+                call.count = 0
         calls_of = [calls[:number] for (_, calls), number in zip(self._calls, number_of_calls, strict=True)]
         ranks = _gathered([call for calls in calls_of for call in calls], device)
         for (module, _), number in zip(self._calls, number_of_calls, strict=True):
@@ -70,16 +110,14 @@ class RankBuffers:
     def _merged_norms(self) -> list[RunningNorm]:
         if self._mode != "merged":
             return []
-        # SyncBatchNorm couples the ranks itself: its statistics are those of all shards already.
-        return [
-            module
-            for module in self._template.modules()
-            if isinstance(module, RunningNorm)
-            and is_stock(module)
-            and not isinstance(module, nn.SyncBatchNorm)
-            and module.training
-            and module.running_mean is not None
-        ]
+        norms = [module for module in self._template.modules() if isinstance(module, RunningNorm)]
+        return [module for module in norms if _is_merged(module)]
+
+
+def _is_merged(norm: RunningNorm) -> bool:
+    # SyncBatchNorm couples the ranks itself: its statistics are those of all shards already.
+    own = is_stock(norm) and not isinstance(norm, nn.SyncBatchNorm)
+    return own and norm.training and norm.running_mean is not None
 
 
 @contextlib.contextmanager

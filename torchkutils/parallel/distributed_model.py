@@ -15,7 +15,7 @@ from torchkutils._random_state import random_state_kept
 from torchkutils._torch_versions import no_join
 from torchkutils.parallel.arguments import Arguments, positional_names
 from torchkutils.parallel.collectives import add_ranks, take_from_first
-from torchkutils.parallel.control import control_of_group
+from torchkutils.parallel.control import attempt, control_of_group
 from torchkutils.parallel.distributed_buffers import RankBuffers
 from torchkutils.parallel.engines import (
     COMM_HOOK,
@@ -29,14 +29,16 @@ from torchkutils.parallel.engines import (
 )
 from torchkutils.parallel.fingerprints import fingerprint
 from torchkutils.parallel.gradient_exchange import GradientExchange
+from torchkutils.parallel.joining import JoinHook
 from torchkutils.parallel.losses import loss_on, weight_of
 from torchkutils.parallel.output_axes import OutputAxes, Sizes, outline
 from torchkutils.parallel.parallel_model import LossRequest, ParallelModel, Settings
+from torchkutils.parallel.parameter_checks import ParameterChecks
 from torchkutils.parallel.rank_merging import RankMerger
 from torchkutils.parallel.ranks import own_random_numbers
 from torchkutils.parallel.replicas import throw_away_copy
 from torchkutils.parallel.scatter_gather import Shard, plan_shards
-from torchkutils.parallel.sharding import check_still_sharded
+from torchkutils.parallel.sharded_checks import ShardedChecks, mode_of
 from torchkutils.parallel.token_means import TokenMeans, leaves_tokens_out
 
 
@@ -65,7 +67,7 @@ class DistributedModel(ParallelModel):
 
     own_names: ClassVar[frozenset[str]] = ParallelModel.own_names | {
         *("_strategy", "_settings", "_options", "_device", "_merge_on", "_control", "_names", "_axes", "_join_config"),
-        *("_engine", "_structure", "_exchange", "_rank_buffers"),
+        *("_engine", "_structure", "_exchange", "_rank_buffers", "_coupled", "_evaluated", "_shards"),
     }
 
     def __init__(
@@ -87,10 +89,14 @@ class DistributedModel(ParallelModel):
         self._axes = OutputAxes(settings.batch_axes)
         self._rank_buffers = RankBuffers(template, settings.buffers, self._control)
         self._exchange = GradientExchange(template, self._control, device) if strategy == "ddp" else None
+        self._shards: ShardedChecks | None = None
+        self._evaluated: ParameterChecks | None = None
         if strategy == "fsdp":
             sharded(template, device, options)
             self._engine = template
-            self._structure = Structure(template)
+            self._coupled = True
+            self._structure = Structure(template, moves=True)
+            self._shards = ShardedChecks(template, self._control, self._rank_buffers.edited)
         else:
             replicated(template, device)
             self._make_engine()
@@ -104,23 +110,46 @@ class DistributedModel(ParallelModel):
         engine = data_parallel(self.template, self._device, self._options)
         self._engine = self.template if engine is None else engine
         self._structure = Structure(self.template)
+        # Forwards that talk to each other: none may wait for one that never begins.
+        self._coupled = any(isinstance(module, nn.SyncBatchNorm) for module in self.template.modules())
+        if self._settings.outputs == "merged":
+            self._evaluated = ParameterChecks([*self.template.parameters(), *self.template.buffers()], self._control)
         if self._exchange is not None:
             finds_itself = self._options.get("find_unused_parameters") or self._options.get("static_graph")
             self._exchange.watch(engine, completes=not finds_itself)
 
+    def _begin_alone(self) -> None:
+        """See to it that a forward with this rank's own batch runs with the engine that the template needs."""
+        if self._shards is not None:
+            # They agree on each of the template's forwards.
+            return
+        changed = not self._structure.still_holds()
+        if self._coupled and not self._joining:
+            self._agree_to_begin(changed)
+        if changed:
+            self._follow_structure()
+
+    def _agree_to_begin(self, changed: bool, problem: Exception | None = None, **told: Any) -> None:
+        """Begin a forward on all ranks, in one mode and with one model; or raise on all."""
+        changes, sample = 0, (0.0, 0.0)
+        checks: ShardedChecks | ParameterChecks | None = self._shards
+        if self._shards is not None:
+            problem, changes = problem or self._shards.problem(), self._shards.message()
+        elif self._evaluated is not None and not torch.is_grad_enabled():
+            # No backward pass will tell whether all ranks hold the same model.
+            checks = self._evaluated
+            changes, sample = self._evaluated.message()
+            self._evaluated.start_next()
+        point = f"a forward {mode_of(self.template)}{' of changed layers' if changed else ''}"
+        everyone = self._control.agree(point, problem=problem, changes=changes, pair=sample, **told)
+        if checks is not None:
+            checks.check(everyone)
+
     def _follow_structure(self) -> None:
         """Take over layers that were replaced and parameters that were frozen or unfrozen; on every rank alike."""
-        if self._structure.still_holds():
-            return
-        if self._strategy == "fsdp":
-            check_still_sharded(self.template)
-            raise ValueError(
-                "layers must stay those that were sharded, and trained or frozen as they were, got others; replace "
-                "layers (SyncBatchNorm.convert_sync_batchnorm does) and set requires_grad before multi_gpu_model"
-            )
         self._control.agree(
             "changing the layers or what is trained",
-            content=make_of(self.template).encode(),
+            content=make_of(self.template, self._structure),
             unequal="the model must change alike on every rank, got another one than rank 0's on rank {ranks}",
         )
         bring_new_in(self.template, self._structure, self._device)
@@ -129,7 +158,7 @@ class DistributedModel(ParallelModel):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """This rank's outputs (`local`), or the whole batch's on every rank (`merged`)."""
         if self._settings.outputs == "local":
-            self._follow_structure()
+            self._begin_alone()
             return self._alone(lambda: self._run(*args, **kwargs))
         part = self._agreed_part(lambda: Arguments(self._names, self._settings, args, kwargs))
         [(places, names)] = part.arguments.calls([part.shard])
@@ -143,7 +172,7 @@ class DistributedModel(ParallelModel):
         output = self._agreed(work, merger.make, part)
         if merger.learn(output, lambda: self._tried(part)):
             # What is inside of lists is looked at now that it is known what they are.
-            self._agree_on_make(merger.make, output)
+            self._agree_on_make("merging the outputs", merger.make, output)
         return merger.merge(output, tokens)
 
     def _loss_of(self, request: LossRequest) -> Tensor:
@@ -159,7 +188,7 @@ class DistributedModel(ParallelModel):
             return loss_on(request.fn, self._run, call, goal, self._device), own
 
         if self._settings.outputs == "local":
-            loss, own_weight = self._alone(work)
+            loss, own_weight = self._agreed_alone(work)
         else:
             loss, own_weight = self._agreed(work, lambda _: b"", part)
         return add_ranks(loss, self._loss_weight(part, request, own_weight)).to(self._merge_on)
@@ -175,14 +204,13 @@ class DistributedModel(ParallelModel):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         """The template's forward through the engine."""
+        if self._shards is not None:
+            self._shards.begun = self._settings.outputs == "merged"
         try:
             output = self._engine(*args, **kwargs)
         except Exception:
-            if self._strategy == "fsdp" and hasattr(self._engine, "reset_iter_state"):
-                # Else FSDP would take the next forward for a part of this one. (It raises where none had begun.)
-                reset: Any = self._engine.reset_iter_state
-                with contextlib.suppress(RuntimeError):
-                    reset()
+            if self._shards is not None:
+                self._shards.forward_failed()
             raise
         synced = torch.is_grad_enabled() and getattr(self._engine, "require_backward_grad_sync", False)
         if self._exchange is not None and synced:
@@ -192,23 +220,24 @@ class DistributedModel(ParallelModel):
     def _agreed_part(self, prepare: Callable[[], Arguments]) -> _Part:
         """Which rows this rank computes of what; raises on every rank unless all have what they need."""
         merged, rank, world = self._settings.outputs == "merged", self._control.rank, self._control.world
-        problem: Exception | None = None
-        length, content = 0, b""
-        try:
+
+        def read() -> tuple[Arguments, int, bytes]:
             arguments = prepare()
-            length = arguments.length
-            content = fingerprint(arguments.values) if merged else b""
-        except Exception as error:
-            problem = error
-        everyone = self._control.agree(
-            "reading the arguments", problem=problem, content=content, unequal=_ANOTHER_BATCH, number=length
-        )
+            return arguments, arguments.length, fingerprint(arguments.values) if merged else b""
+
+        found, problem = attempt(read)
+        arguments: Any
+        arguments, length, content = found or (None, 0, b"")
         if not merged:
-            self._follow_structure()
+            everyone = self._control.agree("reading the arguments", problem=problem, number=length)
+            self._begin_alone()
             # Each rank's batch is whole.
             return _Part(arguments, Shard(rank, self._device, 0, length), [one.number for one in everyone])
-        # Not in the forward: there an exception waits for the other ranks' word, and they would not be there.
-        self._follow_structure()
+        changed = self._shards is None and not self._structure.still_holds()
+        self._agree_to_begin(changed, problem, content=content, unequal=_ANOTHER_BATCH)
+        if changed:
+            # Not in the forward: there an exception waits for the other ranks' word, and they would not be there.
+            self._follow_structure()
         lengths = [0] * world
         shard = Shard(rank, self._device, 0, 1)
         for one in plan_shards(length, [self._device] * world, self._settings.split):
@@ -222,47 +251,52 @@ class DistributedModel(ParallelModel):
 
     def _alone(self, work: Callable[[], Any]) -> Any:
         """What this rank's work gives; what fails here reaches the others when this process ends."""
-        if self._joining:
+        result = self._recorded(work)
+        self._settle_alone()
+        return result
+
+    def _recorded(self, work: Callable[[], Any]) -> Any:
+        if self._joining or not self._structure.buffers:
             return work()
         with self._rank_buffers.recorded():
-            result = work()
-        if self.training and torch.is_grad_enabled():
+            return work()
+
+    def _settle_alone(self) -> None:
+        if self.training and torch.is_grad_enabled() and self._structure.buffers and not self._joining:
             self._rank_buffers.settle(self._device)
+
+    def _agreed_alone(self, work: Callable[[], Any]) -> Any:
+        """What this rank's work gives, once it is sure that no rank failed: what follows needs all of them."""
+        result, problem = attempt(lambda: self._recorded(work))
+        if problem is not None and self._coupled:
+            raise problem
+        self._control.agree("the loss", problem=problem)
+        self._settle_alone()
         return result
 
     def _agreed(self, work: Callable[[], Any], make_of_result: Callable[[Any], bytes], part: _Part) -> Any:
         """What this rank's work gives, once it is sure that no rank failed and all results are of one make."""
-        problem: Exception | None = None
-        result: Any = None
-        make = b""
-        try:
+
+        def recorded() -> Any:
             with self._rank_buffers.recorded(), own_random_numbers(self._device):
-                result = work()
-        except Exception as error:
-            if self._coupled():
-                # Where forwards talk to each other, one that failed cannot be waited for.
-                raise
-            problem = error
-        try:
-            make = make_of_result(result) if problem is None else b""
-        except Exception as error:
-            problem = error
-        self._control.agree("the forward", problem=problem, content=make, unequal=_ANOTHER_MAKE)
+                return work()
+
+        result, problem = attempt(recorded)
+        if problem is not None and self._coupled:
+            # One that failed cannot be waited for.
+            raise problem
+        self._agree_on_make("the forward", make_of_result, result, problem)
         if self.training:
             self._rank_buffers.settle(self._device, counts=part.counts)
         return result
 
-    def _agree_on_make(self, make: Callable[[Any], bytes], output: Any) -> None:
-        problem: Exception | None = None
-        content = b""
-        try:
-            content = make(output)
-        except Exception as error:
-            problem = error
-        self._control.agree("merging the outputs", problem=problem, content=content, unequal=_ANOTHER_MAKE)
-
-    def _coupled(self) -> bool:
-        return self._strategy == "fsdp" or any(isinstance(m, nn.SyncBatchNorm) for m in self.template.modules())
+    def _agree_on_make(
+        self, point: str, make: Callable[[Any], bytes], output: Any, problem: Exception | None = None
+    ) -> None:
+        content: bytes | None = None
+        if problem is None:
+            content, problem = attempt(lambda: make(output))
+        self._control.agree(point, problem=problem, content=content or b"", unequal=_ANOTHER_MAKE)
 
     def _tried(self, part: _Part) -> dict[str, Sizes] | None:
         """What rank 0's forward gives for one sample more; every rank runs it, where forwards talk to each other."""
@@ -283,7 +317,9 @@ class DistributedModel(ParallelModel):
             yield
         finally:
             for buffer, before in kept:
-                buffer.copy_(before)
+                # The forward's graph may hold it.
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
     def no_sync(self) -> AbstractContextManager[None]:
         """A block whose backward passes exchange no gradients between ranks; the next one outside sends their sum."""
@@ -297,11 +333,16 @@ class DistributedModel(ParallelModel):
     @contextlib.contextmanager
     def _unsynced_shards(self) -> Iterator[None]:
         engine: Any = self._engine
-        engine.set_requires_gradient_sync(False)
+        self._sync_shards(engine, False)
         try:
             yield
         finally:
-            engine.set_requires_gradient_sync(True)
+            self._sync_shards(engine, True)
+
+    def _sync_shards(self, engine: Any, synced: bool) -> None:
+        engine.set_requires_gradient_sync(synced)
+        if self._shards is not None:
+            self._shards.synced = synced
 
     def register_comm_hook(self, state: Any, hook: Callable[..., Any]) -> None:
         """See `torch.nn.parallel.DistributedDataParallel.register_comm_hook`; on every rank alike.
@@ -342,9 +383,9 @@ class DistributedModel(ParallelModel):
         Raises:
             ValueError: Another strategy than 'ddp', or merged outputs, which all ranks compute together.
         """
-        return _JoinHook(self, self._joinable.join_hook(**kwargs))
+        return JoinHook(self._joined, self._joinable.join_hook(**kwargs))
 
-    def joined(self, was_last: bool) -> None:
+    def _joined(self, was_last: bool) -> None:
         """Every rank's batches are used up: take the buffers of the rank with the most, and leave the block."""
         self._join_config = no_join()
         last = [rank for rank, one in enumerate(self._control.agree("the end of Join", number=was_last)) if one.number]
@@ -378,23 +419,6 @@ class DistributedModel(ParallelModel):
                 "a model under 'fsdp' holds only this rank's part and cannot be pickled or copied; save_model, called "
                 "on every rank, writes it whole"
             )
-
-
-class _JoinHook:
-    """DistributedDataParallel's, and the end of the block noted: torch leaves it switched on."""
-
-    def __init__(self, model: DistributedModel, hook: Any) -> None:
-        self._model = model
-        self._hook = hook
-
-    def main_hook(self) -> None:
-        """What a rank without batches does in each step of the others."""
-        self._hook.main_hook()
-
-    def post_hook(self, is_last_joiner: bool) -> None:
-        """Take the parameters and buffers of the rank with the most batches."""
-        self._hook.post_hook(is_last_joiner)
-        self._model.joined(is_last_joiner)
 
 
 _ANOTHER_BATCH = (

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchkutils._torch_versions import without_exchange_of_values
 from torchkutils.parallel.collectives import take_from_first
 from torchkutils.parallel.sharding import is_sharded, shard, take_values_of_first
 
+_is_trained = operator.attrgetter("requires_grad")
 COMM_HOOK = "comm_hook"
 """An option that is no argument of DistributedDataParallel but of its method: a function, or (state, function)."""
 
@@ -102,32 +103,48 @@ def sharded(template: nn.Module, device: torch.device, options: Mapping[str, Any
 
 
 class Structure:
-    """Which parameters a template holds, and which of them are trained: seen at each forward, in some microseconds."""
+    """Which parameters a template holds, and how they are trained: seen at each forward, in some microseconds.
 
-    def __init__(self, template: nn.Module) -> None:
+    Args:
+        template: The model.
+        moves: Whether its values may lie elsewhere each time, as those that `fully_shard` gathers do.
+
+    Attributes:
+        buffers: The template's buffers, as they were when they were last looked at.
+    """
+
+    def __init__(self, template: nn.Module, *, moves: bool = False) -> None:
         self._modules = list(template.modules())
         self._holders: list[Any] = [held for one in self._modules for held in (one._parameters, one._modules)]
         self._held = self._now()
         self._parameters = list(template.parameters())
-        self._trained = [parameter.requires_grad for parameter in self._parameters]
+        self._moves = moves
+        self._trained, self._addresses = self._state_now()
+        self.buffers: list[Tensor] = []
         self._trained_buffers = self._buffers_that_train()
 
     def _now(self) -> list[Any]:
         return [value for held in self._holders for value in held.values()]
 
     def still_holds(self) -> bool:
-        """Whether nothing was replaced, added, removed, frozen or unfrozen."""
+        """Whether nothing was replaced, added, removed, frozen, unfrozen, converted or moved."""
         now = self._now()
         if len(now) != len(self._held) or not all(map(operator.is_, now, self._held)):
             return False
-        if [parameter.requires_grad for parameter in self._parameters] != self._trained:
+        if self._state_now() != (self._trained, self._addresses):
             return False
         return self._buffers_that_train() == self._trained_buffers
+
+    def _state_now(self) -> tuple[list[bool], list[int]]:
+        # Values that were put elsewhere (another dtype, another device and back) have lost the engine's hooks.
+        addresses = [] if self._moves else list(map(Tensor.data_ptr, self._parameters))
+        return list(map(_is_trained, self._parameters)), addresses
 
     def _buffers_that_train(self) -> list[int]:
         # Not compared by identity as parameters are: a forward may put a new buffer in place of the old one.
         held = [buffer for module in self._modules for buffer in module._buffers.values()]
-        return [id(buffer) for buffer in held if buffer is not None and buffer.requires_grad and buffer.is_leaf]
+        self.buffers = [buffer for buffer in held if buffer is not None]
+        return [id(buffer) for buffer in self.buffers if buffer.requires_grad and buffer.is_leaf]
 
     def new_parameters(self, template: nn.Module) -> list[nn.Parameter]:
         """The parameters that were not there before."""
@@ -135,15 +152,19 @@ class Structure:
         return [parameter for parameter in template.parameters() if id(parameter) not in known]
 
 
-def make_of(template: nn.Module) -> str:
-    """Names, shapes, dtypes and flags of a template's tensors, as text that is alike on all ranks."""
+def make_of(template: nn.Module, structure: Structure | None = None) -> bytes:
+    """Names, shapes, dtypes and flags of a template's tensors, as text that is alike on all ranks.
+
+    Args:
+        template: The model.
+        structure: What it was before; then it is also said which parameters are new.
+    """
     tensors = [*template.named_parameters(), *template.named_buffers()]
-    return repr([(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors])
+    new = set(map(id, structure.new_parameters(template))) if structure is not None else set()
+    return repr([(name, tuple(t.shape), str(t.dtype), t.requires_grad, id(t) in new) for name, t in tensors]).encode()
 
 
 def bring_new_in(template: nn.Module, structure: Structure, device: torch.device) -> None:
-    """Bring parameters that were put into a template to its device, with rank 0's values."""
-    new = structure.new_parameters(template)
-    for parameter in new:
-        parameter.data = parameter.data.to(device)
-    take_from_first(new, device)
+    """Bring parameters that were put into a template, or moved, to its device; new ones get rank 0's values."""
+    template.to(device)
+    take_from_first(structure.new_parameters(template), device)

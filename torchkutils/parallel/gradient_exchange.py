@@ -6,10 +6,12 @@ second backward, a method of the model other than forward, a layer that was put 
 then drift apart. So every trained tensor of the template has a hook that notes when it got a gradient, and:
 
 1. A backward pass of the engine's forward (it is *armed*) ends with a message between the ranks: that they are at the
-   same point, hold the same parameters (see `ParameterChecks`), and which parameters took part. Nobody waits for it:
-   the answers are looked at before the next optimizer step, forward or message, on every rank alike. A rank on which a
-   parameter was missing does wait, and sends zeros for it, by a backward pass of zeros that lets the engine finish. A
-   parameter that took part nowhere keeps its gradient, None or not.
+   same point, hold the same parameters (see `ParameterChecks`), and whether each parameter took part. It travels beside
+   the engine's last gradients, and is read before the engine waits for them: a rank that is elsewhere (it changed its
+   layers, trains by another method) is an error on every rank, and no rank waits for gradients that never come. Where a
+   parameter was missing, the rank sends zeros for it, by a backward pass of zeros that lets the engine finish. A
+   parameter that took part nowhere keeps its gradient, None or not. Other values than the other ranks' are an error
+   once the engine has finished.
 2. A backward pass of anything else ends with the mean of its gradients over the ranks. Buffers become rank 0's.
 3. Before an optimizer's step, gradients that were exchanged in no such way (put there by hand, or left over from
    `no_sync`) are averaged over the ranks too. The mean of equal gradients changes nothing. A gradient that was
@@ -21,43 +23,20 @@ Inside `no_sync` nothing is exchanged; the next backward outside sends what adde
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torchkutils._torch_versions import after_backward, inside_function_backward
 from torchkutils.parallel.collectives import average_gradients, take_from_first
 from torchkutils.parallel.control import Control, Message
+from torchkutils.parallel.optimizer_steps import watch_steps
 from torchkutils.parallel.parameter_checks import ParameterChecks
-
-# In the order in which they were made, which is the same on all ranks.
-_exchanges: list[weakref.ref[GradientExchange]] = []
-_step_hooks: list[Any] = []
-
-
-def _living() -> list[GradientExchange]:
-    return [exchange for exchange in (reference() for reference in _exchanges) if exchange is not None]
-
-
-def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for exchange in _living():
-        exchange.before_step(optimizer)
-
-
-def _after_step(*_: Any) -> None:
-    for exchange in _living():
-        exchange.after_step()
-
-
-def _watch_optimizers() -> None:
-    if not _step_hooks:
-        _step_hooks.append(register_optimizer_step_pre_hook(_before_step))
-        _step_hooks.append(register_optimizer_step_post_hook(_after_step))
 
 
 @dataclass
@@ -103,10 +82,10 @@ class GradientExchange:
         self._pass = _Pass()
         self._fired: set[int] = set()
         self._loose: set[int] = set()
+        self._heard: list[Message] = []
         self._exchanged: dict[int, _Exchanged] = {}
         self._others: dict[int, weakref.ref[Tensor]] = {}
-        _exchanges.append(weakref.ref(self, _exchanges.remove))
-        _watch_optimizers()
+        watch_steps(self)
 
     def watch(self, engine: nn.Module | None, *, completes: bool) -> None:
         """Take over the template's tensors as they are now.
@@ -121,7 +100,9 @@ class GradientExchange:
         self._tensors = [*parameters, *buffers]
         self._places = {id(tensor): place for place, tensor in enumerate(self._tensors)}
         self._by_engine = frozenset(range(len(parameters)) if engine is not None else ())
-        self._checks = ParameterChecks(self._tensors, self._control)
+        # Frozen ones too: every rank computes with them.
+        frozen = [parameter for parameter in self._template.parameters() if not parameter.requires_grad]
+        self._checks = ParameterChecks([*self._tensors, *frozen], self._control)
         self._armed = False
         self._pass.note = None
         self._fired.clear()
@@ -140,7 +121,6 @@ class GradientExchange:
 
     def arm(self) -> None:
         """The engine's forward ran, and its next backward exchanges gradients."""
-        self._control.settle()
         self._armed = True
 
     def got_gradient(self, place: int) -> None:
@@ -187,25 +167,23 @@ class GradientExchange:
         self._armed = False
         self._fired.clear()
         self._loose -= self._by_engine
+        self._heard = []
         if not self._joining:
             changes, sample = self._checks.message()
-            sent = self._control.send(
+            self._heard = self._control.agree(
                 "a backward pass of the parallel model",
                 number=hash(tuple(missing)) if missing else 0,
                 changes=changes,
                 pair=sample,
+                meanwhile=self._checks.start_next,
             )
-            self._checks.start_next()
-            waits = self._completes and bool(missing)
-            everyone = sent.answers() if waits else []
-            self._control.settle_later(sent, self._checks.check)
-            if waits:
-                self._send_zeros(missing, self._idle_everywhere(everyone, idle))
+            if self._completes and missing:
+                self._send_zeros(missing, self._idle_everywhere(self._heard, idle))
         try:
             # After the engine has put the means in place, which it does when backward has ended.
-            after_backward(self._note_exchanged)
+            after_backward(self._engine_finished)
         except RuntimeError:
-            self._note_exchanged()
+            self._engine_finished()
 
     def _idle_everywhere(self, everyone: list[Message], idle: list[int]) -> set[int]:
         """The parameters that took part on no rank; asked only where some are missing on this one."""
@@ -219,7 +197,7 @@ class GradientExchange:
         kept = {place: self._tensors[place].grad for place in idle_everywhere}
         self._sending_zeros = True
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), self._all_trained(missing):
                 nothing = [self._tensors[place].sum() * 0 for place in missing]
             torch.autograd.backward(nothing)
         finally:
@@ -227,7 +205,22 @@ class GradientExchange:
         for place, gradient in kept.items():
             self._tensors[place].grad = gradient
 
-    def _note_exchanged(self) -> None:
+    @contextlib.contextmanager
+    def _all_trained(self, places: Iterable[int]) -> Iterator[None]:
+        """What was frozen between forward and backward is trained once more: the other ranks wait for its gradient."""
+        frozen = [self._tensors[place] for place in places if not self._tensors[place].requires_grad]
+        for tensor in frozen:
+            tensor.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for tensor in frozen:
+                tensor.requires_grad_(False)
+
+    def _engine_finished(self) -> None:
+        heard, self._heard = self._heard, []
+        if heard:
+            self._checks.check(heard)
         self._exchanged = {}
         self._remember(place for place in range(len(self._tensors)) if place not in self._loose)
 
@@ -250,14 +243,17 @@ class GradientExchange:
     def _average(self, point: str, places: Iterable[int] = ()) -> None:
         """Average gradients over the ranks that the engine left as they were."""
         wanted = sorted({*self._loose, *places})
-        everyone = self._control.agree(point, number=hash(tuple(wanted)))
+        training = self._template.training
+        everyone = self._control.agree(
+            point, number=hash(tuple(wanted)), content=str(training).encode(), unequal=_ANOTHER_MODE
+        )
         if len({one.number for one in everyone}) > 1:
             wanted = sorted(set().union(*self._control.objects(wanted)))
         average_gradients([self._tensors[place] for place in wanted])
         self._loose.clear()
         self._remember(wanted)
         buffers = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
-        if buffers and self._template.training:
+        if buffers and training:
             with torch.inference_mode(False):
                 take_from_first(buffers, self._device)
 
@@ -268,7 +264,6 @@ class GradientExchange:
             return
         if self._armed and self._fired:
             self._finish_engines()
-        self._control.settle()
         given = [place for place in own if self._tensors[place].grad is not None]
         left = [place for place in given if not self._is_exchanged(place)]
         if left:
@@ -279,7 +274,7 @@ class GradientExchange:
         trained = (tensor for group in optimizer.param_groups for tensor in group["params"])
         return [self._places[id(tensor)] for tensor in trained if self._is_own(tensor)]
 
-    def after_step(self) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer's step has ended; it was one of these tensors' if `before_step` saw it begin."""
         self._checks.step_ended()
 
@@ -297,6 +292,9 @@ class GradientExchange:
             return key in self._places
         self._others[key] = weakref.ref(tensor)
         return False
+
+
+_ANOTHER_MODE = "training must be the same on every rank, got another mode than rank 0's on rank {ranks}"
 
 
 def _trained(template: nn.Module) -> tuple[list[nn.Parameter], list[Tensor]]:

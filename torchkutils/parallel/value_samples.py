@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,27 @@ ELEMENTS = 2**13
 """Elements of one sample: what is read costs some ten microseconds, however large the model."""
 TENSORS = 16
 """Tensors of one sample at most."""
+_KEPT = 256
+"""Samples whose views are kept: all of a small network, where making views would be most of the work."""
+
+
+@dataclass
+class _Part:
+    """What one sample is made of.
+
+    Attributes:
+        places: The tensors.
+        addresses: Where their values lay when the views were made; `.data = …` moves them.
+        views: The elements that are read.
+        weights: What they are multiplied by.
+        next: The tensor and element at which the next sample begins.
+    """
+
+    places: list[int]
+    addresses: list[int]
+    views: list[Tensor]
+    weights: Tensor
+    next: tuple[int, int]
 
 
 class ValueSamples:
@@ -25,53 +47,69 @@ class ValueSamples:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = [tensor for tensor in tensors if tensor.numel() and tensor.is_floating_point()]
         self._next = (0, 0)
-        self._started: tuple[Tensor, Any] | None = None
+        self._known: dict[tuple[int, int], _Part] = {}
+        self._started: tuple[Sequence[Tensor], Any] | None = None
         self._places: list[int] = []
         self._weights = _weights()
 
     def take(self) -> tuple[tuple[float, float], list[int]]:
-        """The sample that was started before: a weighted sum of values and the sum of their magnitudes; from where."""
+        """The sample that was started before: a weighted sum of values, their magnitude, and where from."""
         started, self._started = self._started, None
         if started is None:
             return (0.0, 0.0), []
         sums, event = started
         if event is not None:
             event.synchronize()
-        weighted, magnitude = sums.tolist()
-        return (weighted, magnitude), self._places
+        weighted, squares = map(float, sums)
+        # At least the sum of magnitudes.
+        return (weighted, math.sqrt(squares * ELEMENTS)), self._places
 
+    @torch.no_grad()
     def start(self) -> None:
         """Begin the next sample, of the values as they are now."""
         if not self._tensors:
             return
-        with torch.no_grad():
-            parts = self._parts()
-            sample = parts[0] if len(parts) == 1 else torch.cat(parts)
-            sums = torch.stack([sample.dot(self._on(sample.device)[: len(sample)]), sample.norm(1)])
-        self._started = _sent(sums)
+        part = self._part()
+        self._places, self._next = part.places, part.next
+        sample = part.views[0] if len(part.views) == 1 else torch.cat(part.views)
+        sample = sample.to(torch.float32)
+        self._started = _sent(sample.dot(part.weights), sample.dot(sample))
 
     def _on(self, device: torch.device) -> Tensor:
         if self._weights.device != device:
             self._weights = self._weights.to(device)
         return self._weights
 
-    def _parts(self) -> list[Tensor]:
-        parts: list[Tensor] = []
-        self._places = []
+    def _part(self) -> _Part:
+        known = self._known.get(self._next)
+        if known is not None and self._addresses(known.places) == known.addresses:
+            return known
+        part = self._new_part()
+        if known is not None or len(self._known) < _KEPT:
+            self._known[self._next] = part
+        return part
+
+    def _addresses(self, places: Sequence[int]) -> list[int]:
+        return [self._tensors[place].data_ptr() for place in places]
+
+    def _new_part(self) -> _Part:
+        places: list[int] = []
+        views: list[Tensor] = []
         room = ELEMENTS
         place, start = self._next
-        for _ in range(min(TENSORS, len(self._tensors))):
-            part = self._tensors[place].detach().reshape(-1)[start : start + room]
-            parts.append(part.to(torch.float32))
-            self._places.append(place)
-            room -= part.numel()
-            start += part.numel()
-            if start >= self._tensors[place].numel():
+        while room and len(places) < min(TENSORS, len(self._tensors)):
+            # A copy, where the tensor's order in memory is another one, would not follow its values.
+            flat = self._tensors[place].detach()
+            flat = flat.view(-1) if flat.is_contiguous() else flat.as_strided((flat.numel(),), (1,))
+            view = flat[start : start + room]
+            views.append(view)
+            places.append(place)
+            room -= view.numel()
+            start += view.numel()
+            if start >= flat.numel():
                 place, start = (place + 1) % len(self._tensors), 0
-            if not room:
-                break
-        self._next = (place, start)
-        return parts
+        weights = self._on(views[0].device)[: ELEMENTS - room]
+        return _Part(places, self._addresses(places), views, weights, (place, start))
 
     def shapes(self, places: Sequence[int]) -> str:
         """Which tensors a sample was from, for a message."""
@@ -84,15 +122,15 @@ def _weights() -> Tensor:
     return torch.randn(ELEMENTS, generator=generator)
 
 
-def _sent(sums: Tensor) -> tuple[Tensor, Any]:
+def _sent(*sums: Tensor) -> tuple[Sequence[Tensor], Any]:
     """Sums on their way to the CPU, and what tells that they are there."""
-    if sums.device.type != "cuda":
-        return sums.cpu(), None
-    copied = torch.empty(2, pin_memory=True)
-    copied.copy_(sums, non_blocking=True)
+    if sums[0].device.type != "cuda":
+        return sums, None
+    copied = torch.empty(len(sums), pin_memory=True)
+    copied.copy_(torch.stack(sums), non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
-    return copied, event
+    return copied.unbind(), event
 
 
 def close(one: tuple[float, float], other: tuple[float, float]) -> bool:
