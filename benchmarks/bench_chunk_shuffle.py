@@ -26,8 +26,8 @@ LOADED = (
 )
 
 ALONE = (
-    "Inflating by libdeflate, the fastest library that was tried (isal takes a third more), is about half of h5py's time "
-    "in order; copying shuffled rows to their places and out of them is most of the rest."
+    "Inflating by libdeflate, the fastest library that was tried (isal takes a third more), is about half of the time "
+    "that h5py takes in order; copying shuffled rows to their places and out of them is most of the rest."
 )
 
 
