@@ -246,6 +246,16 @@ def test_the_home_page_begins_with_how_to_install(site: pathlib.Path) -> None:
     assert all(f'href="{page}.html"' in home for page in ("notebooks/look-at-models", "contributing", "changes"))
 
 
+def test_drawings_are_turned_round_on_dark_pages_and_photographs_are_not(site: pathlib.Path) -> None:
+    drawn = {page: (site / f"{page}.html").read_text(encoding="utf-8") for page in ("gallery", "architecture", "index")}
+    pictures = {page: re.findall(r'<img [^>]*src="_images/[^>]*>', text) for page, text in drawn.items()}
+    assert min(map(len, pictures.values())) > 0
+    turned = {page: {"dark-light drawing" in one for one in found} for page, found in pictures.items()}
+    assert turned == {"gallery": {True}, "architecture": {True}, "index": {False}}
+    sheet = (site / "_static" / "extra.css").read_text(encoding="utf-8")
+    assert re.search(r'html\[data-theme="dark"\] [^{]*img\.drawing \{[^}]*invert', sheet)
+
+
 def test_search_and_inventory_know_the_names(site: pathlib.Path) -> None:
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     found = json.loads(index.removeprefix("Search.setIndex(").rstrip(";\n").removesuffix(")"))

@@ -176,7 +176,8 @@ def list_cache(options: argparse.Namespace) -> None:
         day = datetime.datetime.fromtimestamp(file.modified).strftime("%Y-%m-%d")
         name = os.path.relpath(file.path, base)
         print_path(f"{_bytes(file.size):>10}  {day}  {name}  {file.origin}".rstrip())
-    print_path(f"{len(files)} files, {_bytes(sum(file.size for file in files))} in {base}")
+    together = "1 file" if len(files) == 1 else f"{len(files)} files"
+    print_path(f"{together}, {_bytes(sum(file.size for file in files))} in {base}")
     count, size = remove_leftovers(base, only_count=True)
     if count:
         print(f"{count} leftovers of ended calls, {_bytes(size)}: torchkutils cache clean removes them")

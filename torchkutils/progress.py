@@ -68,6 +68,9 @@ class Progbar:
         file: TextIO | None = None,
     ) -> None:
         _check_target(target)
+        names: tuple[object, ...] = (stateful_metrics, stateless_metrics)
+        if any(isinstance(one, str) for one in names):
+            raise TypeError("stateful_metrics and stateless_metrics must be lists of names, got a text; write ['acc']")
         if width < 1:
             raise ValueError(f"width must be at least 1 character, got {width!r}")
         self.target: int | None = target
@@ -99,6 +102,12 @@ class Progbar:
                 unless the metric is stateful.
             finalize: Whether this is the last call; None means when the target is reached.
         """
+        step: object = current
+        if isinstance(step, str) or not (values is None or isinstance(values, Iterable)):
+            raise TypeError(
+                f"update takes a number of steps and pairs of a name and a value, got {current!r} and {values!r}; "
+                "write update(3, [('loss', 0.5)])"
+            )
         if current < self._seen_so_far:
             self._begin_anew()
         given = _pairs(values)

@@ -51,7 +51,7 @@ def checked_url(url: object, argument: str) -> str:
 
 
 def _no_url(argument: str, words: str, url: object) -> ValueError:
-    return ValueError(f"{argument} must be a URL {words}, got {shown_url(url)!r}")
+    return ValueError(f"{argument} must be a URL {words}, got {'None' if url is None else repr(shown_url(url))}")
 
 
 def _usable(url: str) -> str | None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ import torch
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
+from torchkutils.integrations.look_options import GivenInput, PictureOptions, SummaryOptions
 from torchkutils.models.plot import ModelPlot, plot_model
 from torchkutils.models.summary import ModelSummary, summarize
 
@@ -34,7 +35,12 @@ Kind = Literal["tensorboard", "wandb", "mlflow"]
 
 
 def log_summary(
-    logger: Any, model: torch.nn.Module | ModelSummary, *, name: str = "model", step: int = 0, **look: Any
+    logger: Any,
+    model: torch.nn.Module | ModelSummary,
+    *,
+    name: str = "model",
+    step: int = 0,
+    **look: Unpack[SummaryOptions],
 ) -> ModelSummary:
     """Log a model's table and its totals.
 
@@ -71,7 +77,12 @@ def log_summary(
 
 
 def log_picture(
-    logger: Any, model: torch.nn.Module | ModelPlot, *, name: str = "model", step: int = 0, **look: Any
+    logger: Any,
+    model: torch.nn.Module | ModelPlot,
+    *,
+    name: str = "model",
+    step: int = 0,
+    **look: Unpack[PictureOptions],
 ) -> ModelPlot:
     """Log a model's picture.
 
@@ -106,7 +117,12 @@ def log_picture(
 
 
 def write_report(
-    model: torch.nn.Module, folder: PathLike, *, loggers: Iterable[Any] = (), name: str = "model", **look: Any
+    model: torch.nn.Module,
+    folder: PathLike,
+    *,
+    loggers: Iterable[Any] = (),
+    name: str = "model",
+    **look: Unpack[GivenInput],
 ) -> ModelSummary:
     """Write `<name>_summary.txt` and the page `<name>.html` into a folder, and log both where a logger takes them.
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import hinting, rectangular, shown
 from torchkutils._dtypes import numpy_dtype
 from torchkutils._torch_versions import values_can_be_read
 from torchkutils._typing import ArrayLike
@@ -24,6 +25,7 @@ _ROWS = 512
 _LONG = 4096
 
 
+@hinting(ord="order", p="order", dim="axis")
 def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: float = 2) -> Any:
     """Divide by the vector norm along an axis.
 
@@ -65,7 +67,10 @@ def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: floa
     if isinstance(x, np.ma.MaskedArray):
         filled = _normalized_array(np.asarray(x.filled(0)), axis, power)
         return np.ma.MaskedArray(filled, mask=np.ma.getmaskarray(x))
-    return _normalized_array(np.asarray(x), axis, power)
+    array = rectangular(x, "x")
+    if array.dtype.kind == "O" and array.ndim == 0:
+        raise TypeError(f"x must hold numbers, got {shown(x)}")
+    return _normalized_array(array, axis, power)
 
 
 def _checked_order(order: Any) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchkutils._call_hints import nearest
+from torchkutils._call_hints import hinting, nearest, shown
 from torchkutils._dtypes import torch_dtype
 from torchkutils._typing import DTypeLike
 
@@ -21,6 +21,7 @@ __all__ = ["pad_sequences"]
 Side = Literal["pre", "post"]
 
 
+@hinting(max_len="maxlen", length="maxlen", max_length="maxlen", pad_value="value")
 def pad_sequences(
     sequences: Sequence[Any],
     maxlen: int | None = None,
@@ -141,6 +142,7 @@ def _padded_arrays(
             rows[filled] = _numbers(sequences, lengths, dtype)
     except (ValueError, TypeError) as error:
         _refuse_ragged(sequences, error)
+        _refuse_text(sequences, dtype, error)
         raise
     return rows
 
@@ -221,6 +223,17 @@ def _refuse_ragged(sequences: Sequence[Any], error: Exception) -> None:
                 raise ValueError(
                     f"the elements of row {row} have shape {shape}, those before it {shapes[0]}"
                 ) from error
+
+
+def _refuse_text(sequences: Sequence[Any], dtype: np.dtype[Any], error: Exception) -> None:
+    """Name the first row that holds text where the dtype holds numbers."""
+    for row, sequence in enumerate(sequences):
+        text = next((one for one in sequence if isinstance(one, str | bytes)), None)
+        if text is not None:
+            raise ValueError(
+                f"the sequence at row {row} holds the text {shown(text)}, which dtype {dtype} does not hold; "
+                "number it, or give dtype=object and a text as value"
+            ) from error
 
 
 def _padded_tensors(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import hinting, rectangular, shown
 from torchkutils._dtypes import numpy_dtype, torch_dtype
 from torchkutils._keras_names import also_called
 from torchkutils._torch_versions import values_can_be_read
@@ -23,6 +24,7 @@ _INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64
 
 
 @also_called(x="y")
+@hinting(n_classes="num_classes", nb_classes="num_classes")
 def to_categorical(
     y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32", *, ignore_index: int | None = None
 ) -> Any:
@@ -109,11 +111,11 @@ def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
     if isinstance(y, np.ma.MaskedArray) and np.ma.getmaskarray(y).any():
         where = np.argwhere(np.ma.getmaskarray(y))[0].tolist()
         raise ValueError(f"y holds masked labels, the first at {where}; fill them: y.filled(-1) with ignore_index=-1")
-    labels = np.asarray(y)
+    labels = rectangular(y, "y")
     if labels.dtype.kind == "O":
-        labels = np.asarray(labels.tolist())
+        labels = rectangular(labels.tolist(), "y")
     if labels.dtype.kind == "O":
-        _refuse_huge_label(labels)
+        _refuse_objects(labels)
     if labels.dtype.kind in "US":
         labels = _numbers_in_text(labels)
     if labels.dtype.kind not in "biuf":
@@ -121,11 +123,14 @@ def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
     return labels
 
 
-def _refuse_huge_label(labels: npt.NDArray[Any]) -> None:
-    """Name the integer for which NumPy has no dtype."""
+def _refuse_objects(labels: npt.NDArray[Any]) -> None:
+    """Name the integer for which NumPy has no dtype, or what is no number."""
     for index, value in np.ndenumerate(labels):
+        where = f" at index {_index_text(index)}" if index else ""
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError(f"labels in y must fit into 64 bits, got {value} at index {_index_text(index)}")
+            raise ValueError(f"labels in y must fit into 64 bits, got {value}{where}")
+        if not isinstance(value, int | float):
+            raise TypeError(f"y must hold whole numbers, got {shown(value)}{where}")
 
 
 def _numbers_in_text(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -104,6 +104,8 @@ def checked_model(model: Any) -> nn.Module:
     Raises:
         TypeError: `model` is no module.
     """
+    if isinstance(model, Mapping):
+        raise TypeError("model must be a torch.nn.Module, got a dict; save_weights(tensors, path) stores a state dict")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {explained(model, 'model')}")
     return unwrapped(model)
@@ -193,7 +195,8 @@ def checked_device(device: Any) -> torch.device:
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must name a torch device, got {device!r}: {error}") from error
+        meant = "; did you mean 'cuda'?" if str(device).lower().startswith("gpu") else f": {error}"
+        raise ValueError(f"device must name a torch device, got {device!r}{meant}") from error
     if target.type in ("cpu", "meta"):
         return target
     module = getattr(torch, target.type, None)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from torchkutils._call_hints import hinting
 from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
 from torchkutils.objects.file_writer import write_model_file
@@ -105,6 +106,11 @@ def _write(values: Mapping[str, Any], plain: Callable[[str], str], name: str) ->
     write_model_file(name, {"index": state.index()}, state.tensors)
 
 
+@hinting(
+    by_name="strict=False loads what both have, by name",
+    map_location="tensors go to where the model lies",
+    assign="tensors are copied into the model's",
+)
 def load_weights(
     model: nn.Module, path: PathLike, *, strict: bool = True, skip_mismatch: bool = False
 ) -> LoadedWeights:

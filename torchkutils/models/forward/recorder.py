@@ -26,6 +26,7 @@ from torchkutils.models.forward.torch_functions import (
     QUIET,
     SHARING,
     asks_for_graph,
+    hands_out_memory,
     plain_name,
     shown_name,
     written_tensors,
@@ -415,6 +416,9 @@ class Recorder:
         if self._states is not None:
             if name == "__set__":
                 self._states.rebound(args[0])
+            elif name == "__get__" and hands_out_memory(function):
+                # What is written through it is not counted, and a script's or another thread's write not seen.
+                self._states.written([args[0]])
             elif name in HOOKING:
                 self._states.hooked(args[0])
         self.asked_for_graph = self.asked_for_graph or asks_for_graph(function, name)

@@ -52,6 +52,11 @@ def asks_for_graph(function: Any, name: str) -> bool:
     return name == "requires_grad_"
 
 
+def hands_out_memory(getter: Any) -> bool:
+    """Whether a property of a tensor gives one that is written to without autograd counting it: `x.data`."""
+    return getattr(getter.__self__, "__name__", "") == "data"
+
+
 def written_tensors(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that a function writes to."""
     if type(function) in OPERATORS:

@@ -18,6 +18,7 @@ from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
+_version: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
@@ -67,6 +68,7 @@ class TensorStates:
         # Whether something was seen that may have moved a tensor, or whether that cannot be told.
         self._moved = bool(tree.unusual)
         self.addresses = _addresses(self.addressed)
+        self._counts = _counts(self.tensors)
         self._by_storage: dict[int, list[torch.Tensor]] | None = None
 
     def _keep_all(self, buffers: list[torch.Tensor]) -> None:
@@ -84,6 +86,29 @@ class TensorStates:
         if not set(map(type, self.gradients)) <= {type(None)}:
             for tensor in self.leaves:
                 tensor.grad = None
+
+    def keep_all(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Remember the contents of those of these tensors that are looked after."""
+        looked_after = set(map(id, self.tensors))
+        for tensor in tensors:
+            if id(tensor) in looked_after:
+                self.keep(tensor)
+
+    def written_unseen(self) -> list[str]:
+        """The tensors of the model that something wrote to unseen, by autograd's count; their contents are lost."""
+        counts = _counts(self.tensors)
+        if counts == self._counts:
+            return []
+        changed = map(operator.ne, counts, self._counts)
+        lost = [tensor for tensor in itertools.compress(self.tensors, changed) if not self._comes_back(tensor)]
+        return [self._tree.tensor_name(tensor) or "a tensor among the attributes or inputs" for tensor in lost]
+
+    def _comes_back(self, tensor: torch.Tensor) -> bool:
+        """Whether its contents are kept, or it was given other memory and gets its own back."""
+        if id(tensor) in self.contents or id(tensor) in self.versions:
+            return True
+        _, memory = self.memories.get(id(tensor), (tensor, tensor))
+        return not _has_storage(tensor) or _layout(tensor) != _layout(memory)
 
     def written(self, tensors: Sequence[torch.Tensor]) -> None:
         """A function is about to write to these tensors: parameters, plain attributes or views of them."""
@@ -220,6 +245,14 @@ def lazy_like(tensor: torch.Tensor, device: str | None = None) -> torch.Tensor:
 
 def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _counts(tensors: list[torch.Tensor]) -> array.array[int]:
+    """How often each was written to; nothing where one does not count, as those made in inference mode."""
+    try:
+        return array.array("Q", map(_version, tensors))
+    except RuntimeError:
+        return array.array("Q")
 
 
 def _addresses(tensors: list[torch.Tensor]) -> array.array[int]:
