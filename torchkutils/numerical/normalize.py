@@ -206,8 +206,11 @@ def _plain_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.T
             return _root(_squares_of_rows(x.detach().resolve_neg().numpy()))
         if dims == (0,):
             return _root(_squares_of_columns(x.detach().resolve_neg().numpy()))
+    if order == 0:
+        # vector_norm counts too, with a warning where a complex tensor has one number to count.
+        return (x != 0).sum(dims, keepdim=True).to(x.real.dtype)
     if order < 0 and order != -math.inf:
-        # vector_norm of |x|^p with p < 0 is fine as it stands, but for complex zeros.
+        # vector_norm is wrong for complex zeros here.
         return x.abs().pow(order).sum(dims, keepdim=True).pow(1 / order)
     return cast(torch.Tensor, torch.linalg.vector_norm(x, order, dim=dims, keepdim=True))
 
