@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -200,6 +203,26 @@ def test_an_ignored_label_gives_a_row_of_zeros(wrap):
         to_categorical(wrap([255, 9]), 3, ignore_index=255)
     with pytest.raises(ValueError, match="y holds ignore_index only"):
         to_categorical(wrap([255, 255]), ignore_index=255)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "uint16", "uint32", "uint64", "int64", "bfloat16", "float8_e5m2", "float32"]
+)
+def test_the_ignored_label_may_be_of_every_dtype_and_so_may_the_rows(dtype) -> None:
+    kind = getattr(torch, dtype)
+    rows = to_categorical(torch.tensor([0, 1, 0]).to(kind), 2, dtype=kind, ignore_index=1)
+    assert rows.dtype == kind
+    assert rows.float().tolist() == [[1, 0], [0, 0], [1, 0]]
+
+
+def test_a_norm_of_complex_numbers_gives_no_warning(request) -> None:
+    # torch gives some warnings once a process.
+    request.addfinalizer(functools.partial(torch.set_warn_always, torch.is_warn_always_enabled()))
+    torch.set_warn_always(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = normalize(torch.tensor([[1j, 0, 2]]), axis=0, order=0)
+    assert rows.tolist() == [[1j, 0, 2]]
 
 
 @given(st.lists(st.integers(-1, 6), min_size=1, max_size=20), st.booleans())

@@ -102,12 +102,7 @@ class Progbar:
                 unless the metric is stateful.
             finalize: Whether this is the last call; None means when the target is reached.
         """
-        step: object = current
-        if isinstance(step, str) or not (values is None or isinstance(values, Iterable)):
-            raise TypeError(
-                f"update takes a number of steps and pairs of a name and a value, got {current!r} and {values!r}; "
-                "write update(3, [('loss', 0.5)])"
-            )
+        _check_update(current, values)
         if current < self._seen_so_far:
             self._begin_anew()
         given = _pairs(values)
@@ -118,6 +113,10 @@ class Progbar:
         self._finished = self._reaches(current) if finalize is None else finalize
         if was_finished and self._finished and not given:
             return
+        self._report()
+
+    def _report(self) -> None:
+        """Draw, or write the line, that `verbose` asks for."""
         if self.verbose == 1:
             self._show()
         elif self.verbose == 2 and (self.target is None or self._finished):
@@ -190,6 +189,14 @@ def _check_target(target: Any) -> None:
     if target is not None and not (isinstance(target, int | float | np.number) and target >= 0):
         length = f"; its length is {len(target)}" if isinstance(target, Sized) else ""
         raise ValueError(f"target must be a number of steps ≥ 0, or None when unknown, got {target!r}{length}")
+
+
+def _check_update(current: object, values: object) -> None:
+    if isinstance(current, str) or not (values is None or isinstance(values, Iterable)):
+        raise TypeError(
+            f"update takes a number of steps and pairs of a name and a value, got {current!r} and {values!r}; "
+            "write update(3, [('loss', 0.5)])"
+        )
 
 
 def _pairs(values: Metrics | None) -> list[tuple[str, Any]]:

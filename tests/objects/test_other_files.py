@@ -87,6 +87,7 @@ ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
         {"weight": {**ENTRY, "data_offsets": [8, 24]}},
         [1],
         {f"w{n}": ENTRY for n in range(50)},
+        {"weight": ENTRY, "more": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
     ],
 )
 def test_a_hostile_header_is_refused(header, tmp_path):
@@ -94,6 +95,23 @@ def test_a_hostile_header_is_refused(header, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
     with pytest.raises(ValueError, match=r"w\.safetensors"):
         load_weights(nn.Linear(2, 2, bias=False), tmp_path / "w.safetensors")
+
+
+def test_tensors_without_elements_come_back(tmp_path):
+    tensors = {"a": torch.ones(2), "b": torch.empty(0, 3), "c": torch.ones(1), "d": torch.empty(0)}
+    save_weights(tensors, tmp_path / "w.safetensors")
+    model = nn.ParameterDict({name: torch.zeros_like(tensor) for name, tensor in tensors.items()})
+    load_weights(model, tmp_path / "w.safetensors")
+    assert all(torch.equal(model[name], tensor) for name, tensor in tensors.items())
+
+
+def test_what_safetensors_cannot_hold_is_named(tmp_path):
+    for value, kind in (
+        (torch.ones(2).to_sparse(), "torch.sparse_coo"),
+        (torch.ones(2, dtype=torch.complex128), "complex128"),
+    ):
+        with pytest.raises(ValueError, match=f"a is nothing that a safetensors file can hold: .*{kind}"):
+            save_weights({"a": value}, tmp_path / "w.safetensors")
 
 
 # -- Keras -------------------------------------------------------------------------------------------------------------

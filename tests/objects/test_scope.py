@@ -120,6 +120,8 @@ def test_a_malformed_config_is_refused(bad):
 def test_none_and_modules_round_trip():
     assert serialize_keras_object(None) is None
     assert deserialize_keras_object(None) is None
+    for function in (torch.nn.functional.relu, torch.relu, len):
+        assert deserialize_keras_object(function) is function
     loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))
     again = deserialize_keras_object(serialize_keras_object(loss))
     assert torch.equal(again.weight, loss.weight)

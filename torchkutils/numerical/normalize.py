@@ -199,17 +199,24 @@ def _scale(x: torch.Tensor, order: float, dims: tuple[int, ...], suspect: torch.
 
 def _plain_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.Tensor:
     """The norm by its formula, with the reduced axes kept at length 1."""
-    plain = x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad and values_can_be_read(x)
-    if order == 2 and plain and x.ndim >= 2:
+    if order == 2 and x.ndim >= 2 and _can_be_read_by_numpy(x):
         # One thread sums squares as fast as memory is read; torch's reduction takes twice that, over axis 0 far more.
         if dims == (x.ndim - 1,):
             return _root(_squares_of_rows(x.detach().resolve_neg().numpy()))
         if dims == (0,):
             return _root(_squares_of_columns(x.detach().resolve_neg().numpy()))
+    if order == 0:
+        # vector_norm counts too, with a warning where a complex tensor has one number to count.
+        return (x != 0).sum(dims, keepdim=True).to(x.real.dtype)
     if order < 0 and order != -math.inf:
-        # vector_norm of |x|^p with p < 0 is fine as it stands, but for complex zeros.
+        # vector_norm is wrong for complex zeros here.
         return x.abs().pow(order).sum(dims, keepdim=True).pow(1 / order)
     return cast(torch.Tensor, torch.linalg.vector_norm(x, order, dim=dims, keepdim=True))
+
+
+def _can_be_read_by_numpy(x: torch.Tensor) -> bool:
+    is_plain = x.dtype == torch.float32 and x.device.type == "cpu"
+    return is_plain and not x.requires_grad and values_can_be_read(x)
 
 
 def _squares_of_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -223,8 +223,11 @@ def _rows_of_tensor(y: torch.Tensor, classes: int, dtype: torch.dtype, ignored: 
     zeros = y == ignored
     if y.numel() and not classes and bool(zeros.all()):
         raise ValueError("y holds ignore_index only, so num_classes cannot be read from it; give num_classes")
-    rows = _one_hot_tensor(y.masked_fill(zeros, 0), classes, dtype)
-    return rows.masked_fill_(zeros.reshape(rows.shape[:-1]).unsqueeze(-1), 0)
+    # Not masked_fill, which torch lacks for unsigned and 8-bit floating dtypes: there rows are cleared as integers.
+    rows = _one_hot_tensor(torch.where(zeros, torch.zeros_like(y), y), classes, dtype)
+    view = _INTEGER_VIEWS.get(dtype.itemsize, dtype)
+    rows.view(view).masked_fill_(zeros.reshape(rows.shape[:-1]).unsqueeze(-1), 0)
+    return rows
 
 
 def _rows_of_unread(y: torch.Tensor, classes: int, dtype: torch.dtype, ignored: int | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -37,10 +38,7 @@ def write_safetensors(path: str, tensors: Mapping[str, Any]) -> None:
     header: dict[str, Any] = {}
     offset = 0
     for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.dtype not in _NAMES:
-            kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise ValueError(f"{name} is nothing that a safetensors file can hold: {kind}; save to a path in .h5")
-        checked_tensor(tensor, name)
+        _check_storable(name, tensor)
         size = tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, offset + size]
@@ -60,6 +58,19 @@ def write_safetensors(path: str, tensors: Mapping[str, Any]) -> None:
             os.close(handle)
 
 
+def _check_storable(name: str, tensor: Any) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        kind = type(tensor).__name__
+    elif tensor.layout != torch.strided:
+        kind = str(tensor.layout)
+    elif tensor.dtype not in _NAMES:
+        kind = str(tensor.dtype)
+    else:
+        checked_tensor(tensor, name)
+        return
+    raise ValueError(f"{name} is nothing that a safetensors file can hold: {kind}; save to a path in .h5")
+
+
 def read_safetensors_header(path: str) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
     """The tensors of a safetensors file: dtype, shape and the offset of the first byte.
 
@@ -77,7 +88,8 @@ def read_safetensors_header(path: str) -> dict[str, tuple[torch.dtype, tuple[int
         raise ValueError("its header must be a dict")
     told.pop("__metadata__", None)
     found = {name: _entry(name, one, 8 + length, size) for name, one in told.items()}
-    if sum(math.prod(shape) * dtype.itemsize for dtype, shape, _ in found.values()) > size:
+    extents = sorted((start, start + math.prod(shape) * dtype.itemsize) for dtype, shape, start in found.values())
+    if any(next_start < end for (_, end), (next_start, _) in itertools.pairwise(extents)):
         raise ValueError("its header names some bytes twice")
     return found
 

@@ -104,7 +104,7 @@ def deserialize_keras_object(
     >>> deserialize_keras_object({"class_name": "Linear", "config": {"in_features": 2, "out_features": 3}})
     Linear(in_features=2, out_features=3, bias=True)
     """
-    if identifier is None or inspect.isfunction(identifier):
+    if identifier is None or inspect.isroutine(identifier):
         return identifier
     names, config = _interpreted(identifier, printable_module_name)
     found = _first_known(names, custom_objects, module_objects)
