@@ -151,7 +151,7 @@ def test_the_chinese_guide_is_the_english_program() -> None:
 
 
 def shape_of(section: str) -> list[str | set[str]]:
-    """What a section has to have in each language: paragraphs, tables and blocks in this order, and its links."""
+    """What a section must have in each language: paragraphs, tables and blocks in this order, and its links."""
     kinds: list[str | set[str]] = []
     for part in re.sub(r"^```.*?^```", "```", section.strip(), flags=re.M | re.S).split("\n\n"):
         if part.startswith("|"):

@@ -9,7 +9,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
-__all__ = ["Drawing", "LogLines", "Output", "State", "new_drawing", "printable"]
+from torchkutils._printable import printable
+
+__all__ = ["Drawing", "LogLines", "Output", "State", "new_drawing"]
 
 QUIET_SECONDS = 5.0
 """Without a terminal, the least time between two lines."""
@@ -237,8 +239,3 @@ def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
     return shell is not None and "IPKernelApp" in shell.config
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would take for a command."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -13,7 +13,7 @@ __all__ = ["RandomState", "random_state_kept"]
 
 
 class RandomState:
-    """The state of every generator at one moment. An accelerator that nothing used yet is neither asked nor woken."""
+    """The state of every generator at one moment; an accelerator that nothing has used yet stays uninitialised."""
 
     def __init__(self) -> None:
         self._python = random.getstate()

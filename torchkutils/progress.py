@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from torchkutils._keras_names import also_called
-from torchkutils._progress_drawings import Drawing, LogLines, Output, State, new_drawing, printable
+from torchkutils._printable import printable
+from torchkutils._progress_drawings import Drawing, LogLines, Output, State, new_drawing
 
 Metrics: TypeAlias = Iterable[tuple[str, Any]] | Mapping[str, Any]
 

@@ -167,9 +167,12 @@ def test_what_a_library_refuses_is_not_tried_with_real_tensors():
     assert calls == ["meta"]
 
 
-def test_a_constructor_that_looks_at_values_is_called_with_real_tensors():
+@pytest.mark.parametrize(
+    "value", [float, torch.Tensor.item, lambda one: one.numpy().item(), lambda one: one.tolist().pop()]
+)
+def test_a_constructor_that_looks_at_values_is_called_with_real_tensors(value):
     def build():
-        return nn.Dropout(float(torch.linspace(0, 0.5, 3)[1]))
+        return nn.Dropout(value(torch.linspace(0, 0.5, 3)[1:2]))
 
     assert libraries.built_empty(build).p == 0.25
 

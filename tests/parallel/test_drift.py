@@ -227,10 +227,6 @@ def _edit_through_data(m, optimizer):
     m.layers[20].bias.data[2] += 1
 
 
-def _replace_the_data(m, optimizer):
-    m.layers[20].bias.data = m.layers[20].bias.data + 1
-
-
 def _draw_anew(m, optimizer):
     m.layers.apply(lambda module: module.reset_parameters() if isinstance(module, nn.Linear) else None)
 
@@ -241,7 +237,6 @@ ALONE = {
     "a state that is loaded": (_load, 1),
     "one value, in place": (_edit_one_value, 1),
     "one value, through .data": (_edit_through_data, 40),
-    "other data": (_replace_the_data, 40),
     "initial values of another seed": (_draw_anew, 1),
 }
 
@@ -363,14 +358,11 @@ def _equal_ranks_are_no_false_alarm(rank):
 def _another_structure_on_one_rank_raises_on_all(rank, outputs):
     parallel = multi_gpu_model(Net(), strategy="ddp", outputs=outputs)
     parallel.body.requires_grad_(rank == 0)
-    # With local outputs rank 0 knows nothing of it in its backward pass, and waits for gradients until rank 1 ends.
-    waits = outputs == "local" and rank == 0
-    with pytest.raises(RuntimeError, match="" if waits else "ranks must do the same things in the same order"):
+    with pytest.raises(RuntimeError, match="ranks must do the same things in the same order"):
         parallel(batch(3)).sum().backward()
     # What one rank had sent before is still under way: after such an error the processes end.
     (pathlib.Path(os.environ["DONE"]) / str(rank)).touch()
-    if outputs == "merged":
-        time.sleep(1)
+    time.sleep(1)
     os._exit(0)
 
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from torchkutils.data.loader_stats import LoaderStats
 from torchkutils.data.pickled_batch import Message, Receiver
 from torchkutils.data.sequence_state import Parts, State, state_of, why_not_sendable
 from torchkutils.data.sequence_worker import Failure, Outcome, OwnMethod, Task, WorkerView, start_worker
-from torchkutils.data.shards import whole_number
 from torchkutils.data.shared_slots import Slots, WorkNotes
 
 SENT_STATE_BYTES = {"fork": 4 * 2**20, "spawn": 64 * 2**20, "forkserver": 64 * 2**20}
@@ -407,23 +405,3 @@ def _forget(pool: WorkerPool) -> None:
 
 def _as_it_is(outcome: Any) -> Any:
     return outcome
-
-
-def check_workers(num_workers: int, prefetch_factor: int, timeout: float, context: Any) -> None:
-    """Check the arguments that concern workers.
-
-    Raises:
-        TypeError: A context that is none.
-        ValueError: An unknown start method, a negative number, or what needs workers where there are none.
-    """
-    whole_number("prefetch_factor", prefetch_factor, at_least=1)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise ValueError(f"timeout must be a number of seconds of at least 0, got {timeout!r}")
-    known = torch.multiprocessing.get_all_start_methods()
-    if isinstance(context, str) and context not in known:
-        raise ValueError(f"multiprocessing_context must be one of {known}, or a context; got {context!r}")
-    if context is not None and not isinstance(context, (str, BaseContext)):
-        raise TypeError(f"multiprocessing_context must be one of {known}, or a context; got {context!r}")
-    for name, value in (("timeout", timeout), ("multiprocessing_context", context)):
-        if value and not num_workers:
-            raise ValueError(f"{name}={value!r} needs workers, and num_workers is 0")

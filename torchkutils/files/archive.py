@@ -95,11 +95,15 @@ def _serves(manifest: Manifest, extraction: Extraction) -> bool:
     """Whether an extraction by these rules would have brought what is wanted now."""
     if manifest.kind not in extraction.formats or manifest.encoding != (extraction.encoding or ""):
         return False
-    if extraction.allow_links is not False:
-        links_fit = manifest.links or extraction.allow_links == "skip"
-    else:
-        links_fit = manifest.links and all(kind != "symlink" for _, kind, _, _ in manifest.members)
-    return links_fit and manifest.choice().covers(extraction.choice())
+    return _has_links_as_wanted(manifest, extraction) and manifest.choice().covers(extraction.choice())
+
+
+def _has_links_as_wanted(manifest: Manifest, extraction: Extraction) -> bool:
+    if extraction.allow_links == "skip":
+        return True
+    if extraction.allow_links:
+        return manifest.links
+    return manifest.links and all(kind != "symlink" for _, kind, _, _ in manifest.members)
 
 
 def unfinished_staging(path: str, folder: str) -> str | None:

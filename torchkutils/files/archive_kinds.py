@@ -122,7 +122,7 @@ def _possible_kinds(file: BinaryIO, head: bytes, lower: str, packing: str | None
 
 
 def _packing(head: bytes, lower: str, formats: tuple[str, ...]) -> str | None:
-    """The compression; the old lzma format has no sure first bytes, so its ending or the caller has to name it."""
+    """The compression; the old lzma format has no sure first bytes, so its ending or the caller must name it."""
     for name, magic in MAGIC.items():
         sure = name != "lzma" or lower.endswith(_LZMA_ENDINGS) or formats == ("lzma",)
         if head.startswith(magic) and sure:

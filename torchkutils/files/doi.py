@@ -74,13 +74,20 @@ def files_of(record: str, ask: Ask) -> dict[str, RemoteFile]:
 
 def _page_of(doi: str, ask: Ask) -> str:
     answer = ask(f"{DOI_RESOLVER}/api/handles/{urllib.parse.quote(doi)}?type=URL")
-    values = answer.get("values", []) if isinstance(answer, dict) else []
-    for value in values if isinstance(values, list) else []:
-        data = value.get("data") if isinstance(value, dict) else None
-        page = data.get("value") if isinstance(data, dict) else None
+    for value in _as_list(_field(answer, "values")):
+        page = _field(_field(value, "data"), "value")
         if isinstance(page, str) and is_http(page):
             return page
     raise UnknownArchive(f"the DOI {doi!r} leads nowhere")
+
+
+def _field(value: Any, name: str) -> Any:
+    """A field of a JSON object; None where there is none, or the value is no object."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _entries(page: str, doi: str | None, ask: Ask) -> Iterator[tuple[object, object, object]]:

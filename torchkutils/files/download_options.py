@@ -10,7 +10,7 @@ from torchkutils._typing import PathLike
 from torchkutils.files import arguments, certificates
 from torchkutils.files.http_source import Caller
 
-# The defaults that both have to know.
+# The defaults that both use.
 TIMEOUT: float | tuple[float | None, ...] | None = (10, 30)
 RETRIES = 3
 

@@ -279,7 +279,7 @@ def _get(job: _Job, base: str, subdir: str, name: str) -> str:
         return _get_in_turn(job, paths, cached)
     if os.path.isabs(name) or os.path.isabs(subdir):
         raise PermissionError(f"the folder {folder} cannot be made or written; choose another cache_subdir or fname")
-    fed = _fed_by(job, paths.file) if cached.valid else job
+    fed = _with_local_source(job, paths.file) if cached.valid else job
     return _get(fed, cache_folder.substitute_folder(base), subdir, name)
 
 
@@ -313,7 +313,7 @@ def _needs_no_archive(job: _Job, paths: _Paths) -> bool:
     return archive.is_unpacked_without_archive(paths.file, paths.members_folder, job.extraction, expected)
 
 
-def _fed_by(job: _Job, path: str) -> _Job:
+def _with_local_source(job: _Job, path: str) -> _Job:
     """The same job, but the first source is a valid file in a cache that cannot be written."""
     sources = [pathlib.Path(os.path.abspath(path)).as_uri(), *job.request.sources]
     request = dataclasses.replace(job.request, sources=sources, first_answer=None)

@@ -26,7 +26,7 @@ import unicodedata
 from collections.abc import Collection
 
 MARK = ".torchkutils-"
-"""Stands in the name of every file that is ours and not the user's."""
+"""A part of the name of every file that is ours and not the user's."""
 
 LOCK_PATIENCE = 600.0
 """Seconds that a process waits for another one which shows no progress."""

@@ -170,7 +170,7 @@ def _read_extra(stream: UnpackedStream, header: _Header, extra: _Extra) -> None:
         if key in _KEYS:
             extra.fields[f"pax {key.decode()}"] = value
         elif header.kind == _FOR_ALL:
-            continue  # what holds for all members says nothing of the holes of one
+            continue  # a map of holes belongs to one member
         elif key in {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}:
             extra.pieces.append(value)
         elif key.startswith(_SPARSE):

@@ -4,6 +4,7 @@
 # ruff: noqa: PTH105, PTH119, PTH120
 from __future__ import annotations
 
+import http
 import itertools
 import os
 import random
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
+from torchkutils._printable import printable
 from torchkutils.errors import DownloadError
 from torchkutils.files import resume, web_pages
 from torchkutils.files.addresses import Secrets, address_key, is_ftp, is_http, shown_url
@@ -282,8 +284,7 @@ class Attempts:
         return True
 
     def _complain(self, source: str, failed: FailedAttempt | HashMismatch, tries: int) -> None:
-        words = f"{shown_url(source)}: {self._secrets.hidden_in(str(failed))}"
-        words = "".join(letter if letter.isprintable() else "?" for letter in words)
+        words = printable(f"{shown_url(source)}: {self._secrets.hidden_in(str(failed))}")
         if isinstance(failed, FailedAttempt) or tries > 1:
             words += f" after {tries} attempt{'s' if tries > 1 else ''}"
         wait = (failed.wait or 0) if isinstance(failed, FailedAttempt) else 0
@@ -352,17 +353,27 @@ class _Transfer:
             body: Body = opened(source, self.request.caller.timeouts, self.deadline)
             self.part.total, self.part.content_type = body.length, ""
             return body
-        part = self.part
         answer, self.first_answer = self.first_answer, None
         if answer is None:
-            resumes = part.received > 0 and part.etag is not None and part.source == source
-            extra = {"Range": f"bytes={part.received}-", "If-Range": part.etag or ""} if resumes else {}
-            answer = open_http(source, self.request.caller, self.deadline, extra)
+            answer = self._asked(source)
         try:
             return self._appended(source, answer)
         except BaseException:
             answer.close()
             raise
+
+    def _asked(self, source: str) -> Answer:
+        """The answer to a request for the missing rest; for the whole, where nothing came yet or no rest is given."""
+        part, caller = self.part, self.request.caller
+        if part.received and part.etag is not None and part.source == source:
+            rest = {"Range": f"bytes={part.received}-", "If-Range": part.etag}
+            try:
+                return open_http(source, caller, self.deadline, rest)
+            except FailedAttempt as error:
+                # Some servers take If-Range for If-Match: they have another version now.
+                if error.status != http.HTTPStatus.PRECONDITION_FAILED:
+                    raise
+        return open_http(source, caller, self.deadline)
 
     def _appended(self, source: str, answer: Answer) -> Body | None:
         """What an answer means for the part: a whole body, the missing rest, nothing missing, or none of these."""

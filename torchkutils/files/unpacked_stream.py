@@ -190,7 +190,7 @@ class UnpackedStream:
         return b""
 
     def _take(self) -> memoryview:
-        """Some input; little at the beginning of a stream, since what lies behind a short stream is copied."""
+        """Some input, little at the beginning of a stream: what is behind the end of a short stream is copied."""
         if self._used == len(self._input):
             self._fill()
             if not self._input:

@@ -24,9 +24,10 @@ _TITLE = re.compile(rb"<title[^>]{0,200}>([^<]{1,300})", re.IGNORECASE)
 
 def may_be_a_page(name: str, url: str) -> bool:
     """Whether the caller may want a web page: the name says so, or no ending says anything else."""
-    if name:
-        return name.lower().endswith(PAGE_ENDINGS) or not (has_ending(name) or has_ending(last_part(url)))
-    return last_part(url).lower().endswith(PAGE_ENDINGS) or not has_ending(last_part(url))
+    in_address = last_part(url)
+    if (name or in_address).lower().endswith(PAGE_ENDINGS):
+        return True
+    return not has_ending(name) and not has_ending(in_address)
 
 
 def page_in_words(head: bytes, content_type: str, url: str) -> str | None:

@@ -355,7 +355,7 @@ class _Content:
             if piece:
                 yield piece
             elif not data and not decoder.eof and not decoder.needs_input:
-                raise BrokenArchive("it is damaged: its compressed data lead nowhere", self.name)
+                raise BrokenArchive("it is damaged: its compressed data give no more bytes and do not end", self.name)
 
     def _packed(self) -> Iterator[bytes]:
         """The stored bytes; the file's position is set anew for each piece, others read it too."""

@@ -1,8 +1,9 @@
-"""One look at a model, which the summary and the picture share."""
+"""trace_model: one forward of a model as records, for the summary and for the picture."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import operator
 import re
@@ -218,14 +219,18 @@ class _Forward:
             records = module_records(tree, arguments=run.module_arguments)
             args, kwargs = _private(arguments, states)
             with torch.set_grad_enabled(grad), in_mode(tree, run.mode):
-                error = recorder.run(args, kwargs)
+                # Variables of this context (contextvars, NumPy's error state) that forward sets are its own.
+                error = contextvars.copy_context().run(recorder.run, args, kwargs)
             failure = recorder.failure(error)
             self._fit.misfit = recorder.misfit(error)
             # Which tensors forward made unseen is told by those that are gone.
             del args, kwargs
             calls, nodes, edges = recorder.finished()
         self._met_compiled, self._asked_for_graph = recorder.met_compiled, recorder.asked_for_graph
-        notes = tuple([f"{name} was changed by forward and could not be put back" for name in before.lost])
+        notes = (
+            *(f"{name} was changed by forward and could not be put back" for name in before.lost),
+            *(f"{name} was changed by forward, and stays changed" for name in before.left),
+        )
         name = type(tree.modules[0]).__name__
         return Trace(name, records, calls, nodes, edges, self.engine, run.mode, failure, notes), error
 

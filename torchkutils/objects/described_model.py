@@ -142,7 +142,7 @@ class _Description:
 
 @contextlib.contextmanager
 def _drawn_anew() -> Iterator[None]:
-    """Seeds that nobody knows: values that a constructor draws must differ from those that the model has."""
+    """Set random seeds: values that a constructor draws must differ from those that the model has."""
     seed = int.from_bytes(os.urandom(4), "little")
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -2,8 +2,8 @@
 
 The model and a rebuilt tree are walked together, first the modules, so that each has its counterpart, then what each
 module holds. A difference becomes an edit (see `edits`) that is applied to the rebuilt tree at once; what no edit can
-say is refused. Two things are not part of a model: attributes that its constructor did not make, and state too large
-or too alive to be stored. They are collected, for one warning.
+say is refused. Two things are not part of a model: attributes that its constructor did not make, and values that
+no file can hold (large tensors, tensors with a graph, optimizers, open files). They are collected, for one warning.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def built_on(device: str | None) -> contextlib.AbstractContextManager[Any]:
 
 
 class _GoesBackError(ValueError):
-    """A value is too large or too alive to be stored; it goes back to what the constructor made."""
+    """No file can hold the value: it is a large tensor, or one with a graph. The constructor's value is taken."""
 
 
 class Differences:

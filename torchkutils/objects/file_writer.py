@@ -22,7 +22,7 @@ from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
 from torchkutils.objects.budget import write_json
 from torchkutils.objects.stored_file import FORMAT, FORMAT_VERSION, checked_path
-from torchkutils.objects.tensors import StoredTensor, array_of, numpy_dtype
+from torchkutils.objects.tensors import StoredTensor, array_of, dtype_name, numpy_dtype
 
 __all__ = ["write_model_file"]
 
@@ -61,7 +61,7 @@ def _entries(tensors: Mapping[str, torch.Tensor]) -> list[StoredTensor]:
     for number, (name, tensor) in enumerate(tensors.items()):
         dataset, offset = f"tensors/{_quoted(name) or number}", None
         if name in packed:
-            dataset = f"packed/{str(tensor.dtype).removeprefix('torch.')}"
+            dataset = f"packed/{dtype_name(tensor.dtype)}"
             offset = ends[dataset]
             ends[dataset] += tensor.numel()
         entries.append(StoredTensor(name, tensor.dtype, tuple(tensor.shape), dataset, offset))
@@ -116,7 +116,7 @@ def _create(file: Any, path: str, dtype: torch.dtype, extent: list[int]) -> int:
     space = h5py.h5s.create_simple(tuple(extent))
     dataset = h5py.h5d.create(group.id, name.encode(), kind, space, settings)
     if group_name == "tensors":
-        h5py.Dataset(dataset).attrs["dtype"] = np.bytes_(str(dtype).removeprefix("torch."))
+        h5py.Dataset(dataset).attrs["dtype"] = np.bytes_(dtype_name(dtype))
     return int(dataset.get_offset() or 0)
 
 

@@ -77,7 +77,7 @@ def keras_tensors(path: str, model: nn.Module) -> dict[str, torch.Tensor]:
         for layer, unit in zip(found, units[kind], strict=True):
             for name, array in _KINDS[kind](layer, unit).items():
                 tensors[unit.prefix + name] = torch.from_numpy(np.ascontiguousarray(array).copy())
-    # How many batches a BatchNorm has seen is nothing that Keras counts.
+    # Keras does not count the batches that a BatchNorm has seen: the model keeps its own numbers.
     counts = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     return tensors | counts
 

@@ -101,7 +101,7 @@ def built_empty(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return build()
-    except (NotImplementedError, RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         if not _needs_values(error):
             raise
     return build()
@@ -110,7 +110,7 @@ def built_empty(build: Callable[[], nn.Module]) -> nn.Module:
 def _needs_values(error: BaseException | None) -> bool:
     """Whether an error, or the one behind it, says that a tensor on the meta device has no values."""
     while error is not None:
-        if isinstance(error, NotImplementedError | RuntimeError) and "meta" in str(error).lower():
+        if isinstance(error, RuntimeError | TypeError) and "meta" in str(error).lower():
             return True
         error = error.__cause__
     return False

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchkutils.objects.budget import MAX_LEVELS
+from torchkutils.objects.budget import MAX_LEVELS, dict_of_pairs
 from torchkutils.objects.known_callables import callable_tag, class_of_name, function_of_name, known_object
 from torchkutils.objects.libraries import config_from_library, library_config
 from torchkutils.objects.registry import instance_of
+from torchkutils.objects.tensors import DTYPES, dtype_name
 
 __all__ = ["Special", "decode", "encode"]
 
-DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _MEMORY_FORMATS = {str(one).removeprefix("torch."): one for one in (
     torch.contiguous_format, torch.channels_last, torch.channels_last_3d, torch.preserve_format
 )}  # fmt: skip
@@ -242,7 +242,7 @@ _SIMPLE: dict[type, Callable[[Any], Any]] = {
     range: _plain_parts("__range__", "start", "stop", "step"),
     slice: _plain_parts("__slice__", "start", "stop", "step"),
     bytes: lambda value: {"__bytes__": base64.b64encode(value).decode()},
-    torch.dtype: lambda value: {"__dtype__": str(value).removeprefix("torch.")},
+    torch.dtype: lambda value: {"__dtype__": dtype_name(value)},
     torch.device: lambda value: {"__device__": str(value)},
     torch.memory_format: lambda value: {"__memory_format__": str(value).removeprefix("torch.")},
     torch.layout: lambda value: {"__layout__": str(value).removeprefix("torch.")},
@@ -312,7 +312,7 @@ class _Decoder:
         return complex(*[self.decode(one) for one in body])
 
     def _pairs(self, body: Any) -> dict[Any, Any]:
-        return keyed((self.decode(key), self.decode(one)) for key, one in _checked(body, list))
+        return dict_of_pairs((self.decode(key), self.decode(one)) for key, one in _checked(body, list))
 
     def _defaultdict(self, body: Any) -> Any:
         factory, pairs = body
@@ -322,7 +322,7 @@ class _Decoder:
         return lambda body: kind([self.decode(one) for one in _checked(body, list)])
 
     def _set(self, kind: Any, body: Any) -> Any:
-        return kind(keyed((self.decode(one), None) for one in _checked(body, list)))
+        return kind(dict_of_pairs((self.decode(one), None) for one in _checked(body, list)))
 
     def _partial(self, body: Any) -> Any:
         function, arguments, keywords = (self.decode(one) for one in body)
@@ -383,27 +383,6 @@ def _checked(value: Any, kind: Any) -> Any:
 
 def _text(value: Any) -> bytes:
     return base64.b64decode(_checked(value, str), validate=True)
-
-
-def keyed(pairs: Any) -> dict[Any, Any]:
-    """A dict of pairs whose keys may have been chosen so that they collide: as slow as many equal hashes are, stopped.
-
-    Raises:
-        ValueError: More than 100 different keys have one hash, or a key has none.
-    """
-    found: dict[Any, Any] = {}
-    hashes: collections.Counter[int] = collections.Counter()
-    for key, value in pairs:
-        # Python probes by the low bits first, then mixes in the rest: equal hashes are what cannot be told apart.
-        code = hash(key)
-        hashes[code] += 1
-        if hashes[code] > _EQUAL_HASHES:
-            raise ValueError(f"more than {_EQUAL_HASHES} keys have the same hash")
-        found[key] = value
-    return found
-
-
-_EQUAL_HASHES = 100
 
 
 def _array_of(body: Any) -> Any:

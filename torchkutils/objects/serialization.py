@@ -15,6 +15,7 @@ from torchkutils.objects.plain_values import encode
 from torchkutils.objects.recorded_arguments import recorded_config
 from torchkutils.objects.registry import get_registered_name, instance_of, look_up, unknown_name
 from torchkutils.objects.scope import CustomObjectScope
+from torchkutils.objects.tensors import dtype_name
 
 __all__ = ["deserialize_keras_object", "serialize_keras_object"]
 
@@ -59,7 +60,7 @@ def serialize_keras_object(obj: Any) -> Any:
 def _inline_tensor(tensor: torch.Tensor, where: str) -> Any:
     data = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     wide = data.detach().double() if data.is_floating_point() else data.detach()
-    return {"dtype": str(tensor.dtype).removeprefix("torch."), "data": wide.tolist()}
+    return {"dtype": dtype_name(tensor.dtype), "data": wide.tolist()}
 
 
 def _tensor_of(body: Any) -> torch.Tensor:

@@ -64,7 +64,7 @@ class Team:
         return cls(spread.device_mesh)
 
     def meet(self, timeout: float) -> None:
-        """Wait until every rank has made this call: in a collective call, a missing rank would mean waiting in vain.
+        """Wait until every rank has made this call: a collective call without one of them would never return.
 
         Raises:
             RuntimeError: Some ranks did not come; they are named.
@@ -156,11 +156,11 @@ def whole_values(value: Any, team: Team) -> Any:
     return _nested.map_leaves(value, team.whole, kind=torch.Tensor)
 
 
-def _drop_torchs_own_hooks(held: dict[str, Any]) -> None:
-    """Leave out of a module's attributes the hooks that `fully_shard` set, and the flags beside them."""
+def _drop_hooks_of_sharding(held: dict[str, Any]) -> None:
+    """Leave out of a module's attributes the hooks that sharding set, and the flags beside them."""
     for name, hooks in held.items():
         if name.endswith("_hooks") and isinstance(hooks, dict):
-            held[name] = OrderedDict((key, hook) for key, hook in hooks.items() if not _is_torchs_own(hook))
+            held[name] = OrderedDict((key, hook) for key, hook in hooks.items() if not _is_of_sharding(hook))
     for name in ("_forward_hooks", "_forward_pre_hooks"):
         kept = held[f"{name}_with_kwargs"]
         held[f"{name}_with_kwargs"] = OrderedDict((key, flag) for key, flag in kept.items() if key in held[name])
@@ -180,7 +180,7 @@ def whole_model(model: nn.Module, team: Team) -> nn.Module:
             for name, value in module.__dict__.items()
             if name not in _MARKS and not name.startswith("__composable_api")
         }
-        _drop_torchs_own_hooks(held)
+        _drop_hooks_of_sharding(held)
         twins[id(module)].__dict__.update(held)
     return twins[id(model)]
 
@@ -196,8 +196,10 @@ def _plain_class(module: nn.Module) -> type:
     return order[order.index(sharded) + 1] if sharded in order else order[0]
 
 
-def _is_torchs_own(hook: Any) -> bool:
-    return str(getattr(getattr(hook, "hook", hook), "__module__", "")).startswith("torch.distributed.")
+def _is_of_sharding(hook: Any) -> bool:
+    # Those of `fully_shard`, and of the model under strategy='fsdp'.
+    module = str(getattr(getattr(hook, "hook", hook), "__module__", ""))
+    return module.startswith(("torch.distributed.", "torchkutils.parallel."))
 
 
 def _swapped(value: Any, tensors: dict[int, torch.Tensor], twins: dict[int, nn.Module]) -> Any:

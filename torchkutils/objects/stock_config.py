@@ -170,9 +170,9 @@ def build_stock(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     Raises:
         ValueError: Arguments that a file never holds: a device, a dtype, another content of a container, a long range.
     """
-    _check_ranges(kind, config)
     if kind in _CONTAINERS:
         return _container(kind, config)
+    _check_ranges(kind, config.values())
     if kind is AveragedModel:
         return _build_averaged(config)
     foreign = sorted(set(config) & _FOREIGN)
@@ -181,9 +181,9 @@ def build_stock(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     return kind(**config)
 
 
-def _check_ranges(kind: type, config: Mapping[str, Any]) -> None:
+def _check_ranges(kind: type, arguments: Iterable[Any]) -> None:
     """A few letters of a file stand for a range of any length, and torch's constructors make lists of what they get."""
-    for values in _nested.of_kind(range, *config.values()):
+    for values in _nested.of_kind(range, *arguments):
         if len(values) > _LONGEST_RANGE:
             raise ValueError(
                 f"a range given to {kind.__name__} must have at most {_LONGEST_RANGE} numbers, got {values}"
@@ -194,16 +194,21 @@ def _container(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     if len(config) != 1 or next(iter(config)) not in ("modules", "values", "parameters"):
         raise ValueError(f"a {kind.__name__} must have one argument, got {sorted(map(str, config))[:5]}")
     (values,) = config.values()
+    if isinstance(values, range):
+        _check_ranges(kind, [values])
     if isinstance(values, dict) and not all(isinstance(key, str) for key in values):
         raise ValueError(f"the keys of a {kind.__name__} must be text")
     if kind in (nn.Sequential, nn.Module):
-        module = kind()
-        for name, child in values.items():
-            module.add_module(name, child)
-        return module
+        return _with_children(kind(), values)
     if kind is nn.ParameterList:
-        return nn.ParameterList([_as_parameter(one) for one in values])
+        return nn.ParameterList(map(_as_parameter, values))
     return _parameter_dict(values) if kind is nn.ParameterDict else kind(values)
+
+
+def _with_children(module: nn.Module, children: dict[str, Any]) -> nn.Module:
+    for name, child in children.items():
+        module.add_module(name, child)
+    return module
 
 
 def _parameter_dict(values: dict[str, Any]) -> nn.Module:

@@ -24,7 +24,7 @@ from torchkutils._call_hints import explained
 from torchkutils._typing import PathLike
 from torchkutils.objects.budget import Budget, parse_json, size_limit
 from torchkutils.objects.other_files import is_hdf5, kind_of_file
-from torchkutils.objects.tensors import StoredTensor, empty_tensor, numpy_dtype, stored_dtype
+from torchkutils.objects.tensors import StoredTensor, dtype_name, empty_tensor, numpy_dtype, stored_dtype
 
 __all__ = [
     "FORMAT",
@@ -277,7 +277,7 @@ class ModelFile:
             if extent != stored.shape:
                 raise ValueError(f"{stored.dataset!r} must have shape {stored.shape}, got {extent}")
             return offset
-        if not stored.dataset.endswith(f"/{str(stored.dtype).removeprefix('torch.')}"):
+        if not stored.dataset.endswith(f"/{dtype_name(stored.dtype)}"):
             raise ValueError(f"{stored.dataset!r} must hold {stored.dtype}")
         if stored.offset + math.prod(stored.shape) > extent[0]:
             raise ValueError(f"the tensor {name[:60]!r} reaches past the end of {stored.dataset!r}")

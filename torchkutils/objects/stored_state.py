@@ -81,6 +81,22 @@ class StoredState:
             raise ValueError(f"its view {name[:60]!r} reaches past the end of {base.name[:60]!r}")
         return shape, base.dtype
 
+    def check(self, name: str) -> None:
+        """Check the data sets that a tensor is made of; nothing is read.
+
+        Raises:
+            ValueError: A data set is not what the index says.
+        """
+        self._described(name)
+        if name in self._views:
+            stored = [self._views[name]["of"]]
+        elif name in self._sparse:
+            stored = list(self._sparse[name]["parts"].values())
+        else:
+            stored = [name]
+        for one in stored:
+            self.file.check(one)
+
     def empty(self, name: Any) -> torch.Tensor:
         """A tensor on the meta device of the shape and dtype in the file."""
         shape, dtype = self._described(name)

@@ -199,13 +199,11 @@ def _own_source(file: Any) -> WeightSource:
         file.read_into(name, target.view(stored_dtype(target.dtype)).numpy())
         return True
 
-    for name in set(file.names.values()):
-        if name in file.tensors:
-            file.check(name)
     extra = file.index.get("extra", {})
     return WeightSource(
         shapes={key: state.shape(name) for key, name in file.names.items()},
         read=lambda key: state.read(file.names[key]),
+        check=lambda key: state.check(file.names[key]),
         read_into=read_into,
         extra=lambda: {key: decode(value, special) for key, value in dict(extra).items()},
         extra_keys=set(extra),
@@ -233,13 +231,7 @@ class _Target:
         """
         on_meta = [key for key in keys if self.tensors[key].is_meta]
         for key in keys:
-            tensor = self.tensors[key]
-            if not tensor.is_meta and not is_lazy(tensor) and _writes_twice(tensor):
-                raise ValueError(
-                    f"{key!r} is expanded: several of its elements are one in memory; make it whole with .clone() first"
-                )
-            if is_lazy(tensor):
-                raise ValueError(f"{key!r} has no shape yet; call the model once before loading")
+            _check_writable(key, self.tensors[key])
         slots = {slot.key: slot for slot in slots_of(self._model)} if on_meta else {}
         for key in on_meta:
             if key not in slots:
@@ -266,6 +258,15 @@ class _Target:
             if key in found:
                 path = key.removesuffix(EXTRA).rstrip(".")
                 self._model.get_submodule(path).set_extra_state(found[key])
+
+
+def _check_writable(key: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        raise ValueError(f"{key!r} has no shape yet; call the model once before loading")
+    if not tensor.is_meta and _writes_twice(tensor):
+        raise ValueError(
+            f"{key!r} is expanded: several of its elements are one in memory; make it whole with .clone() first"
+        )
 
 
 def _materialise(
@@ -325,6 +326,8 @@ def _compared(
         )
     fitting = _both(target, source, report)
     target.check(fitting)
+    for key in fitting:
+        source.check(key)
     if target.keys and not fitting:
         warn_caller(
             f"load_weights read nothing: {os.fspath(path)} has no tensor that fits; the model has {target.keys[:3]}, "

@@ -85,7 +85,7 @@ class Control:
         *,
         problem: Exception | None = None,
         content: bytes = b"",
-        unequal: str = "",
+        unequal: str = "ranks must run the same, got something else than rank 0's on rank {ranks}",
         number: int = 0,
         changes: int = 0,
         pair: tuple[float, float] = (0.0, 0.0),

@@ -30,11 +30,15 @@ class RankBuffers:
     def _versions(self) -> int:
         return sum(buffer._version for buffer in self._template.buffers())
 
+    def edited(self) -> bool:
+        """Whether buffers were changed in place since the ranks brought them together."""
+        return self._versions() != self._counted
+
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Keep the running statistics as they are during a forward, and record the shard's own instead."""
         self._calls = []
-        self._edited = self._versions() != self._counted
+        self._edited = self.edited()
         with contextlib.ExitStack() as stack:
             for module in self._merged_norms():
                 calls: list[Statistics] = []

@@ -15,7 +15,7 @@ from torchkutils._random_state import random_state_kept
 from torchkutils._torch_versions import no_join
 from torchkutils.parallel.arguments import Arguments, positional_names
 from torchkutils.parallel.collectives import add_ranks, take_from_first
-from torchkutils.parallel.control import Message, attempt, control_of_group
+from torchkutils.parallel.control import attempt, control_of_group
 from torchkutils.parallel.distributed_buffers import RankBuffers
 from torchkutils.parallel.engines import (
     COMM_HOOK,
@@ -38,8 +38,7 @@ from torchkutils.parallel.rank_merging import RankMerger
 from torchkutils.parallel.ranks import own_random_numbers
 from torchkutils.parallel.replicas import throw_away_copy
 from torchkutils.parallel.scatter_gather import Shard, plan_shards
-from torchkutils.parallel.sharded_checks import ShardedChecks
-from torchkutils.parallel.sharding import check_still_sharded
+from torchkutils.parallel.sharded_checks import ShardedChecks, mode_of
 from torchkutils.parallel.token_means import TokenMeans, leaves_tokens_out
 
 
@@ -96,8 +95,8 @@ class DistributedModel(ParallelModel):
             sharded(template, device, options)
             self._engine = template
             self._coupled = True
-            self._structure = Structure(template)
-            self._shards = ShardedChecks(template, self._control)
+            self._structure = Structure(template, moves=True)
+            self._shards = ShardedChecks(template, self._control, self._rank_buffers.edited)
         else:
             replicated(template, device)
             self._make_engine()
@@ -121,51 +120,30 @@ class DistributedModel(ParallelModel):
 
     def _begin_alone(self) -> None:
         """See to it that a forward with this rank's own batch runs with the engine that the template needs."""
+        if self._shards is not None:
+            # They agree on each of the template's forwards.
+            return
         changed = not self._structure.still_holds()
         if self._coupled and not self._joining:
             self._agree_to_begin(changed)
         if changed:
             self._follow_structure()
 
-    def _agree_to_begin(self, changed: bool, problem: Exception | None = None, **told: Any) -> list[Message]:
+    def _agree_to_begin(self, changed: bool, problem: Exception | None = None, **told: Any) -> None:
         """Begin a forward on all ranks, in one mode and with one model; or raise on all."""
-        if changed and self._strategy == "fsdp":
-            problem = problem or self._not_sharded()
-        changes, sample = self._state()
-        everyone = self._control.agree(
-            f"a forward {self._mode()}{' of changed layers' if changed else ''}",
-            problem=problem,
-            changes=changes,
-            pair=sample,
-            **told,
-        )
+        changes, sample = 0, (0.0, 0.0)
+        checks: ShardedChecks | ParameterChecks | None = self._shards
         if self._shards is not None:
-            self._shards.check(everyone)
+            problem, changes = problem or self._shards.problem(), self._shards.message()
         elif self._evaluated is not None and not torch.is_grad_enabled():
+            # No backward pass will tell whether all ranks hold the same model.
+            checks = self._evaluated
+            changes, sample = self._evaluated.message()
             self._evaluated.start_next()
-            self._evaluated.check(everyone)
-        return everyone
-
-    def _mode(self) -> str:
-        return f"{'in training' if self.training else 'in evaluation'}{' with grad' if torch.is_grad_enabled() else ''}"
-
-    def _state(self) -> tuple[int, tuple[float, float]]:
-        """What tells whether all ranks hold the same model, where no backward pass will."""
-        if self._shards is not None:
-            return self._shards.message(), (0.0, 0.0)
-        if self._evaluated is not None and not torch.is_grad_enabled():
-            return self._evaluated.message()
-        return 0, (0.0, 0.0)
-
-    def _not_sharded(self) -> ValueError:
-        try:
-            check_still_sharded(self.template)
-        except ValueError as error:
-            return error
-        return ValueError(
-            "layers must stay those that were sharded, and trained or frozen as they were, got others; replace "
-            "layers (SyncBatchNorm.convert_sync_batchnorm does) and set requires_grad before multi_gpu_model"
-        )
+        point = f"a forward {mode_of(self.template)}{' of changed layers' if changed else ''}"
+        everyone = self._control.agree(point, problem=problem, changes=changes, pair=sample, **told)
+        if checks is not None:
+            checks.check(everyone)
 
     def _follow_structure(self) -> None:
         """Take over layers that were replaced and parameters that were frozen or unfrozen; on every rank alike."""
@@ -226,20 +204,17 @@ class DistributedModel(ParallelModel):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         """The template's forward through the engine."""
+        if self._shards is not None:
+            self._shards.begun = self._settings.outputs == "merged"
         try:
             output = self._engine(*args, **kwargs)
         except Exception:
-            if self._strategy == "fsdp" and hasattr(self._engine, "reset_iter_state"):
-                # Else FSDP would take the next forward for a part of this one. (It raises where none had begun.)
-                reset: Any = self._engine.reset_iter_state
-                with contextlib.suppress(RuntimeError):
-                    reset()
+            if self._shards is not None:
+                self._shards.forward_failed()
             raise
         synced = torch.is_grad_enabled() and getattr(self._engine, "require_backward_grad_sync", False)
         if self._exchange is not None and synced:
             self._exchange.arm()
-        if self._shards is not None:
-            self._shards.announce_backward(output)
         return output
 
     def _agreed_part(self, prepare: Callable[[], Arguments]) -> _Part:
@@ -258,7 +233,7 @@ class DistributedModel(ParallelModel):
             self._begin_alone()
             # Each rank's batch is whole.
             return _Part(arguments, Shard(rank, self._device, 0, length), [one.number for one in everyone])
-        changed = not self._structure.still_holds()
+        changed = self._shards is None and not self._structure.still_holds()
         self._agree_to_begin(changed, problem, content=content, unequal=_ANOTHER_BATCH)
         if changed:
             # Not in the forward: there an exception waits for the other ranks' word, and they would not be there.
@@ -276,22 +251,27 @@ class DistributedModel(ParallelModel):
 
     def _alone(self, work: Callable[[], Any]) -> Any:
         """What this rank's work gives; what fails here reaches the others when this process ends."""
-        if self._joining:
-            return work()
-        if not self._structure.buffers:
+        result = self._recorded(work)
+        self._settle_alone()
+        return result
+
+    def _recorded(self, work: Callable[[], Any]) -> Any:
+        if self._joining or not self._structure.buffers:
             return work()
         with self._rank_buffers.recorded():
-            result = work()
-        if self.training and torch.is_grad_enabled():
+            return work()
+
+    def _settle_alone(self) -> None:
+        if self.training and torch.is_grad_enabled() and self._structure.buffers and not self._joining:
             self._rank_buffers.settle(self._device)
-        return result
 
     def _agreed_alone(self, work: Callable[[], Any]) -> Any:
         """What this rank's work gives, once it is sure that no rank failed: what follows needs all of them."""
-        result, problem = attempt(lambda: self._alone(work))
+        result, problem = attempt(lambda: self._recorded(work))
         if problem is not None and self._coupled:
             raise problem
         self._control.agree("the loss", problem=problem)
+        self._settle_alone()
         return result
 
     def _agreed(self, work: Callable[[], Any], make_of_result: Callable[[Any], bytes], part: _Part) -> Any:
@@ -337,7 +317,9 @@ class DistributedModel(ParallelModel):
             yield
         finally:
             for buffer, before in kept:
-                buffer.copy_(before)
+                # The forward's graph may hold it.
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
     def no_sync(self) -> AbstractContextManager[None]:
         """A block whose backward passes exchange no gradients between ranks; the next one outside sends their sum."""
@@ -351,11 +333,16 @@ class DistributedModel(ParallelModel):
     @contextlib.contextmanager
     def _unsynced_shards(self) -> Iterator[None]:
         engine: Any = self._engine
-        engine.set_requires_gradient_sync(False)
+        self._sync_shards(engine, False)
         try:
             yield
         finally:
-            engine.set_requires_gradient_sync(True)
+            self._sync_shards(engine, True)
+
+    def _sync_shards(self, engine: Any, synced: bool) -> None:
+        engine.set_requires_gradient_sync(synced)
+        if self._shards is not None:
+            self._shards.synced = synced
 
     def register_comm_hook(self, state: Any, hook: Callable[..., Any]) -> None:
         """See `torch.nn.parallel.DistributedDataParallel.register_comm_hook`; on every rank alike.

@@ -105,17 +105,20 @@ def sharded(template: nn.Module, device: torch.device, options: Mapping[str, Any
 class Structure:
     """Which parameters a template holds, and how they are trained: seen at each forward, in some microseconds.
 
+    Args:
+        template: The model.
+        moves: Whether its values may lie elsewhere each time, as those that `fully_shard` gathers do.
+
     Attributes:
         buffers: The template's buffers, as they were when they were last looked at.
     """
 
-    def __init__(self, template: nn.Module) -> None:
+    def __init__(self, template: nn.Module, *, moves: bool = False) -> None:
         self._modules = list(template.modules())
         self._holders: list[Any] = [held for one in self._modules for held in (one._parameters, one._modules)]
         self._held = self._now()
         self._parameters = list(template.parameters())
-        # What `fully_shard` gathers and frees.
-        self._moves = is_sharded(template)
+        self._moves = moves
         self._trained, self._addresses = self._state_now()
         self.buffers: list[Tensor] = []
         self._trained_buffers = self._buffers_that_train()

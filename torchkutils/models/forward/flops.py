@@ -345,7 +345,7 @@ def _size(value: TensorValue, axis: int) -> int:
     return int(value.shape[axis] or 0)
 
 
-def watched_wholly(kind: type[nn.Module]) -> bool:
+def must_be_seen_inside(kind: type[nn.Module]) -> bool:
     """Whether formulas of users may concern functions inside layers of this class, which then must be seen."""
     if not _registered:
         return False

@@ -1,4 +1,4 @@
-"""What the calls of modules and torch functions during one forward mean: calls, and a data flow."""
+"""Turns the calls of modules and of torch functions during one forward into records: calls and a data flow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchkutils.models.forward.call_stack import CallStack, RunningCall
 from torchkutils.models.forward.compiled_calls import CompiledCalls, CompiledFunctionMet
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoints, replace_entry_points
-from torchkutils.models.forward.flops import examples_at_once, function_flops, module_flops, watched_wholly
+from torchkutils.models.forward.flops import examples_at_once, function_flops, module_flops, must_be_seen_inside
 from torchkutils.models.forward.function_mode import FunctionMode
 from torchkutils.models.forward.misfits import Misfit, misfit_of
 from torchkutils.models.forward.provenance import Provenance
@@ -26,6 +26,7 @@ from torchkutils.models.forward.torch_functions import (
     QUIET,
     SHARING,
     asks_for_graph,
+    hands_out_memory,
     plain_name,
     shown_name,
     written_tensors,
@@ -96,7 +97,7 @@ class Recorder:
         with ExitStack() as block:
             for index in self.tree.index_of.values():
                 module = self.tree.modules[index]
-                inside_too = watched_wholly(type(module))
+                inside_too = must_be_seen_inside(type(module))
                 self._entries.append(replace_entry_points(self, module, index, inside_too=inside_too))
             block.callback(self._release)
             block.enter_context(self._mode)
@@ -148,7 +149,7 @@ class Recorder:
             raise CompiledFunctionMet
 
     def _before_compiled(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A compiled function is about to run: nothing is watched until it has ended."""
+        """A compiled function is about to run: nothing is recorded until it has ended."""
         self._compiled_under_mode = self._mode.on and self._mode.pop_mode()
         if self._calls.running:
             sources = self._unseen(self._taken_by_compiled, self._calls.running[-1], args, kwargs)
@@ -415,6 +416,9 @@ class Recorder:
         if self._states is not None:
             if name == "__set__":
                 self._states.rebound(args[0])
+            elif name == "__get__" and hands_out_memory(function):
+                # What is written through it is not counted, and a script's or another thread's write not seen.
+                self._states.written([args[0]])
             elif name in HOOKING:
                 self._states.hooked(args[0])
         self.asked_for_graph = self.asked_for_graph or asks_for_graph(function, name)

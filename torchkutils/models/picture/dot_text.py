@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
 
 _subgraph_numbers = itertools.count()
-# In colours boxes stand closer, so that more of a model is seen at once.
+# With colours the boxes are closer together, so that more of a model is seen at once.
 _CLOSE = {"nodesep": "0.2", "ranksep": "0.3"}
 # How many spaces are as wide as a letter of a title, on average.
 _SPACES_PER_LETTER = 1.9
@@ -62,7 +62,7 @@ def draw(
 
 
 def _spacing(look: Look) -> dict[str, str]:
-    """How arrows run, and how far boxes stand from each other, where that is not Graphviz's own way."""
+    """How arrows run, and the distances between boxes, where they differ from Graphviz's defaults."""
     spacing = {} if look.splines is None else {"splines": look.splines}
     return spacing | _CLOSE if look.coloured else spacing
 
@@ -170,5 +170,5 @@ def _quoted(text: str) -> str:
 
 
 def _plain(text: str) -> Any:
-    """A label that is no HTML, whatever angle brackets stand in it."""
+    """A label that Graphviz does not read as HTML, even with angle brackets in it."""
     return _lazy.graphviz.nohtml(escape_label(text))
