@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 HERE = pathlib.Path(__file__).parent
 
@@ -33,9 +34,14 @@ def main() -> None:
 
 def build(site: pathlib.Path, version: str) -> None:
     """Build this checkout's documentation as a version: an older one of that name goes away."""
-    shutil.rmtree(site, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-E", str(HERE), str(site)]
-    subprocess.run(command, check=True, env={**os.environ, "DOCS_VERSION": version})
+    with tempfile.TemporaryDirectory() as folder:
+        # MyST-NB leaves a folder of its own beside the pages.
+        made, doctrees = pathlib.Path(folder) / "site", pathlib.Path(folder) / "doctrees"
+        command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(doctrees)]
+        subprocess.run([*command, str(HERE), str(made)], check=True, env={**os.environ, "DOCS_VERSION": version})
+        shutil.rmtree(site, ignore_errors=True)
+        site.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made, site)
 
 
 def list_versions(folder: pathlib.Path, base: str) -> None:

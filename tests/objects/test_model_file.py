@@ -494,3 +494,12 @@ def test_the_other_file_a_hostile_one_points_at_is_never_opened(name, tmp_path):
         file["tensors/weight"][()]
     assert opened.read() > {"m.h5"}, "h5py itself follows it, and the notice sees that"
     os.close(opened.handle)
+
+
+def test_a_model_nested_too_deeply_is_refused_before_a_byte_is_written(tmp_path):
+    model = nn.Linear(2, 2)
+    for _ in range(300):
+        model = nn.Sequential(model)
+    with pytest.raises(ValueError, match=r"nested at most 100 levels deep.*torchkutils\.save_weights\(model, path\)"):
+        save_model(model, tmp_path / "deep.h5")
+    assert list(tmp_path.iterdir()) == []
