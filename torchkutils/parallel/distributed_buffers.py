@@ -35,6 +35,21 @@ class RankBuffers:
         return self._versions() != self._counted
 
     @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put the buffers back afterwards."""
+        before = [(buffer, buffer.clone()) for buffer in self._template.buffers()]
+        edited = self.edited()
+        try:
+            yield
+        finally:
+            for buffer, value in before:
+                # A graph may hold it.
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+            if not edited:
+                self._counted = self._versions()
+
+    @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Keep the running statistics as they are during a forward, and record the shard's own instead."""
         self._calls = []
