@@ -133,7 +133,7 @@ pictures: $(READY)  ## Draw the pictures of docs/gallery.md anew
 
 # The wheel is tested where the sources are not: its own venv, the tests copied beside it.
 build: $(READY)  ## Make wheel and sdist, and run the tests against the wheel in a clean venv
-	rm -rf dist build
+	rm -rf dist build/venv build/tests
 	$(PY) -m build --outdir dist .
 	$(PYTHON) -m venv build/venv
 	build/venv/bin/python $(PIP) 'pip>=25.1'

@@ -65,7 +65,7 @@ html_static_path = ["static"]
 html_css_files = ["extra.css"]
 html_show_sourcelink = False
 html_copy_source = False
-html_sidebars = {"index": [], "changes": [], "contributing": []}
+html_sidebars = {"index": [], "gallery": [], "changes": [], "contributing": []}
 html_theme_options = {
     "logo": {"text": "torchkutils"},
     "navbar_start": ["navbar-logo", "version-switcher"] if os.environ.get("DOCS_VERSION") else ["navbar-logo"],

@@ -136,10 +136,10 @@ SHOWN = {
 """Pictures of the gallery that stand on a name's own page."""
 
 INTEGRATIONS = [
-    "torchkutils.integrations.golden.assert_summary_matches",
-    "torchkutils.integrations.model_report.log_summary",
-    "torchkutils.integrations.model_report.log_picture",
-    "torchkutils.integrations.model_report.write_report",
+    "torchkutils.integrations.assert_summary_matches",
+    "torchkutils.integrations.log_summary",
+    "torchkutils.integrations.log_picture",
+    "torchkutils.integrations.write_report",
 ]
 """What `torchkutils.integrations` offers without a trainer being installed."""
 
@@ -298,5 +298,6 @@ def _mark_pictures(app: Sphinx, tree: Any) -> None:
     for image in tree.findall(nodes.image):
         if "images/benchmarks/" in image["uri"]:
             image["classes"].append("dark-light")
-        elif "images/gallery/" in image["uri"]:
-            image["classes"].append("drawing")
+        elif image["uri"].endswith((".svg", "digits-model.png")):
+            # Black on white: the style sheet turns them round.
+            image["classes"] += ["dark-light", "drawing"]

@@ -197,8 +197,8 @@ def test_the_exit_status_tells_wrong_usage_from_failure(
         )
     try:
         found = main(words)
-    except SystemExit as end:
-        found = end.code
+    except SystemExit as error:
+        found = error.code
     told = capsys.readouterr()
     assert (found, told.out) == (status, "")
     assert said in told.err

@@ -169,7 +169,7 @@ def test_the_cache_is_listed(server, tmp_path, capsys) -> None:
     assert len(out) == 3
     assert "4 B" in out[0]
     assert "datasets/f.bin" in out[0]
-    assert out[1].startswith("1 files, 4 B")
+    assert out[1].startswith("1 file, 4 B")
     assert out[2].startswith("1 leftovers of ended calls, 100 B")
     assert "s3cret" not in "".join(out)
 

@@ -151,7 +151,7 @@ def test_the_chinese_guide_is_the_english_program() -> None:
 
 
 def shape_of(section: str) -> list[str | set[str]]:
-    """What a section has to have in each language: paragraphs, tables and blocks in this order, and its links."""
+    """What a section must have in each language: paragraphs, tables and blocks in this order, and its links."""
     kinds: list[str | set[str]] = []
     for part in re.sub(r"^```.*?^```", "```", section.strip(), flags=re.M | re.S).split("\n\n"):
         if part.startswith("|"):
@@ -244,6 +244,16 @@ def test_the_home_page_begins_with_how_to_install(site: pathlib.Path) -> None:
     assert text.index("pip install torchkutils") < text.index("What it is not")
     home = (site / "index.html").read_text(encoding="utf-8")
     assert all(f'href="{page}.html"' in home for page in ("notebooks/look-at-models", "contributing", "changes"))
+
+
+def test_drawings_are_turned_round_on_dark_pages_and_photographs_are_not(site: pathlib.Path) -> None:
+    drawn = {page: (site / f"{page}.html").read_text(encoding="utf-8") for page in ("gallery", "architecture", "index")}
+    pictures = {page: re.findall(r'<img [^>]*src="_images/[^>]*>', text) for page, text in drawn.items()}
+    assert min(map(len, pictures.values())) > 0
+    turned = {page: {"dark-light drawing" in one for one in found} for page, found in pictures.items()}
+    assert turned == {"gallery": {True}, "architecture": {True}, "index": {False}}
+    sheet = (site / "_static" / "extra.css").read_text(encoding="utf-8")
+    assert re.search(r'html\[data-theme="dark"\] [^{]*img\.drawing \{[^}]*invert', sheet)
 
 
 def test_search_and_inventory_know_the_names(site: pathlib.Path) -> None:

@@ -26,6 +26,9 @@ SHARED = {
     "_random_state",
     "_keras_names",
     "_call_hints",
+    "_caller_warnings",
+    "_printable",
+    "_progress_drawings",
 }
 TOP = {"__init__", "__main__", "cli", "cli_factories", "cli_files", "cli_models", "cli_usage", "integrations"}
 
@@ -57,7 +60,10 @@ def package_sources(folder: pathlib.Path = PACKAGE) -> dict[str, str]:
 
 
 def imports_of(module: str, source: str, modules: set[str], root: str = "torchkutils") -> set[str]:
-    """The modules of the package that a source imports; what stands under TYPE_CHECKING counts too."""
+    """The modules of the package that a source imports; those under TYPE_CHECKING count too.
+
+    A folder that is imported from is its `__init__`, but for the package's own, which imports nothing by itself.
+    """
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -70,10 +76,8 @@ def imports_of(module: str, source: str, modules: set[str], root: str = "torchku
             names = [base, *[f"{base}.{alias.name}" for alias in node.names]]
         else:
             continue
-        for name in names:
-            inside = name.removeprefix(f"{root}.")
-            if name.startswith(root) and inside in modules:
-                found.add(inside)
+        inside = [name.removeprefix(f"{root}.") for name in names if name.startswith(f"{root}.")]
+        found.update(modules.intersection([*inside, *[f"{name}.__init__" for name in inside]]))
     return found - {module}
 
 
@@ -104,9 +108,15 @@ def circles_in(arrows: dict[str, set[str]]) -> list[str]:
     """A circle among the imports, in words; none is an empty list."""
     try:
         graphlib.TopologicalSorter(arrows).prepare()
-    except graphlib.CycleError as circle:
-        return [f"a circle: {circle.args[1]}"]
+    except graphlib.CycleError as error:
+        return [f"a circle: {error.args[1]}"]
     return []
+
+
+def unlisted_in(sources: dict[str, str]) -> list[str]:
+    """Folders and modules at the top of the package that this test knows nothing of."""
+    known = {*FOLDERS, *SHARED, *TOP, "_public_names"}
+    return sorted({module.split(".")[0] for module in sources} - known)
 
 
 def wrong_arrows(sources: dict[str, str]) -> list[str]:
@@ -126,7 +136,40 @@ def wrong_arrows(sources: dict[str, str]) -> list[str]:
 
 
 def test_the_package_s_imports_point_down() -> None:
+    assert unlisted_in(package_sources()) == []
     assert wrong_arrows(package_sources()) == []
+
+
+def test_an_unlisted_module_is_seen() -> None:
+    assert unlisted_in({"data.sequence": "", "_helpers": "", "extras.more": ""}) == ["_helpers", "extras"]
+
+
+@pytest.mark.parametrize(
+    ("root", "sources"),
+    [
+        (
+            "torchkutils",
+            {"objects.a": "from torchkutils.objects import b", "objects.b": "import torchkutils.objects.a"},
+        ),
+        (
+            "torchkutils",
+            {
+                "objects.a": "if TYPE_CHECKING:\n    from torchkutils.objects.b import B",
+                "objects.b": "def f():\n    from torchkutils.objects.a import A",
+            },
+        ),
+        (
+            "torchkutils",
+            {"data.__init__": "from torchkutils.data import a", "data.a": "from torchkutils.data import B"},
+        ),
+        ("benchmarks", {"a": "from benchmarks import b", "b": "from benchmarks.c import d", "c": "from . import a"}),
+    ],
+)
+def test_a_circle_is_seen(root: str, sources: dict[str, str]) -> None:
+    arrows = {module: imports_of(module, source, set(sources), root) for module, source in sources.items()}
+    assert circles_in(arrows)
+    for module in sources:
+        assert not circles_in(arrows | {module: set()})
 
 
 @pytest.mark.skipif(not BENCHMARKS.exists(), reason="the benchmarks lie beside the sources, not in the wheel")

@@ -240,6 +240,80 @@ VALUES: list[Case] = [
     ),
 ]
 
+# What people bring along from Keras 2 and 3, scikit-learn and NumPy.
+HABITS: list[Case] = [
+    (lambda: ku.to_categorical([0, 1], n_classes=2), TypeError, "no argument 'n_classes'; did you mean 'num_classes'"),
+    (lambda: ku.to_categorical([0, None]), TypeError, "y must hold whole numbers, got None at index 1"),
+    (
+        lambda: ku.to_categorical([[0], [1, 2]]),
+        ValueError,
+        r"y must be rectangular, .*got lists of unequal .*\[1, 2\]\]",
+    ),
+    (lambda: ku.to_categorical([0], 1, nn.Linear), TypeError, "dtype must name a dtype, got the class Linear"),
+    (lambda: ku.to_categorical([0], "3"), TypeError, "num_classes must be an integer or None, got '3'"),
+    (lambda: ku.normalize([1, 2], ord=2), TypeError, "no argument 'ord'; did you mean 'order'"),
+    (lambda: ku.normalize(None), TypeError, "x must hold numbers, got None"),
+    (lambda: ku.normalize([1, 2], "l2"), TypeError, "axis must be an integer, .* got 'l2'"),
+    (lambda: ku.pad_sequences([[1]], max_len=3), TypeError, "no argument 'max_len'; did you mean 'maxlen'"),
+    (lambda: ku.pad_sequences([["a"]]), ValueError, "row 0 holds the text 'a', which dtype int32 .*give dtype=object"),
+    (lambda: ku.pad_sequences([[1]], padding="right"), ValueError, "padding must be 'pre' or 'post', got 'right'"),
+    (lambda: ku.Progbar(9, stateful_metrics="acc"), TypeError, r"must be lists of names, got a text; write \['acc'\]"),
+    (
+        lambda: ku.Progbar(9, verbose=0).update("3"),
+        TypeError,
+        r"got '3' and None; write update\(3, \[\('loss', 0.5\)\]\)",
+    ),
+    (lambda: ku.Progbar(9, verbose=0).update(1, 0.5), TypeError, r"got 1 and 0.5; write update\(3, \[\('loss'"),
+    (lambda: ku.HDF5Matrix("data.h5", "x", as_tensor="float32"), TypeError, "as_tensor must be True .*got 'float32'"),
+    (lambda: ku.HDF5Matrix("data.h5", "x", normalizer=255), TypeError, "normalizer must be a function .*got 255"),
+    (lambda: ku.HDF5Matrix("data.h5", "x", -5), ValueError, "start and end must not be negative, got start=-5"),
+    (lambda: ku.HDF5Matrix("data.h5", "x", 0, 99), ValueError, "end must lie within the data set's 10 rows, got 99"),
+    (lambda: ku.get_file("a.zip", None), ValueError, "origin must be a URL such as 'https://host/file.zip', got None"),
+    (
+        lambda: ku.get_file("a.zip", "example.org/a.zip"),
+        ValueError,
+        "origin .*with a protocol .*got 'example.org/a.zip'",
+    ),
+    (lambda: ku.get_file("a", "http://h/a", file_hash="abc"), ValueError, "file_hash must be .*'abc' of 3 characters"),
+    (lambda: ku.get_file("a", "http://h/a", archive_format="rar"), ValueError, "archive_format must be .* got 'rar'"),
+    (lambda: ku.get_file("a", "http://h/a", mirrors="http://h/b"), ValueError, "mirrors must be a list .*'http://h/b'"),
+    (lambda: ku.validate_file("data.h5", None), ValueError, "file_hash must be hexadecimal digits .*got None"),
+    (
+        lambda: ku.save_model(LINEAR.state_dict(), "m.h5"),
+        TypeError,
+        r"got a dict; save_weights\(tensors, path\) stores",
+    ),
+    (
+        lambda: ku.save_model(LINEAR, "m.h5", save_format="h5"),
+        TypeError,
+        "no argument 'save_format'; there is one: HDF5",
+    ),
+    (lambda: ku.save_model(LINEAR, "m.h5", optimizer="adam"), TypeError, "optimizer must be .*Optimizer .*got 'adam'"),
+    (lambda: ku.load_model("model.h5", compile=False), TypeError, "no argument 'compile'; torch.compile.* compiles it"),
+    (lambda: ku.load_model("model.h5", device="gpu"), ValueError, "device .*got 'gpu'; did you mean 'cuda'"),
+    (lambda: ku.load_model("https://h/m.h5"), ValueError, "path must be local, got the URL https://h/m.h5; .*fsspec"),
+    (
+        lambda: ku.load_weights(LINEAR, "weights.h5", by_name=True),
+        TypeError,
+        "no argument 'by_name'; strict=False loads what both have",
+    ),
+    (lambda: ku.plot_model(LINEAR, "x.xyz"), ValueError, "to_file ends in .xyz; it must be one of .dot, .html, .png"),
+    (lambda: ku.plot_model(LINEAR, None, rankdir="lr"), ValueError, "rankdir must be one of TB, BT, LR, RL; got 'lr'"),
+    (lambda: ku.plot_model(LINEAR, None, show_layers=True), TypeError, "'show_layers'; did you mean 'show_layer_nam"),
+    (lambda: ku.plot_model([LINEAR]), TypeError, r"got a list of 1 values; give one module, or torch.nn.Sequential"),
+    (lambda: ku.print_summary(LINEAR, print_fn="print"), TypeError, "print_fn must be callable, got str"),
+    (lambda: ku.print_summary(LINEAR.state_dict()), TypeError, "got a state dict .*build the model, call load_state"),
+    (lambda: ku.multi_gpu_model(LINEAR, "2"), ValueError, r"Received: `gpus='2'`"),
+    (lambda: ku.multi_gpu_model(nn.Linear, 2), TypeError, r"model must be .*got the class Linear; give an instance"),
+    (lambda: ku.multi_gpu_model(LINEAR, devices="cpu"), TypeError, r"got 'cpu'; write \['cpu', ...\]"),
+    (lambda: Batches().loader(use_multiprocessing=True), TypeError, "'use_multiprocessing'; did you mean 'workers'"),
+    (lambda: Batches().loader(rank=0), ValueError, "rank=0 needs world_size, an int or 'auto'"),
+    (named("glorot_uniform"), ValueError, r"Did you mean torch.nn.init.xavier_uniform_, which fills a tensor in place"),
+    (named("Conv2D"), ValueError, r"Did you mean 'Conv2d'\? \(in_channels and out_channels for filters"),
+    (lambda: ku.split_dataset([1, 2, 3], "50%"), TypeError, "left_size must be a fraction or a number .*got '50%'"),
+    (lambda: ku.print_sumary, AttributeError, "no attribute 'print_sumary'; did you mean 'print_summary'"),
+]
+
 WITHOUT_A_GPU: list[Case] = [
     (
         lambda: ku.load_model("model.h5", device="cuda"),
@@ -254,7 +328,7 @@ WITHOUT_A_GPU: list[Case] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "error", "words"), FILES + ARGUMENTS + VALUES)
+@pytest.mark.parametrize(("call", "error", "words"), FILES + ARGUMENTS + VALUES + HABITS)
 def test_a_mistake_is_told_with_the_way_out(call: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()
@@ -280,6 +354,7 @@ def test_a_gpu_that_is_not_there_is_told(call: Callable[[], Any], error: type[Ex
             {"input_data": torch.zeros(1, 2, dtype=torch.float64)},
             r"The inputs are float64: .*give x\.float\(\)",
         ),
+        (IMAGES, {"input_size": (None, 8, 8, 3)}, r"\(2, 8, 8, 3\) .*the batch axis first, then the channels"),
         (IMAGES, {"input_data": torch.zeros(1, 8, 8, 3)}, r"The channels stand last; .*x\.movedim\(-1, 1\)"),
         (LINEAR, {"input_data": (1, 2)}, r"input_data holds numbers alone; did you mean input_size=\(1, 2\)\?"),
         (LINEAR, {"input_size": {"x": (1, 2)}}, r"forward has no argument 'x'; it takes \(input\)"),
@@ -313,5 +388,6 @@ def test_what_looks_like_a_mistake_and_is_none_is_taken(tmp_path: pathlib.Path) 
     assert ku.summarize(LINEAR, input_data=np.ones((1, 2))).rows[0].output_shapes == "(1, 3)"
 
 
-def test_there_are_forty() -> None:
+def test_there_are_twice_forty() -> None:
     assert len(FILES + ARGUMENTS + VALUES + WITHOUT_A_GPU) >= 40
+    assert len(HABITS) >= 40

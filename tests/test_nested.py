@@ -2,134 +2,25 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import types
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence
 
+from tests.containers import CONTAINERS, OBJECTS, PACKED, FrozenBox, Holder, Make, Pair, ReadOnly
 from torchkutils import _nested
 
-
-class Pair(NamedTuple):
-    left: Any
-    right: Any
-
-
-@dataclasses.dataclass
-class Box:
-    left: Any
-    right: Any
-    never_set: Any = dataclasses.field(init=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class FrozenBox:
-    left: Any
-    right: Any
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SlottedBox:
-    left: Any
-    right: Any
-
-
-class Labelled(dict):
-    def __init__(self, items: Any, label: str) -> None:
-        super().__init__(items)
-        self.label = label
-
-
-class Choosy(tuple):
-    def __new__(cls, left: Any, right: Any) -> Choosy:
-        return super().__new__(cls, (left, right))
-
-
-class Stack(list):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-
-class ReadOnly(Mapping):
-    def __init__(self, items: Any) -> None:
-        self._items = dict(items)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._items[key]
-
-    def __iter__(self) -> Any:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-
-class Holder:
-    def __init__(self, left: Any, right: Any) -> None:
-        self.left, self.right = left, right
-
-
-class SlottedHolder:
-    __slots__ = ("__right", "left")
-
-    def __init__(self, left: Any, right: Any) -> None:
-        self.left, self.__right = left, right
-
-
 A, B = torch.zeros(2), torch.ones(3)
-
-
-def stack() -> Stack:
-    made = Stack("s")
-    made.extend([A, B])
-    return made
-
-
-def model_output() -> Any:
-    from transformers.modeling_outputs import BaseModelOutput
-
-    return BaseModelOutput(last_hidden_state=A, hidden_states=(B,))
-
-
-CONTAINERS = {
-    "tuple": lambda: (A, B),
-    "list": lambda: [A, B],
-    "deque": lambda: collections.deque([A, B], maxlen=5),
-    "dict": lambda: {"left": A, "right": B},
-    "numbered": lambda: {0: A, 1: B},
-    "OrderedDict": lambda: collections.OrderedDict(left=A, right=B),
-    "defaultdict": lambda: collections.defaultdict(list, left=A, right=B),
-    "dict subclass": lambda: Labelled({"left": A, "right": B}, "l"),
-    "UserDict": lambda: collections.UserDict({"left": A, "right": B}),
-    "Mapping": lambda: ReadOnly({"left": A, "right": B}),
-    "mappingproxy": lambda: types.MappingProxyType({"left": A, "right": B}),
-    "namedtuple": lambda: Pair(A, B),
-    "tuple subclass": lambda: Choosy(A, B),
-    "list subclass": stack,
-    "dataclass": lambda: Box(A, B),
-    "frozen dataclass": lambda: FrozenBox(A, B),
-    "slotted dataclass": lambda: SlottedBox(A, B),
-    "return type": lambda: torch.return_types.max((A, B)),
-    "PackedSequence": lambda: pack_padded_sequence(torch.rand(4, 2, 3), torch.tensor([4, 2])),
-    "ModelOutput": model_output,
-    "nested": lambda: [{"x": Pair(FrozenBox((A,), [B]), None)}],
-}
-OBJECTS = {"object": lambda: Holder(A, B), "slotted object": lambda: SlottedHolder(A, B)}
+WALKED = CONTAINERS | PACKED
 
 
 def tensors(value: Any, **how: bool) -> list[int]:
     return [id(tensor) for tensor in _nested.of_kind(torch.Tensor, value, **how)]
 
 
-@pytest.mark.parametrize("make", CONTAINERS.values(), ids=CONTAINERS)
-def test_a_container_is_walked_and_made_anew(make: Any) -> None:
-    value = make()
+@pytest.mark.parametrize("make", WALKED.values(), ids=WALKED)
+def test_a_container_is_walked_and_made_anew(make: Make) -> None:
+    value = make(A, B)
     found = _nested.of_kind(torch.Tensor, value)
     assert len(found) >= 2
     assert tensors(value) == [id(leaf) for leaf in _nested.leaves(value) if isinstance(leaf, torch.Tensor)]
@@ -143,15 +34,15 @@ def test_a_container_is_walked_and_made_anew(make: Any) -> None:
         assert getattr(made, name) == getattr(value, name)
 
 
-@pytest.mark.parametrize("make", [*CONTAINERS.values(), *OBJECTS.values()], ids=[*CONTAINERS, *OBJECTS])
-def test_what_did_not_change_is_the_same_object(make: Any) -> None:
-    value = make()
+@pytest.mark.parametrize("make", (WALKED | OBJECTS).values(), ids=WALKED | OBJECTS)
+def test_what_did_not_change_is_the_same_object(make: Make) -> None:
+    value = make(A, B)
     assert _nested.map_leaves(value, lambda leaf: leaf, objects=True) is value
 
 
 @pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS)
-def test_an_object_is_opened_only_when_asked(make: Any) -> None:
-    value = make()
+def test_an_object_is_opened_only_when_asked(make: Make) -> None:
+    value = make(A, B)
     assert tensors(value) == []
     assert sorted(tensors(value, objects=True)) == sorted([id(A), id(B)])
     made = _nested.map_leaves(value, torch.neg, kind=torch.Tensor, objects=True)

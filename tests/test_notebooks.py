@@ -17,6 +17,9 @@ def executed(path: pathlib.Path, folder: pathlib.Path) -> Any:
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(path, as_version=4)
+    for peer in ("matplotlib", "transformers"):
+        if any(f"import {peer}" in cell.source or f"from {peer}" in cell.source for cell in notebook.cells):
+            pytest.importorskip(peer)
     client = nbclient.NotebookClient(
         notebook,
         timeout=100,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 import torchkutils
+import torchkutils as ku
+from torchkutils.files.download_options import FileOptions
+from torchkutils.integrations.look_options import PictureOptions, SummaryOptions
 
 PROGRAM = pathlib.Path(__file__).parent / "typed_program.py"
 ROOT = pathlib.Path(torchkutils.__file__).parents[1]
@@ -24,7 +29,11 @@ WRONG = {
     'shard="drop"': 'shard="dropped"',
     'padding="post"': 'padding="after"',
     'strategy="replicate"': 'strategy="dp"',
+    '"golden.json", input_size=': '"golden.json", input_sise=',
+    "retries=5": "retry=5",
 }
+
+FILE_AND_HASH = {"fname", "origin", "untar", "md5_hash", "file_hash", "hash_algorithm", "force_download"}
 
 
 def pyright() -> str | None:
@@ -55,6 +64,22 @@ def wrong_program() -> tuple[str, set[int]]:
         lines.add(text[: text.index(right)].count("\n") + 1)
         text = text.replace(right, wrong)
     return text, lines
+
+
+@pytest.mark.parametrize(
+    ("options", "function", "left_out"),
+    [
+        (SummaryOptions, ku.summarize, {"model"}),
+        (PictureOptions, ku.plot_model, {"model", "to_file"}),
+        (
+            FileOptions,
+            ku.get_file,
+            {"fname", "origin", "untar", "md5_hash", "file_hash", "hash_algorithm", "force_download"},
+        ),
+    ],
+)
+def test_options_that_are_handed_on_are_the_function_s(options: type, function: Callable, left_out: set[str]) -> None:
+    assert set(options.__annotations__) == set(inspect.signature(function).parameters) - left_out
 
 
 @pytest.mark.slow

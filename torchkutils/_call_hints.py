@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -41,10 +43,28 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[Any]) -> str:
     """ "; did you mean 'float32'?" where a known name is spelt alike, else ""."""
-    close = difflib.get_close_matches(name[:100], list(known), n=1)
+    # NumPy 1's dictionary of dtypes has numbers and types among its names.
+    names = [one for one in known if isinstance(one, str)]
+    close = difflib.get_close_matches(name[:100], names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def rectangular(values: Any, argument: str) -> npt.NDArray[Any]:
+    """The values as an array.
+
+    Raises:
+        ValueError: They are nested lists of unequal lengths.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(
+            f"{argument} must be rectangular, got lists of unequal lengths: {shown(values)}; pad_sequences evens them"
+        ) from None
 
 
 def explained(value: Any, argument: str) -> str:

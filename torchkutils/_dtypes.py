@@ -36,6 +36,9 @@ def numpy_dtype(dtype: DTypeLike) -> np.dtype[Any]:
         result = np.dtype("V")
     if result.kind == "V" and isinstance(dtype, str) and name not in _TORCH_DTYPES:
         raise TypeError(f"dtype must name a dtype, got {dtype!r}{nearest(dtype, _TORCH_DTYPES)}")
+    # NumPy takes any class for `object`.
+    if result.kind == "O" and isinstance(dtype, type) and dtype is not object:
+        raise TypeError(f"dtype must name a dtype, got the class {dtype.__name__}")
     if result.kind not in "biufcO":
         raise TypeError(f"dtype must be one that NumPy arrays can hold numbers in, got {dtype!r}; pass y as a tensor")
     return result

@@ -1,6 +1,6 @@
 """Libraries that most users of one name never need: imported on first use.
 
-`import torchkutils` has to cost about what `import torch` costs, so a module that needs one of these writes
+`import torchkutils` must cost about what `import torch` costs, so a module that needs one of these writes
 `from torchkutils import _lazy` and, inside a function, `_lazy.h5py.File(...)`.
 """
 

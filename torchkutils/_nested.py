@@ -1,4 +1,4 @@
-"""Nested values: the one place that knows what holds what, and how to make it anew around other contents.
+"""Nested values: the one module that knows what holds what, and how to make it anew around other contents.
 
 A *container* is a tuple, list, deque, set, mapping, named tuple, one of torch's return types, a `PackedSequence`, a
 dataclass, or, where the caller asks for `objects`, any object with attributes. Everything else is a *leaf*: tensors,
@@ -69,6 +69,11 @@ def is_constant(value: Any) -> bool:
 def are_constants(values: Iterable[Any]) -> bool:
     """Whether all of these values are numbers, texts and their like; tuples of them are not."""
     return _PLAIN_LEAVES.issuperset(map(type, values))
+
+
+def changeable(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """The pairs of a key and a value whose value `is_constant` does not accept."""
+    return [item for item in items if type(item[1]) not in _PLAIN_LEAVES and not is_constant(item[1])]
 
 
 def children(value: Any, *, objects: bool = False) -> Children | None:

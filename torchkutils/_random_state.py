@@ -13,7 +13,7 @@ __all__ = ["RandomState", "random_state_kept"]
 
 
 class RandomState:
-    """The state of every generator at one moment. An accelerator that nothing used yet is neither asked nor woken."""
+    """The state of every generator at one moment; an accelerator that nothing has used yet stays uninitialised."""
 
     def __init__(self) -> None:
         self._python = random.getstate()
@@ -36,7 +36,7 @@ class RandomState:
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Whatever the block draws, the generators stand afterwards as they stood before."""
+    """Whatever the block draws, the generators have the same states after it as before it."""
     before = RandomState()
     try:
         yield

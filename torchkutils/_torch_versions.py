@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import inspect
+import itertools
 import re
 import sys
 import types
@@ -343,6 +344,41 @@ def loader_workers(iterator: Any) -> list[Any]:
     """The processes behind an iterator over a DataLoader."""
     workers: list[Any] = iterator._workers
     return workers
+
+
+_watch_numbers = itertools.count(-1, -1)
+
+
+def give_loader_patience(iterator: Any, seconds: float) -> None:
+    """Let an iterator over a DataLoader wait so long at a time, and leave its workers' deaths to `next_of_loader`.
+
+    torch raises a RuntimeError when a worker is killed, in whatever the main thread does then: also in a loop's body.
+    """
+    iterator._timeout = seconds
+    if iterator._worker_pids_set:
+        iterator._worker_pids_set = False
+        torch._C._remove_worker_pids(id(iterator))
+
+
+def next_of_loader(iterator: Any) -> Any:
+    """The next thing that workers made.
+
+    Raises:
+        TimeoutError: Nothing came within the seconds of `give_loader_patience`; it may be asked again.
+        RuntimeError: A worker was killed meanwhile or before.
+    """
+    # Only a signal gets a reader away from a message that a killed worker has written half of.
+    number = next(_watch_numbers)
+    torch._C._set_worker_pids(number, tuple([worker.pid for worker in iterator._workers]))
+    try:
+        torch._C._error_if_any_worker_fails()
+        return next(iterator)
+    except RuntimeError as error:
+        if "timed out after" in str(error):
+            raise TimeoutError from error
+        raise
+    finally:
+        torch._C._remove_worker_pids(number)
 
 
 def end_loader_workers(iterator: Any) -> None:

@@ -1,4 +1,4 @@
-"""Type aliases that several rooms of the package share."""
+"""Type aliases that several folders of the package share."""
 
 from __future__ import annotations
 

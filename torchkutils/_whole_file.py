@@ -57,7 +57,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 
 def _locked_temporary(final: Path) -> tuple[Path, int]:
-    """A new file beside `final`, locked for as long as its handle is open: the sign that someone is writing it."""
+    """A new file beside `final`, locked as long as its handle is open, which says that a process is writing it."""
     while True:
         temporary = final.with_name(f"{_prefix(final)}{secrets.token_hex(6)}.tmp")
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read us has left (`| head`): keep the interpreter from complaining when it flushes at its end.
+        # The reader of our output has ended (`| head`): without this the interpreter would report it when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -125,7 +125,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODULE:FACTORY",
-        help="what makes the model: a class, a function or a model; a file may stand for the module",
+        help="what makes the model: a class, a function or a model; the module may be the path of a file",
     )
     parser.add_argument(
         "argument",

@@ -1,4 +1,4 @@
-"""What a word such as `package.module:factory`, `net.py:Net` or `transformers:BertConfig(num_labels=3)` stands for."""
+"""What a word such as `package.module:factory`, `net.py:Net` or `transformers:BertConfig(num_labels=3)` names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _found(path: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """What a word stands for: a number, a boolean, None, a list … as in Python, what a factory makes, or the word."""
+    """The value of a word: a number, a boolean, None, a list … as in Python, what a factory makes, or the word."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     call = _CALL.fullmatch(text)

@@ -38,7 +38,7 @@ def get(options: argparse.Namespace) -> None:
     urls = [*options.urls, *_addresses_in(options.input)]
     _check_urls(urls, options)
     _check_hash(_text_or_file(options.hash), options.hash_algorithm)
-    name, where = _place(options)
+    name, where = _name_and_cache(options)
     common = {
         **where,
         "headers": _headers(options.header),
@@ -130,7 +130,7 @@ def _run(calls: list[Callable[[], list[str]]], jobs: int) -> None:
         raise SomeFailed
 
 
-def _place(options: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
+def _name_and_cache(options: argparse.Namespace) -> tuple[str | None, dict[str, Any]]:
     """The file's name, and the cache that it goes to."""
     if options.output is None:
         return options.name, {"cache_dir": options.cache_dir, "cache_subdir": options.cache_subdir}
@@ -176,7 +176,8 @@ def list_cache(options: argparse.Namespace) -> None:
         day = datetime.datetime.fromtimestamp(file.modified).strftime("%Y-%m-%d")
         name = os.path.relpath(file.path, base)
         print_path(f"{_bytes(file.size):>10}  {day}  {name}  {file.origin}".rstrip())
-    print_path(f"{len(files)} files, {_bytes(sum(file.size for file in files))} in {base}")
+    together = "1 file" if len(files) == 1 else f"{len(files)} files"
+    print_path(f"{together}, {_bytes(sum(file.size for file in files))} in {base}")
     count, size = remove_leftovers(base, only_count=True)
     if count:
         print(f"{count} leftovers of ended calls, {_bytes(size)}: torchkutils cache clean removes them")

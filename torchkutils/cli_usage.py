@@ -27,7 +27,7 @@ class SomeFailed(Exception):  # noqa: N818 - each failure was told in a line of 
 
 
 def add_traceback(parser: argparse.ArgumentParser) -> None:
-    """Add `--traceback`, which may stand before the command too."""
+    """Add `--traceback`, which may come before the command too."""
     parser.add_argument(
         "--traceback", action="store_true", default=argparse.SUPPRESS, help="when it fails, show where in the code"
     )
@@ -90,7 +90,7 @@ def add_cache(commands: Any) -> None:
 
 
 def complain(error: BaseException) -> None:
-    """One line on standard error; one that is closed or cannot show a letter is no reason to end otherwise."""
+    """Write one line to standard error; where that is closed or cannot show a letter, nothing more happens."""
     notes = [f"({note})" for note in getattr(error, "__notes__", [])]
     reason = " ".join(" ".join([str(error), *notes]).split())
     words = f"torchkutils: {type(error).__name__}: {reason}\n"

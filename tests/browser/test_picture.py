@@ -68,3 +68,37 @@ def test_a_whole_name_is_its_title(chromium, tmp_path):
     run = shown(chromium, tmp_path, ResidualNet(1), input_size=(1, 3, 9, 9), expand_nested=True)
     titles = run("return [...document.querySelectorAll('#cell title')].map(e => e.textContent)")
     assert "layers.0.conv1: Conv2d" in titles
+
+
+PAGES = [
+    '<html><body data-jp-theme-light="THEME">',
+    '<html><body class="vscode-THEME">',
+    '<html theme="THEME"><body>',
+    '<html data-theme="THEME"><body>',
+    '<html><body data-theme="THEME">',
+    '<html data-bs-theme="THEME"><body>',
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_table_has_the_theme_that_the_page_around_it_says(chromium, tmp_path, page):
+    table = torchkutils.summarize(nn.Linear(2, 3))._repr_html_()
+    found = {}
+    for theme in ("light", "dark"):
+        said = str(theme == "light").lower() if "jp-theme" in page else theme
+        path = tmp_path / f"{theme}.html"
+        path.write_text(f"<!doctype html>{page.replace('THEME', said)}{table}", encoding="utf-8")
+        chromium.get(path.as_uri())
+        script = "return getComputedStyle(document.querySelector('.tk-summary')).backgroundColor"
+        for system in ("light", "dark"):
+            feature = {"name": "prefers-color-scheme", "value": system}
+            chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+            found[theme, system] = chromium.execute_script(script)
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    light, dark = "rgb(255, 255, 255)", "rgb(17, 17, 17)"
+    assert found == {
+        ("light", "light"): light,
+        ("light", "dark"): light,
+        ("dark", "light"): dark,
+        ("dark", "dark"): dark,
+    }

@@ -246,17 +246,32 @@ class Failing(Numbers):
         return index
 
 
-class Killing(Hooked):
-    """Batch 3 kills its process where a file says so, once."""
+def _raise(error):
+    raise error
 
-    def __init__(self, flag, length=7):
+
+ENDINGS = {
+    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "SIGSEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "os._exit(0)": lambda: os._exit(0),
+    "os._exit(3)": lambda: os._exit(3),
+    "SystemExit: 3": lambda: _raise(SystemExit(3)),
+    "KeyboardInterrupt": lambda: _raise(KeyboardInterrupt),
+}
+
+
+class Killing(Hooked):
+    """A batch ends its process where a file says so, once; those before are made at once."""
+
+    def __init__(self, flag, length=7, at=3, how="SIGKILL"):
         super().__init__(length)
-        self.flag = flag
+        self.flag, self.at, self.how = flag, at, how
 
     def __getitem__(self, index):
-        if index == 3 and os.path.exists(self.flag):
+        if index == self.at and os.path.exists(self.flag):
             os.remove(self.flag)
-            os.kill(os.getpid(), signal.SIGKILL)
+            ENDINGS[self.how]()
         return super().__getitem__(index)
 
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -86,7 +86,12 @@ def test_decoded_rows_are_hdf5_s(threads, tmp_path_factory, data):
         if data.draw(st.booleans()) and "gzip" in pipeline:
             skip_a_filter(dataset, data.draw(st.integers(0, 7)))
     with h5py.File(path) as file:
-        expected = file["x"][()]
+        try:
+            expected = file["x"][()]
+        except OSError:
+            # HDF5 of h5py 3.12 cannot read every scaled chunk that it wrote.
+            assert pipeline == "scaled"
+            reject()
         assert (decoder_of(file["x"]) is not None) == (pipeline in OURS)
     matrix = HDF5Matrix(path, "x", as_tensor=False, threads=threads, cache_bytes=data.draw(st.sampled_from([0, 2**20])))
     assert same_bits(matrix[:], expected)

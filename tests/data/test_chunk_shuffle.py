@@ -127,3 +127,76 @@ def test_bad_arguments_are_refused(arguments, error, says, tmp_path):
         ChunkShuffleSampler(**{"data": rows, **arguments})
     with pytest.raises(ValueError, match="epoch must be at least 0"):
         ChunkShuffleSampler(rows).set_epoch(-1)
+
+
+def read_as(way, rows, sampler, array):
+    """Read an epoch in some way; give how many rows came, each of which was compared."""
+    numbers, count, batch = iter(sampler), 0, 7
+    for place in range(1000):
+        wanted = [number for _, number in zip(range(batch), numbers, strict=False)]
+        if not wanted or (way == "left early" and place == 9):
+            break
+        if way == "skipping" and place % 3:
+            continue
+        if way == "with other reads":
+            assert np.array_equal(rows[[place, 0]], array[[place, 0]])
+        if way == "one by one":
+            assert np.array_equal(np.stack([rows[number] for number in wanted]), array[wanted])
+        elif way == "backwards":
+            assert np.array_equal(rows[wanted[::-1]], array[wanted[::-1]])
+        else:
+            assert np.array_equal(rows[wanted], array[wanted])
+        if way == "closed between" and place % 4 == 2:
+            rows.close()
+        count += len(wanted)
+    return count
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "way",
+    ["in order", "left early", "skipping", "with other reads", "one by one", "backwards", "closed between"],
+)
+def test_what_the_sampler_announces_is_read_rightly_however_it_is_read(way, threads, tmp_path):
+    array = np.random.default_rng(0).integers(0, 100, (201, 10)).astype(">i4")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("x", array.shape, ">i4", chunks=(8, 6), compression="gzip", fillvalue=3)
+        # The last chunks are never written.
+        dataset[:160] = array[:160]
+        array = dataset[()]
+    rows = HDF5Matrix(tmp_path / "a.h5", "x", as_tensor=False, threads=threads, cache_bytes=2**13)
+    sampler = ChunkShuffleSampler(rows, buffer_chunks=5)
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        count = read_as(way, rows, sampler, array)
+        assert count == {"left early": 63, "skipping": 70}.get(way, 201)
+        cache = rows._reading().cache
+        assert cache.kept_bytes + cache.lent_bytes <= cache.limit
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_damaged_chunk_costs_only_the_batches_that_need_it(threads, tmp_path):
+    path = chunked(tmp_path, 400, 10, width=100)
+    with h5py.File(path) as file:
+        info = file["x"].id.get_chunk_info_by_coord((50, 0))
+    with open(path, "r+b") as file:
+        file.seek(info.byte_offset + info.size // 2)
+        file.write(bytes(64))
+    rows = HDF5Matrix(path, "x", threads=threads)
+    sampler = list(ChunkShuffleSampler(rows, buffer_chunks=4))
+    failed = set()
+    numbers = iter(ChunkShuffleSampler(rows, buffer_chunks=4))
+    for _ in range(100):
+        wanted = [number for _, number in zip(range(4), numbers, strict=False)]
+        try:
+            got = rows[wanted][:, 0].tolist()
+        except OSError:
+            failed.update(wanted)
+        else:
+            assert got == [100.0 * number for number in wanted]
+    needing = {number for at in range(0, 400, 4) for number in sampler[at : at + 4] if damaged(sampler[at : at + 4])}
+    assert failed == needing
+
+
+def damaged(numbers):
+    return any(50 <= number < 60 for number in numbers)

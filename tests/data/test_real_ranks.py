@@ -1,6 +1,7 @@
 """Data shared by real gloo ranks: each row or batch once, equal lengths, and resuming on another number of ranks."""
 
 import json
+import os
 
 import h5py
 import numpy as np
@@ -74,6 +75,24 @@ def _a_new_seed_is_agreed_on(rank):
     assert list(alone) == list(range(4))
 
 
+def _accelerate_shares(rank):
+    import accelerate
+
+    from torchkutils.integrations.accelerate import prepare
+
+    # What torchrun would say.
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    accelerator = accelerate.Accelerator(cpu=True)
+    assert (accelerator.process_index, accelerator.num_processes) == (rank, 2)
+    with pytest.warns(UserWarning, match=r"every one of the 2 ranks .*accelerate\.prepare\(accelerator, loader\)"):
+        assert list(accelerator.prepare(kinds.Numbers(7).loader())) == list(range(7))
+    loader = prepare(accelerator, kinds.Numbers(7).loader(num_workers=1, shuffle=True))
+    for _ in range(2):
+        parts = _of_everyone(list(loader))
+        assert [len(part) for part in parts] == [len(loader)] * 2 == [4, 4]
+        assert set(_joined(parts)) == set(range(7))
+
+
 def _take(rank, folder, shuffle):
     """Two batches on each rank, then the state goes into a file, as save_model's metadata would."""
     loader = kinds.Numbers(23).loader(world_size="auto", shard="uneven", shuffle=shuffle, seed=3)
@@ -112,6 +131,11 @@ def test_batches_are_shared(tmp_path):
 
 def test_a_new_seed_is_agreed_on(tmp_path):
     on_ranks(_a_new_seed_is_agreed_on, tmp_path)
+
+
+def test_accelerate_shares_a_prepared_loader_and_says_what_shares_another(tmp_path):
+    pytest.importorskip("accelerate")
+    on_ranks(_accelerate_shares, tmp_path)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import random
@@ -530,15 +530,79 @@ def test_a_killed_worker_is_an_error_and_the_next_epochs_are_whole(method, tmp_p
         assert [(value, number) for value, number, _ in loader] == [(value, hooks) for value in range(7)]
 
 
+@pytest.mark.parametrize("at", [0, 6])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("SIGKILL", "was killed by signal 9 while it made batch {}; a system"),
+        ("SIGTERM", "was killed by signal 15 while it made batch {} "),
+        ("SIGSEGV", "was killed by signal 11 while it made batch {} "),
+        ("os._exit(0)", r"exited unexpectedly \(status 0\) while it made batch {} "),
+        ("os._exit(3)", r"exited unexpectedly \(status 3\) while it made batch {} "),
+        ("SystemExit: 3", "was ended by SystemExit: 3, while it made batch {}"),
+        ("KeyboardInterrupt", "was ended by KeyboardInterrupt, while it made batch {}"),
+    ],
+)
+def test_a_worker_that_ends_is_an_error_that_names_its_batch(how, said, at, tmp_path):
+    flag = tmp_path / "end"
+    flag.touch()
+    # With this timeout the test would take a minute if only that noticed the end.
+    loader = kinds.Killing(str(flag), at=at, how=how).loader(
+        num_workers=2, multiprocessing_context="fork", timeout=60, reuse=True
+    )
+    epoch = iter(loader)
+    with pytest.raises(RuntimeError, match=rf"worker {at % 2} " + said.format(at)):
+        list(epoch)
+    with pytest.raises(RuntimeError, match="its workers were lost"):
+        next(epoch)
+    assert [value for value, _, _ in loader] == list(range(7))
+
+
+@pytest.mark.parametrize("how", ["SystemExit: 3", "KeyboardInterrupt"])
+def test_a_thread_s_wish_to_end_is_an_error_and_ends_no_program(how, tmp_path):
+    flag = tmp_path / "end"
+    flag.touch()
+    loader = kinds.Killing(str(flag), how=how).loader(num_workers=2, workers="threads")
+    with pytest.raises(RuntimeError, match=f"a thread was ended by {how}, while it made batch 3"):
+        list(loader)
+
+
+def test_a_death_that_comes_while_the_loop_works_is_told_at_the_next_batch(tmp_path):
+    flag = tmp_path / "end"
+    flag.touch()
+    # Both of the first worker's batches ahead are there when it is killed: neither is the one that killed it.
+    loader = kinds.Killing(str(flag), length=9, at=4).loader(num_workers=2, multiprocessing_context="fork")
+    epoch = iter(loader)
+    next(epoch)
+    workers = multiprocessing.active_children()
+    # Batch 4 is asked for when batch 0 was handed out.
+    multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=20)
+    with pytest.raises(RuntimeError, match="worker 0 was killed by signal 9 while it made batch 4"):
+        list(epoch)
+
+
+def test_ctrl_c_while_a_batch_is_taken_over_loses_none(monkeypatch):
+    loader = kinds.Hooked().loader(num_workers=2)
+    epoch = iter(loader)
+    got = [next(epoch)[0]]
+
+    def interrupted(*_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchkutils.data.pickled_batch.Receiver.unpack", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        next(epoch)
+    assert got + [value for value, _, _ in epoch] == list(range(7))
+
+
 @pytest.mark.slow
 def test_a_worker_killed_between_epochs_costs_no_batch():
     loader = kinds.Hooked().loader(num_workers=2)
     list(loader)
     victim = multiprocessing.active_children()[0]
-    # torch reports it as soon as it happens, wherever that is.
-    with contextlib.suppress(RuntimeError):
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.join(10)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(10)
     assert [(value, hooks) for value, hooks, _ in loader] == [(value, 1) for value in range(7)]
 
 

@@ -193,7 +193,7 @@ def gnu_sparse(*pieces: tuple[int, int], size: int, stored: int = 0, extended: b
     return bytes(head)
 
 
-# Few bytes, much work: each has to end by a count, whatever it counts.
+# Few bytes, much work: each must be ended by a limit.
 EMPTY_HEADER = raw_header(b"e", b"00000000000\0")
 WORK: dict[str, Callable[[], bytes]] = {
     "pax digits": lambda: gzip.compress(pax(b"1" * 65_000) * 3),

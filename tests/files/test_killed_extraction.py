@@ -176,8 +176,8 @@ def test_after_a_kill_and_a_change_the_next_call_is_right_or_clear(change, tmp_p
         context = f"killed at {moment}, then {change.__name__}"
         try:
             unpack(folder, content, force=content is latest or draw.random() < 0.5)
-        except ArchiveError as refusal:
-            if "is there already" not in str(refusal):
+        except ArchiveError as error:
+            if "is there already" not in str(error):
                 raise
             set_right(folder)
             unpack(folder, content, force=True)

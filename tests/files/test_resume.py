@@ -93,6 +93,33 @@ def test_another_version_is_fetched_whole(failed) -> None:
     assert versions.asked == [None, HALF]
 
 
+PARTS = {
+    "another part": lambda start: (206, f"bytes {start + 1}-{len(BODY) - 1}/{len(BODY)}", BODY[start + 1 :]),
+    "a part of another whole": lambda start: (206, f"bytes {start}-{len(BODY) - 1}/{len(BODY) + 5}", BODY[start:]),
+    "no place": lambda start: (206, None, BODY[start:]),
+    "a place in words": lambda start: (206, f"bytes {start}/{len(BODY)}", BODY[start:]),
+    "nothing left": lambda start: (416, f"bytes */{len(BODY)}", b""),
+    "a condition that fails": lambda start: (412, None, b""),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_an_answer_that_is_not_the_missing_rest_is_never_appended(name, failed) -> None:
+    versions, server, folder = failed
+
+    def odd(connection, raw) -> None:
+        if "Range: bytes=" not in raw.heads[-1]:
+            versions(connection, raw)
+            return
+        status, place, body = PARTS[name](HALF)
+        lines = [f"HTTP/1.1 {status} X", f"ETag: {versions.etag}", f"Content-Length: {len(body)}"]
+        lines += [f"Content-Range: {place}"] if place else []
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+
+    server.behave = odd
+    assert fetched(server, folder) == BODY
+
+
 def test_a_wrong_hash_after_a_resume_is_fetched_whole(failed) -> None:
     import hashlib
 

@@ -129,7 +129,7 @@ def test_a_password_in_the_address_is_sent_and_not_shown(server, tmp_path) -> No
 def test_a_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", server.url("").rstrip("/"))
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(DownloadError):
+    with pytest.raises(DownloadError, match=r"cannot fetch http://nobody\.invalid/good"):
         download(tmp_path, "http://nobody.invalid/good", retries=0)
     assert sum(server.count.values()) == 1
 
@@ -153,8 +153,8 @@ def test_pauses_grow_to_a_bound_and_obey_the_server(attempt, asked, low, high, m
 def fetch_and_report(folder, url, queue) -> None:
     try:
         queue.put(pathlib.Path(download(folder, url)).read_bytes() == BODY)
-    except BaseException as err:
-        queue.put(repr(err))
+    except BaseException as error:
+        queue.put(repr(error))
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from tests.models.traced import traced
 from torchkutils import summarize
 
 
@@ -44,6 +46,127 @@ def test_indices_lie_inside_every_table(tables: tuple[int, int], sizes: Any) -> 
 @pytest.mark.parametrize("sizes", [[(400,), (400,)], [(None,), (None,)]], ids=str)
 def test_a_table_that_is_no_embedding_is_found_by_the_failing_lookup(sizes: Any) -> None:
     assert summarize(Raw(), input_size=sizes, dtypes="int64").rows[0].output_shapes.endswith("4)")
+
+
+class Layers(nn.Module):
+    """Runs a function of its own with a layer, a table and a row of weights that are a plain parameter."""
+
+    def __init__(self, function: Any, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.function = function
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.function(self, *inputs)
+
+
+def packed(self: Any, x: torch.Tensor, lengths: torch.Tensor) -> Any:
+    return self.layer(nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[1]
+
+
+def conditioned(self: Any, image: torch.Tensor, time: torch.Tensor, kind: torch.Tensor) -> Any:
+    return self.layer(image) + self.time(time) + self.table(kind)[:, :4]
+
+
+def table(length: int = 7, width: int = 4) -> nn.Embedding:
+    return nn.Embedding(length, width)
+
+
+# The model, the sizes of its inputs, and what each of them must be made as.
+FITTED: dict[str, tuple[nn.Module, Any, list[str]]] = {
+    "a table behind a layer": (
+        Layers(lambda m, x, ids: m.layer(x) + m.table(ids), layer=nn.Linear(3, 4), table=table()),
+        [(200, 3), (200,)],
+        ["float32", "int64"],
+    ),
+    "a layer behind a table": (
+        Layers(lambda m, x, ids: m.layer(x) + m.table(ids), table=table(), layer=nn.Linear(3, 4)),
+        [(200, 3), (200,)],
+        ["float32", "int64"],
+    ),
+    "columns of one input": (
+        Layers(lambda m, x, ids: m.layer(x) + m.table(ids[:, 1]), layer=nn.Linear(3, 4), table=table()),
+        [(None, 3), (None, 2)],
+        ["float32", "int64"],
+    ),
+    "three inputs": (
+        Layers(conditioned, layer=nn.Linear(3, 4), time=table(1000), table=table(3, 8)),
+        [(200, 3), (200,), (200,)],
+        ["float32", "int64", "int64"],
+    ),
+    "positions in a layer's output": (
+        Layers(lambda m, x, edges: m.layer(x)[edges[0]] + m.layer(x)[edges[1]], layer=nn.Linear(3, 4)),
+        [(5, 3), (2, 300)],
+        ["float32", "int64"],
+    ),
+    "positions to gather": (
+        Layers(lambda m, x, at: m.layer(x).gather(1, at), layer=nn.Linear(3, 4)),
+        [(5, 3), (5, 300)],
+        ["float32", "int64"],
+    ),
+    "a mask to fill": (
+        Layers(lambda m, x, mask: m.layer(x).masked_fill(~mask[..., None], 0), layer=nn.Linear(3, 4)),
+        [(5, 2, 3), (5, 2)],
+        ["float32", "bool"],
+    ),
+    "a mask to select": (
+        Layers(lambda m, x, mask: m.layer(x)[mask], layer=nn.Linear(3, 4)),
+        [(5, 2, 3), (5, 2)],
+        ["float32", "bool"],
+    ),
+    "classes": (Layers(lambda m, x: m.layer(F.one_hot(x, 3).float()), layer=nn.Linear(3, 4)), (200,), ["int64"]),
+    "lengths": (Layers(packed, layer=nn.GRU(3, 4, batch_first=True)), [(2, 5, 3), (2,)], ["float32", "int64"]),
+    "offsets": (Layers(lambda m, x, begin: m.bag(x, begin), bag=nn.EmbeddingBag(7, 4)), [(9,), (3,)], ["int64"] * 2),
+}
+
+
+@pytest.mark.parametrize("engine", ["real", "meta"])
+@pytest.mark.parametrize("name", FITTED)
+def test_an_input_is_made_as_what_the_first_function_wants(name: str, engine: Any) -> None:
+    model, sizes, dtypes = FITTED[name]
+    if engine == "meta" and name in ("a mask to select", "lengths", "classes", "a layer behind a table"):
+        pytest.skip("its shapes depend on values, or meta takes any dtype")
+    trace = traced(model, input_size=sizes, engine=engine)
+    assert [node.output.dtype for node in trace.nodes if node.kind == "input"] == dtypes  # type: ignore[union-attr]
+
+
+def test_clip_runs_from_sizes() -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.CLIPConfig(
+        text_config={**small, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 49},
+        vision_config={**small, "image_size": 8, "patch_size": 4},
+    )
+    sizes = {"input_ids": (1, 8), "pixel_values": (1, 3, 8, 8)}
+    assert summarize(transformers.CLIPModel(config), input_size=sizes).flops > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "run", "match"),
+    [
+        # A dtype that was asked for stays, and what no other input would mend is raised as it was.
+        (Layers(lambda m, ids: m.table(ids), table=table()), {"dtypes": "float32", "input_size": (2,)}, "Long"),
+        (Layers(lambda m, x: m.layer(x.long()), layer=nn.Linear(3, 4)), {"input_size": (2, 3)}, "dtype"),
+        (Layers(lambda m, x: m.layer(x[m.layer.weight]), layer=nn.Linear(3, 4)), {"input_size": (2, 3)}, "indices"),
+    ],
+    ids=["asked for", "the model's own", "a weight"],
+)
+def test_what_no_other_input_mends_is_raised(model: nn.Module, run: dict[str, Any], match: str) -> None:
+    with pytest.raises((RuntimeError, IndexError), match=match) as caught:
+        summarize(model, **run)
+    assert any("made from input_size as float32;" in note for note in caught.value.__notes__)
+
+
+def test_what_forward_needs_beside_is_named() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: torch.Tensor, scale: float, *, kind: str) -> torch.Tensor:
+            return super().forward(x) * scale
+
+    for inputs in ({"input_size": (2, 4)}, {"input_data": X}):
+        with pytest.raises(TypeError, match="missing") as caught:
+            summarize(Scaled(4, 4), **inputs)
+        assert any("input_kwargs={'scale': ..., 'kind': ...}" in note for note in caught.value.__notes__)
 
 
 def test_an_index_error_of_the_models_own_is_raised() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import copy
 import dataclasses
 import functools
@@ -17,6 +18,7 @@ import textwrap
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -480,6 +482,159 @@ def test_what_cannot_be_put_back_is_named(make: Callable[[], Any], where: str) -
     (note,) = summarize(Draws(), input_data=(torch.ones(2), make())).notes
     assert note.startswith("inner.stream" if where == "attribute" else "the input")
     assert "could not be put back" in note
+
+
+counted = {"calls": 0}
+total = torch.zeros(2)
+number = 0
+
+
+@functools.lru_cache
+def remembered(width: int) -> int:
+    return width
+
+
+def helper(x: Any) -> Any:
+    helper.calls += 1  # type: ignore[attr-defined]
+    return x
+
+
+class Registry:
+    names: dict[str, int] = {}
+
+
+class Shared(nn.Module):
+    calls = 0
+    log: list[int] = []
+
+    def change(self, what: str) -> None:
+        """One method of the class, called by forward, as real models have them."""
+        global number
+        if what == "Shared.calls":
+            type(self).calls += 1
+        elif what == "Shared.log":
+            self.log.append(1)
+        elif what == "Shared.new":
+            Shared.new = 1  # type: ignore[attr-defined]
+        elif what == "the global name counted":
+            counted["calls"] += 1
+        elif what == "the global name total":
+            total.add_(1)
+        elif what == "the global name number":
+            number += 1
+        elif what == "the global name remembered":
+            remembered(random.randrange(10**9))
+        elif what == "Registry.names":
+            Registry.names[str(random.random())] = 1
+        else:
+            helper(1)
+
+    def forward(self, x: torch.Tensor, what: str) -> torch.Tensor:
+        self.change(what)
+        return x
+
+
+helper.calls = 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("Shared.calls", "Shared.log", "Shared.new", "Registry.names", "what the function helper holds"),
+        *(f"the global name {name}" for name in ("counted", "total", "number", "remembered")),
+    ],
+)
+def test_what_changes_in_the_program_around_is_named(what: str) -> None:
+    (note,) = summarize(Shared(), input_data=(torch.ones(2), what)).notes
+    assert note == f"{what} was changed by forward, and stays changed"
+    if hasattr(Shared, "new"):
+        del Shared.new
+
+
+def test_what_a_hook_collects_stays_and_is_named() -> None:
+    seen = []
+    model = nn.Linear(2, 2)
+    model.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    assert summarize(model, input_size=(1, 2)).notes == (
+        "the variable seen around <lambda> was changed by forward, and stays changed",
+    )
+    assert seen == [(1, 2)]
+
+
+class Holds:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+
+teacher = nn.BatchNorm1d(3)
+
+
+@pytest.mark.parametrize("where", ["input", "in an input", "attribute", "global"])
+def test_a_module_that_is_no_part_of_the_model_is_put_back(where: str) -> None:
+    other = teacher if where == "global" else nn.BatchNorm1d(3)
+
+    class Uses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.holder = Holds(other) if where == "attribute" else None
+
+        def forward(self, x: torch.Tensor, given: Any) -> torch.Tensor:
+            used = {"global": teacher, "attribute": getattr(self.holder, "module", None), "input": given}.get(where)
+            used = given["teacher"] if where == "in an input" else used
+            used.count = 1  # type: ignore[union-attr]
+            with torch.no_grad():
+                used.weight.add_(1)  # type: ignore[union-attr]
+            return used(x)  # type: ignore[misc]
+
+    x, given = torch.rand(4, 3), {"input": other, "in an input": {"teacher": other}}.get(where)
+    before = whole_state(other)
+    assert summarize(Uses(), input_data=(x, given)).notes == ()
+    assert whole_state(other) == before
+
+
+def test_what_belongs_to_this_thread_is_put_back() -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+    class Sets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.local = threading.local()
+            self.local.n = 0
+            self.cached = functools.lru_cache(abs)
+            self.weak = weakref.WeakKeyDictionary[nn.Module, int]()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.local.n += 1
+            self.cached(-1)
+            self.weak[self] = 1
+            variable.set(1)
+            torch.set_default_dtype(torch.float64)
+            np.seterr(all="raise")
+            return x
+
+    model, errors = Sets(), np.geterr()
+    assert summarize(model, input_size=(1,)).notes == ()
+    assert (model.local.n, model.cached.cache_info().currsize, len(model.weak), variable.get()) == (0, 0, 0, 0)
+    assert (torch.get_default_dtype(), np.geterr()) == (torch.float32, errors)
+
+
+def test_a_write_that_nobody_could_see_is_named() -> None:
+    @torch.jit.script
+    def add(weight: torch.Tensor) -> torch.Tensor:
+        return weight.add_(1)
+
+    class Writes(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            add(self.weight.detach() if x.sum() > 0 else self.weight.data)
+            return x
+
+    model = Writes(2, 2)
+    before = model.weight.clone()
+    assert summarize(model, input_data=-torch.ones(2)).notes == ()
+    assert model.weight.equal(before)
+    assert summarize(model, input_data=torch.ones(2)).notes == (
+        "weight was changed by forward and could not be put back",
+    )
 
 
 def test_what_forward_did_not_use_is_not_named() -> None:

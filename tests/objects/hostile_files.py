@@ -93,6 +93,7 @@ def many_names(count):
     return {"architecture": sequential(*layers), "tensors": tensors, "names": dict(keys)}
 
 
+LONG_RANGE = {"__range__": [0, 2**31, 1]}
 EQUAL_HASHES = [n * (2**61 - 1) for n in range(1, 20_000)]
 LARGE = {**TENSORS, "big": np.zeros(250_000, "f4")}
 
@@ -118,6 +119,13 @@ HOSTILE = {
         p,
         node("AdaptiveLogSoftmaxWithLoss", in_features=1, n_classes=70000, cutoffs=list(range(1, 60000)), div_value=1),
     ),
+    "range as cutoffs": lambda p: forge(
+        p, node("AdaptiveLogSoftmaxWithLoss", in_features=4, n_classes=2**31, cutoffs=LONG_RANGE)
+    ),
+    "range as sizes": lambda p: forge(p, node("Conv2d", in_channels=1, out_channels=1, kernel_size=LONG_RANGE)),
+    "range in a list": lambda p: forge(p, node("LayerNorm", normalized_shape=[LONG_RANGE])),
+    "range of parameters": lambda p: forge(p, node("ParameterList", values=LONG_RANGE), {}),
+    "range of modules": lambda p: forge(p, node("ModuleList", modules=LONG_RANGE), {}),
     "many modules": lambda p: forge(p, sequential(*[node("ReLU")] * 20000)),
     "many empty modules": lambda p: forge(p, sequential(*[node("Sequential", modules={})] * 15000)),
     "empty lists": lambda p: forge(p, metadata=b"[" + b"[]," * (5 << 20) + b"[]]"),

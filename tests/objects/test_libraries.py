@@ -143,6 +143,7 @@ CONFIG = {**SMALL, "model_type": "bert"}
         ("transformers:BertModel", {"config": CONFIG, "attention": "kernels-community/x"}, "built-in attention"),
         ("transformers:BertModel", {"config": {**CONFIG, "_attn_implementation": "x/y"}, "attention": None}, "_attn"),
         ("transformers:BertModel", {"config": {**CONFIG, "num_hidden_layers": 2**30}, "attention": None}, "at most"),
+        ("transformers:BertModel", {"config": {**CONFIG, "num_labels": 2**31}, "attention": None}, "at most"),
         ("transformers:BertModel", {"config": CONFIG, "attention": None, "pretrained": True}, "must have a config"),
         ("tensorflow:x", {}, "not registered"),
     ],
@@ -152,6 +153,28 @@ def test_a_file_names_only_what_the_library_lists(name, config, message):
     register_library("transformers")
     with pytest.raises(ValueError, match=message):
         libraries.build_from_library(name, config)
+
+
+def test_what_a_library_refuses_is_not_tried_with_real_tensors():
+    calls = []
+
+    def build():
+        calls.append("meta" if torch.empty(0).is_meta else "real")
+        raise ValueError("hidden_size must be a multiple of num_attention_heads")
+
+    with pytest.raises(ValueError, match="a multiple of"):
+        libraries.built_empty(build)
+    assert calls == ["meta"]
+
+
+@pytest.mark.parametrize(
+    "value", [float, torch.Tensor.item, lambda one: one.numpy().item(), lambda one: one.tolist().pop()]
+)
+def test_a_constructor_that_looks_at_values_is_called_with_real_tensors(value):
+    def build():
+        return nn.Dropout(value(torch.linspace(0, 0.5, 3)[1:2]))
+
+    assert libraries.built_empty(build).p == 0.25
 
 
 @pytest.mark.slow

@@ -377,6 +377,63 @@ def trained(model):
     model.losses = [torch.tensor(0.5)]
 
 
+@known
+class Symmetric(nn.Module):
+    def __init__(self, share=1.0):
+        super().__init__()
+        self.share = share
+
+    def forward(self, weight):
+        return weight + self.share * weight.flip(0)
+
+
+@known
+class Scaled(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor))
+
+    def forward(self, weight):
+        return weight * self.factor
+
+
+def parametrize(module, *parts):
+    for part in parts:
+        nn.utils.parametrize.register_parametrization(module, "weight", part)
+    return module
+
+
+def weight_norm_for_a_while(model):
+    nn.utils.parametrizations.weight_norm(model.fc)
+    nn.utils.parametrize.remove_parametrizations(model.fc, "weight")
+
+
+PARTS_OF_A_LAYER = ("linear1", "linear2", "dropout", "norm1", "norm2")
+
+
+@known
+class Widened(nn.Module):
+    """In place of a layer; it has none of the attributes that torch's layers have."""
+
+    def __init__(self, width, out):
+        super().__init__()
+        self.inner = nn.Linear(width, out)
+
+    @property
+    def weight(self):
+        return self.inner.weight
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def with_own_part(name):
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1)
+    sizes = {"linear1": (4, 8), "linear2": (8, 4), "dropout": (8, 8)}
+    setattr(layer, name, Widened(*sizes.get(name, (4, 4))))
+    return nn.Sequential(layer)
+
+
 VALUES = {
     "path": pathlib.Path("a/b"),
     "numpy float": np.float32(0.5),
@@ -475,6 +532,11 @@ MODELS = {
     "frozen": after(Trunk, lambda m: m.trunk.requires_grad_(False)),
     "half evaluated": after(Trunk, lambda m: m.trunk.eval()),
     "double": after(Trunk, lambda m: m.double()),
+    "weight norm taken off": after(Trunk, weight_norm_for_a_while),
+    "own parametrization": after(Trunk, lambda m: parametrize(m.fc, Symmetric(0.5))),
+    "own parametrization of a stock model": lambda: nn.Sequential(parametrize(nn.Linear(4, 4), Symmetric(0.5))),
+    "two own parametrizations": lambda: nn.Sequential(parametrize(nn.Linear(4, 4), Symmetric(0.5), Scaled(3.0))),
+    **{f"lora in a transformer layer: {name}": partial(with_own_part, name) for name in PARTS_OF_A_LAYER},
     "parameter replaced": after(Trunk, lambda m: setattr(m.fc, "bias", nn.Parameter(torch.ones(10)))),
     "parameter removed": after(Trunk, lambda m: m.fc.register_parameter("bias", None)),
     "parameter added": after(Trunk, lambda m: m.register_parameter("scale", nn.Parameter(torch.ones(2)))),

@@ -63,8 +63,8 @@ def _train(rank, folder, strategy, outputs, fault):
             optimizer.step()
             optimizer.zero_grad()
         message = "it went on"
-    except Exception as err:
-        message = f"{type(err).__name__}: {err}"
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
     (folder / f"rank{rank}").write_text(f"{time.time()} {message}")
     os._exit(1)
 

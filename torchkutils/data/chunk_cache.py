@@ -43,6 +43,7 @@ class ChunkCache:
         self._kept_bytes = 0
         self._pending: dict[ChunkKey, tuple[Future[Array | None], int]] = {}
         self._pending_bytes = 0
+        self._lent_bytes = 0
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.RLock()
 
@@ -67,6 +68,18 @@ class ChunkCache:
         if chunk is not None:
             self.put(key, chunk)
         return chunk
+
+    def claim(self, key: ChunkKey) -> Array | None:
+        """Give a chunk that is being decoded, for the caller alone; None where it is kept already, or not under way."""
+        with self._lock:
+            if key in self._kept:
+                return None
+            pending, size = self._pending.pop(key, (None, 0))
+            self._pending_bytes -= size
+        try:
+            return None if pending is None else pending.result()
+        except CancelledError:
+            return None
 
     def put(self, key: ChunkKey, chunk: Array) -> None:
         """Keep a chunk; those that were not used for longest go."""
@@ -95,6 +108,11 @@ class ChunkCache:
         """Bytes of the chunks that are kept, Python's objects included."""
         return self._kept_bytes
 
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes of the rows that are kept elsewhere."""
+        return self._lent_bytes
+
     def start(self, key: ChunkKey, decode: Callable[[], Array | None], size: int) -> bool:
         """Let a thread decode a chunk for a `get` to come.
 
@@ -114,12 +132,31 @@ class ChunkCache:
             cost = size + _OBJECT_BYTES
             if self._pending_bytes + cost > max(self.limit // 2, self.threads * cost):
                 return False
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="torchkutils-chunks")
-            self._pending[key] = (self._pool.submit(decode), cost)
+            self._pending[key] = (self.submit(decode), cost)
             self._pending_bytes += cost
             self._make_room()
             return True
+
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
+        """Let a thread do something that takes no lock and calls nothing of HDF5."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="torchkutils-chunks")
+            return self._pool.submit(work)
+
+    def lend(self, size: int) -> bool:
+        """Give memory for rows that are kept elsewhere; False where that is more than the limit."""
+        with self._lock:
+            if self._lent_bytes + size > self.limit:
+                return False
+            self._lent_bytes += size
+            self._make_room()
+            return True
+
+    def take_back(self, size: int) -> None:
+        """What was lent is free again."""
+        with self._lock:
+            self._lent_bytes -= size
 
     def stop(self, belongs: Callable[[ChunkKey], bool]) -> None:
         """Forget the chunks of a file that is closed, and wait for the threads that read it."""
@@ -141,7 +178,7 @@ class ChunkCache:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _make_room(self) -> None:
-        while self._kept and self._kept_bytes + self._pending_bytes > self.limit:
+        while self._kept and self._kept_bytes + self._pending_bytes + self._lent_bytes > self.limit:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, key: ChunkKey) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from torchkutils.data.announced_rows import AnnouncedPool, AnnouncedRows, Fill
 from torchkutils.data.chunk_cache import ChunkCache
 from torchkutils.data.chunk_filters import ChunkDecoder, DecodeError
 from torchkutils.data.chunk_index import ChunkIndex
@@ -67,9 +68,11 @@ class ChunkedRows:
         self._all_fit = dataset.size * dataset.dtype.itemsize < cache.limit
         self._index = ChunkIndex(dataset, at_once=source is not None and source.remote)
         self._next_row = -1
+        self._announced = AnnouncedRows(cache)
 
     def stop(self) -> None:
         """End what threads do for these rows, before the file is closed."""
+        self._announced.stop()
         self._cache.stop(lambda key: isinstance(key, tuple) and key[0] == self._number)
 
     def span(self, first: int, stop: int) -> Array:
@@ -82,8 +85,20 @@ class ChunkedRows:
         by_hdf5 = self._decoder is None or self._chunk_bytes < _SMALL_CHUNK
         if by_hdf5 and (whole or len(bands) > 2):
             return np.asarray(self._dataset[first:stop])
+        if self._announced:
+            announced = self._announced.take(np.arange(first, stop))
+            if announced is not None:
+                return announced
+        return self._in_order(bands, first, stop)
+
+    def _in_order(self, bands: range, first: int, stop: int) -> Array:
+        """Rows first … stop - 1; behind reads in order the next chunks are decoded meanwhile."""
+        size = self._chunk_rows
         in_order, self._next_row = first == self._next_row, stop
-        out = self._joined(bands, first, stop, in_order)
+        alone = len(bands) == len(self._tiles) == 1 and stop - first == size and not self._all_fit
+        out = self._own_chunk(bands[0]) if alone else None
+        if out is None:
+            out = self._joined(bands, first, stop, in_order)
         if in_order:
             ahead = range(bands.stop, min(bands.stop + 2 * self._cache.threads, -(-self._length // size)))
             for band in ahead:
@@ -120,6 +135,9 @@ class ChunkedRows:
         """Rows by number; each chunk is decoded at most once."""
         if len(rows) == 0:
             return self.span(0, 0)
+        announced = self._announced.take(rows)
+        if announced is not None:
+            return announced
         bands, inside = np.divmod(rows, self._chunk_rows)
         order = np.argsort(bands, kind="stable")
         ordered = bands[order]
@@ -138,10 +156,32 @@ class ChunkedRows:
         return by_band.take(back, axis=0)
 
     def start_reading(self, rows: Array) -> None:
-        """Let threads decode the chunks of these rows, as far as the cache has room."""
+        """Let threads decode the chunks of these rows and put their rows in this order, as far as there is room."""
+        if self._decoder is not None and (self._source is None or not self._source.remote):
+            row_bytes = self._dtype.itemsize * math.prod(self._row_shape)
+            if self._announced.announce(AnnouncedPool(rows, row_bytes, self._fills)):
+                return
         for band in np.unique(rows // self._chunk_rows).tolist():
             if not self._start(band):
                 return
+
+    def _fills(self, rows: Array) -> tuple[Array, list[Fill]]:
+        """Memory for rows, and what copies them to it, one call for each chunk."""
+        out = np.empty((len(rows), *self._row_shape), self._dtype)
+        order = np.argsort(rows, kind="stable")
+        bands, inside = np.divmod(rows[order], self._chunk_rows)
+        edges = [0, *(np.flatnonzero(bands[1:] != bands[:-1]) + 1).tolist(), len(rows)]
+        if self._cache.threads <= 1:
+            self._fetch(bands[edges[:-1]].tolist())
+        fills: list[Fill] = []
+        for start, stop in itertools.pairwise(edges):
+            places, own = order[start:stop], inside[start:stop]
+            for tile, columns in enumerate(self._tiles):
+                task = self._task(int(bands[start]), tile)
+                if task is None:
+                    return out, [_cannot]
+                fills.append(_filling(task, out, places, own, columns))
+        return out, fills
 
     def _started(self, bands: Any) -> Iterator[int]:
         """The same bands; threads are given those that follow."""
@@ -190,6 +230,15 @@ class ChunkedRows:
             chunk = self._chunk(band, tile, keep=keep)
             valid = tuple([slice(0, part.stop - part.start) for part in columns])
             out[(slice(None), *columns)] = chunk[inside][(slice(None), *valid)]
+
+    def _own_chunk(self, band: int) -> Array | None:
+        """A chunk that is decoded for this read alone, so that it need not be copied; None where there is none."""
+        key = (self._number, band, 0)
+        chunk = self._cache.claim(key)
+        if chunk is None and key not in self._cache:
+            task = None if self._decoder is None else self._task(band, 0)
+            chunk = None if task is None else task()
+        return chunk if chunk is None or chunk.flags.writeable else chunk.copy()
 
     def _chunk(self, band: int, tile: int, *, keep: bool) -> Array:
         key = (self._number, band, tile)
@@ -242,3 +291,24 @@ class ChunkedRows:
 def _columns(corner: tuple[int, ...], sizes: list[tuple[int, int]]) -> tuple[slice, ...]:
     """The part of a row that a chunk holds, for each axis its length and that of a chunk."""
     return tuple([slice(at, min(at + size, length)) for at, (length, size) in zip(corner, sizes, strict=True)])
+
+
+def _filling(task: Callable[[], Array | None], out: Array, places: Array, inside: Array, columns: Any) -> Fill:
+    """A call that decodes a chunk and copies rows of it to their places."""
+    first, last = int(inside[0]), int(inside[-1])
+    run = last - first + 1 == len(inside) and bool((inside[1:] > inside[:-1]).all())
+    picked: Any = slice(first, last + 1) if run else inside
+
+    def fill() -> bool:
+        chunk = task()
+        if chunk is None:
+            return False
+        valid = tuple([slice(0, part.stop - part.start) for part in columns])
+        out[(places, *columns)] = chunk[picked][(slice(None), *valid)]
+        return True
+
+    return fill
+
+
+def _cannot() -> bool:
+    return False

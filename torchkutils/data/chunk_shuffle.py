@@ -94,8 +94,8 @@ class ChunkShuffleSampler(Sampler[int]):
         # The next pool is known one pool ahead, so that its chunks can be decoded meanwhile.
         waiting: np.ndarray[Any, Any] | None = None
         for pool in self._pools(order, shuffler):
+            start_reading(self._data, pool)
             if waiting is not None:
-                start_reading(self._data, pool)
                 yield from waiting.tolist()
             waiting = pool
         if waiting is not None:

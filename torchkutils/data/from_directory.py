@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -111,44 +112,59 @@ class FileBatches(Sequence):
         return labels
 
 
-def _batches(
-    directory: PathLike,
-    labelling: Labelling,
-    endings: tuple[str, ...],
-    read: Callable[[list[str]], Any],
-    *,
-    batch_size: int | None,
-    shuffle: bool,
-    seed: int | None,
-    validation_split: float | None,
-    subset: Subset | None,
-    follow_links: bool,
-    verbose: bool,
-) -> Any:
-    """One Sequence, or two for subset='both'."""
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be 1 or more, or None for single files, got {batch_size!r}")
-    check_split(validation_split, subset, shuffle, seed)
-    listing = list_files(directory, labelling, endings, follow_links)
-    if verbose:
-        classes = "" if listing.class_names is None else f" belonging to {len(listing.class_names)} classes"
-        print(f"Found {len(listing.paths)} files{classes}.")
-    drawn = np.random.randint(10**6) if seed is None else seed
-    order_seed = drawn if shuffle else None
+@dataclass(frozen=True)
+class _Batching:
+    """What the functions of this module are told alike: how the files of a folder become batches.
 
-    def batches_of(part: Listing) -> FileBatches:
-        return FileBatches(part, read, labelling.mode, batch_size, order_seed)
+    Attributes:
+        labelling: Their labels.
+        batch_size: Files in a batch; None gives single files.
+        shuffle: Whether their order is drawn.
+        seed: Of the order and of the division; None draws one.
+        validation_split: The fraction kept apart; None divides nothing.
+        subset: Which part is given.
+        follow_links: Go into folders that links lead to.
+        verbose: Print how many files were found.
+    """
 
-    if validation_split is None:
-        return batches_of(listing)
-    # The same generator as in Keras, so that a seed divides the files as it does there.
-    order = np.arange(len(listing.paths))
-    if shuffle:
-        np.random.RandomState(drawn).shuffle(order)
-    training, validation = divided(listing, validation_split, order)
-    if subset == "both":
-        return batches_of(training), batches_of(validation)
-    return batches_of(training if subset == "training" else validation)
+    labelling: Labelling
+    batch_size: int | None
+    shuffle: bool
+    seed: int | None
+    validation_split: float | None
+    subset: Subset | None
+    follow_links: bool
+    verbose: bool
+
+    def __post_init__(self) -> None:
+        size = self.batch_size
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"batch_size must be 1 or more, or None for single files, got {size!r}")
+        check_split(self.validation_split, self.subset, self.shuffle, self.seed)
+
+    def batches(self, directory: PathLike, endings: tuple[str, ...], read: Callable[[list[str]], Any]) -> Any:
+        """One Sequence of the files that have one of the endings, or two for subset='both'."""
+        listing = list_files(directory, self.labelling, endings, self.follow_links)
+        if self.verbose:
+            classes = "" if listing.class_names is None else f" belonging to {len(listing.class_names)} classes"
+            print(f"Found {len(listing.paths)} files{classes}.")
+        seed = np.random.randint(10**6) if self.seed is None else self.seed
+        order_seed = seed if self.shuffle else None
+        parts = [
+            FileBatches(part, read, self.labelling.mode, self.batch_size, order_seed)
+            for part in self._parts(listing, seed)
+        ]
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def _parts(self, listing: Listing, seed: int) -> list[Listing]:
+        if self.validation_split is None:
+            return [listing]
+        order = np.arange(len(listing.paths))
+        if self.shuffle:
+            # The same generator as in Keras, so that a seed divides the files as it does there.
+            np.random.RandomState(seed).shuffle(order)
+        training, validation = divided(listing, self.validation_split, order)
+        return {"training": [training], "validation": [validation]}.get(str(self.subset), [training, validation])
 
 
 class ImageReader:
@@ -266,19 +282,8 @@ def image_dataset_from_directory(
     size = checked_size(image_size, "image_size")
     first = data_format is None or channels_first(data_format)
     read = ImageReader(color_mode, size, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio, first)
-    return _batches(
-        directory,
-        labelling,
-        IMAGES,
-        read,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        validation_split=validation_split,
-        subset=subset,
-        follow_links=follow_links,
-        verbose=verbose,
-    )
+    batching = _Batching(labelling, batch_size, shuffle, seed, validation_split, subset, follow_links, verbose)
+    return batching.batches(directory, IMAGES, read)
 
 
 class TextReader:
@@ -334,19 +339,8 @@ def text_dataset_from_directory(
     if max_length is not None and (not isinstance(max_length, int) or max_length < 1):
         raise ValueError(f"max_length must be 1 or more, or None, got {max_length!r}")
     labelling = Labelling.checked(labels, label_mode, class_names)
-    return _batches(
-        directory,
-        labelling,
-        (".txt",),
-        TextReader(max_length),
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        validation_split=validation_split,
-        subset=subset,
-        follow_links=follow_links,
-        verbose=verbose,
-    )
+    batching = _Batching(labelling, batch_size, shuffle, seed, validation_split, subset, follow_links, verbose)
+    return batching.batches(directory, (".txt",), TextReader(max_length))
 
 
 class SoundReader:
@@ -420,16 +414,5 @@ def audio_dataset_from_directory(
         if number is not None and (not isinstance(number, int) or number < 1):
             raise ValueError(f"{argument} must be 1 or more, or None, got {number!r}")
     labelling = Labelling.checked(labels, label_mode, class_names)
-    return _batches(
-        directory,
-        labelling,
-        SOUNDS,
-        SoundReader(sampling_rate, output_sequence_length),
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        validation_split=validation_split,
-        subset=subset,
-        follow_links=follow_links,
-        verbose=verbose,
-    )
+    batching = _Batching(labelling, batch_size, shuffle, seed, validation_split, subset, follow_links, verbose)
+    return batching.batches(directory, SOUNDS, SoundReader(sampling_rate, output_sequence_length))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -120,23 +122,18 @@ class HDF5Matrix(Dataset[Any]):
     ) -> None:
         # By process: a handle of the parent, which a fork copies, is neither used nor closed here.
         self._readings: dict[int, OpenParts] = {}
-        if not isinstance(dataset, str):
-            raise TypeError(f"dataset must be the name of a data set, a str; got {dataset!r}")
-        if isinstance(datapath, str) and os.path.isfile(dataset) and not os.path.lexists(datapath):  # noqa: PTH113
-            raise FileNotFoundError(
-                f"datapath: no file {datapath!r}; dataset {dataset!r} is one, so they are the other way round"
-            )
+        _check_names(datapath, dataset, field)
         if not (normalizer is None or callable(normalizer) or normalizer == "netcdf"):
             raise TypeError(f"normalizer must be a function of an array, 'netcdf' or None; got {normalizer!r}")
-        if field is not None and not isinstance(field, str):
-            raise TypeError(f"field must be the name of a field, a str, or None; got {field!r}")
+        if not isinstance(as_tensor, bool | np.bool_):
+            raise TypeError(f"as_tensor must be True or False, got {as_tensor!r}; a read's dtype is that of the data")
         self._name = dataset
         self.normalizer = normalizer
         self._as_tensor = as_tensor
         self._threads = None if threads is None else whole_number("threads", threads, at_least=1)
         self._cache_bytes = whole_number("cache_bytes", cache_bytes, at_least=0)
         self._sampler_bytes = 0
-        self._announced: np.ndarray[Any, Any] | None = None
+        self._announced: deque[np.ndarray[Any, Any]] = deque(maxlen=3)
         self._open_end = end is None
         options = OpenOptions(dict(storage_options or {}), swmr, locking)
         self._look(locations_of(datapath, options), field, start, end)
@@ -256,9 +253,9 @@ class HDF5Matrix(Dataset[Any]):
     def start_reading(self, rows: np.ndarray[Any, Any]) -> None:
         """Say which rows will be read soon, by their numbers in the window.
 
-        If this process reads at all, and has threads for it, these rows' chunks are decoded after its next read.
+        If this process reads at all, these rows' chunks are decoded from its next read on, by threads where it has any.
         """
-        self._announced = rows
+        self._announced.append(rows)
 
     def refresh(self) -> None:
         """Look at the files anew: with `end=None` the window ends where the data end now.
@@ -352,7 +349,7 @@ class HDF5Matrix(Dataset[Any]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readings": {}, "_announced": None}
+        return {**self.__dict__, "_readings": {}, "_announced": deque(maxlen=3)}
 
     def _reading(self) -> OpenParts:
         process = os.getpid()
@@ -368,13 +365,14 @@ class HDF5Matrix(Dataset[Any]):
     def _read(self, rows: range | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Read rows of the window as they are stored, with the leading axis."""
         reading, first = self._reading(), self.start
+        while self._announced:
+            # Another thread may take the last.
+            with contextlib.suppress(IndexError):
+                reading.start_reading(self._announced.popleft() + first)
         if isinstance(rows, range):
             piece = reading.read(range(rows.start + first, rows.stop + first, rows.step))
         else:
             piece = reading.read(rows + first)
-        announced, self._announced = self._announced, None
-        if announced is not None:
-            reading.start_reading(announced + first)
         return in_native_order(piece) if self._as_tensor else piece
 
     def _finish(self, piece: np.ndarray[Any, Any]) -> Any:
@@ -385,6 +383,17 @@ class HDF5Matrix(Dataset[Any]):
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"normalizer on {self._parts[0].where}: {error}") from error
+
+
+def _check_names(datapath: Any, dataset: Any, field: Any) -> None:
+    if not isinstance(dataset, str):
+        raise TypeError(f"dataset must be the name of a data set, a str; got {dataset!r}")
+    if isinstance(datapath, str) and os.path.isfile(dataset) and not os.path.lexists(datapath):  # noqa: PTH113
+        raise FileNotFoundError(
+            f"datapath: no file {datapath!r}; dataset {dataset!r} is one, so they are the other way round"
+        )
+    if field is not None and not isinstance(field, str):
+        raise TypeError(f"field must be the name of a field, a str, or None; got {field!r}")
 
 
 def _no_rows(stored: StoredRows) -> np.ndarray[Any, Any]:

@@ -124,8 +124,8 @@ class Epoch(Iterator[Any]):
             raise failure.to_exception()
         self._refuse(failure.to_exception(), failure.index)
 
-    def _refuse(self, error: Exception, index: int) -> None:
-        if not self._owner.skip:
+    def _refuse(self, error: BaseException, index: int) -> None:
+        if not self._owner.skip or not isinstance(error, Exception):
             raise error
         self._owner.stats.skipped += 1
         self._skipped.append(f"batch {index} ({type(error).__name__}: {error})")

@@ -11,6 +11,7 @@ from torchkutils.data.conversion import pinned
 from torchkutils.data.held_generators import seed_held, with_own_generators
 from torchkutils.data.loader_stats import LoaderStats
 from torchkutils.data.ordered_threads import Call, OrderedThreads
+from torchkutils.data.sequence_worker import passed_on
 from torchkutils.data.worker_pool import PoolOptions, WorkersLostError
 
 
@@ -43,7 +44,7 @@ class DirectEpoch:
                 batch = pinned(batch)
         except Exception as error:
             self._index = None
-            raise _with_note(error, index, "") from error.__cause__
+            raise _with_note(passed_on(error, index, ""), index, "") from error.__cause__
         self._index = None
         self._stats.note(0, time.perf_counter() - start, 0.0)
         return batch
@@ -106,13 +107,11 @@ class _Own:
             batch = self._options.collate(checked_batch(self._sequence[index], index))
             if self._options.pin:
                 batch = pinned(batch)
-        except Exception as error:
-            raise _with_note(error, index, " in a thread") from error.__cause__
+        except BaseException as error:
+            raise _with_note(passed_on(error, index, "a thread"), index, " in a thread") from error.__cause__
         return batch, time.perf_counter() - start
 
 
-def _with_note(error: Exception, index: int, where: str) -> Exception:
-    if isinstance(error, StopIteration):
-        return RuntimeError(f"__getitem__({index}) raised StopIteration")
+def _with_note(error: BaseException, index: int, where: str) -> BaseException:
     error.add_note(f"raised while batch {index} was made{where}")
     return error

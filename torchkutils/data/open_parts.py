@@ -160,8 +160,8 @@ class OpenParts:
         return self._read_scattered(rows)
 
     def start_reading(self, rows: Array) -> None:
-        """Let threads decode the chunks of these rows."""
-        if self.cache.threads <= 1 or len(rows) == 0:
+        """Say which rows will be read next, in their order: their chunks are decoded meanwhile, by threads."""
+        if len(rows) == 0:
             return
         numbers = np.searchsorted(self._edges, rows, side="right") - 1
         for number in np.unique(numbers).tolist():

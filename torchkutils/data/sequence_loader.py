@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import warnings
 import weakref
@@ -10,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from torchkutils.data.batch_source import BatchSource, batches_in, has_hook
 from torchkutils.data.conversion import ToTensors
 from torchkutils.data.epoch_order import EpochOrder, Shuffled
+from torchkutils.data.loader_arguments import check_choice, check_flags, check_function, check_source, check_workers
 from torchkutils.data.loader_attributes import EpochBatches, EpochSampler, InOrder
 from torchkutils.data.loader_epoch import Epoch, Owner, Source
 from torchkutils.data.loader_state import Place, Places, check_state
@@ -23,7 +22,7 @@ from torchkutils.data.loader_stats import LoaderStats
 from torchkutils.data.local_epoch import DirectEpoch, ThreadEpoch
 from torchkutils.data.shards import World, check_world, process_group, shared_seed, whole_number
 from torchkutils.data.worker_choice import Joined, Measured
-from torchkutils.data.worker_pool import PoolOptions, WorkerPool, check_workers
+from torchkutils.data.worker_pool import PoolOptions, WorkerPool
 
 _KEPT_POOLS = 2
 
@@ -54,8 +53,9 @@ class SequenceLoader:
     generators that the Sequence holds are fixed.
 
     **Errors.** An exception in a worker reaches the caller with its type, its attributes and a note that names the
-    batch; the epoch may go on after it. A worker that is killed is a RuntimeError; the next epoch starts new
-    workers.
+    batch; the epoch may go on after it. A worker that is killed or exits is a RuntimeError that names the batch that
+    it made (SystemExit and KeyboardInterrupt in one too: here they would end the program, or look like Ctrl-C); it
+    comes when a batch is asked for, and the next epoch starts new workers.
 
     >>> from torchkutils import Sequence
     >>> class Numbers(Sequence):
@@ -96,16 +96,12 @@ class SequenceLoader:
         on_error: Literal["raise", "skip"] = "raise",
         steps_per_epoch: int | None = None,
     ) -> None:
-        if not isinstance(sequence, BatchSource):
-            raise TypeError(f"sequence must be a torchkutils.Sequence, got {type(sequence).__name__}")
-        if inspect.isgeneratorfunction(type(sequence).__getitem__):
-            kind = type(sequence).__name__
-            raise TypeError(f"{kind}.__getitem__ must return one whole batch, and not yield: it is a generator")
-        _check_flags(shuffle=shuffle, pin_memory=pin_memory, reuse=reuse)
-        _check_function("worker_init_fn", worker_init_fn, "the worker's number")
-        _check_function("collate_fn", collate_fn, "a batch")
-        _check_choice("workers", workers, ("processes", "threads", "auto"))
-        _check_choice("on_error", on_error, ("raise", "skip"))
+        check_source(sequence)
+        check_flags(shuffle=shuffle, pin_memory=pin_memory, reuse=reuse)
+        check_function("worker_init_fn", worker_init_fn, "the worker's number")
+        check_function("collate_fn", collate_fn, "a batch")
+        check_choice("workers", workers, ("processes", "threads", "auto"))
+        check_choice("on_error", on_error, ("raise", "skip"))
         self.sequence: BatchSource = sequence
         self.steps_per_epoch = steps_per_epoch
         self._length()
@@ -288,14 +284,17 @@ class SequenceLoader:
         for epoch in list(self._running):
             epoch.stop("its loader was given another state")
         self.seed = state["seed"]
-        place = Place(state["epoch"], position, consumed)
+        self._go_on_at(Place(state["epoch"], position, consumed), state.get("hooks_due"))
+        self._at_rest()
+
+    def _go_on_at(self, place: Place, due: int | None) -> None:
+        """Stand at a place, where so many hooks are due; None: that of the place's epoch, if it is finished."""
         self._places = Places(place)
-        finished = bool(position or consumed) and position >= len(self._order(place))
-        due = state.get("hooks_due", int(finished))
+        finished = bool(place.first or place.consumed) and place.first >= len(self._order(place))
+        due = int(finished) if due is None else due
         place.begun, place.ended = finished, finished and due == 0
         # More hooks may be due than that of the epoch that counts: of a loader with several iterators.
         self._places.due = [Place(0) for _ in range(due - finished)] + [place] * (finished and due > 0)
-        self._at_rest()
 
     def _load_own_state(self, state: Any) -> None:
         load = getattr(self.sequence, "load_state_dict", None)
@@ -437,19 +436,3 @@ class SequenceLoader:
 def _dismiss(pools: list[WorkerPool]) -> None:
     for pool in pools:
         pool.dismiss()
-
-
-def _check_flags(**flags: object) -> None:
-    for name, value in flags.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def _check_function(name: str, function: object, what: str) -> None:
-    if function is not None and not callable(function):
-        raise TypeError(f"{name} must be a function of {what}, or None; got {function!r}")
-
-
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {list(known)}, got {value!r}")

@@ -6,6 +6,7 @@ the first batch number of the epoch (`sequence_state`). What cannot be sent make
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import pickle
@@ -24,7 +25,10 @@ from torchkutils.data.batch_source import BatchSource, checked_batch
 from torchkutils.data.held_generators import Held, held_generators, new_generators, seed_held
 from torchkutils.data.pickled_batch import Message, Sender
 from torchkutils.data.sequence_state import Parts, StaleLeafError, State
-from torchkutils.data.shared_slots import Slots
+from torchkutils.data.shared_slots import Slots, WorkNotes
+
+_ENDINGS = (SystemExit, KeyboardInterrupt)
+"""What ends a process. Raised again in the caller's it would end that, or look like its user's Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -97,26 +101,40 @@ class Failure:
     stale: bool = False
 
     @classmethod
-    def of(cls, error: Exception, index: int, worker: int, lost: bool = False) -> Failure:
-        """Record an exception."""
+    def of(cls, error: BaseException, index: int, worker: int, lost: bool = False) -> Failure:
+        """Record an exception. After one that ends a process the worker counts as lost."""
         trace = "".join(traceback.format_exception(error))
+        lost = lost or isinstance(error, _ENDINGS)
         stale = isinstance(error, StaleLeafError)
         return cls(_pickled_error(error), type(error).__name__, trace, index, worker, lost, stale)
 
-    def to_exception(self) -> Exception:
+    def to_exception(self) -> BaseException:
         """Give the exception with a note that says which batch and worker it came from."""
         where = f"while worker {self.worker} made batch {self.index}"
-        if self.error is None:
+        error: BaseException | None = None
+        if self.error is not None:
+            # What the worker could read need not be known here.
+            with contextlib.suppress(Exception):
+                error = pickle.loads(self.error)
+        if error is None:
             return RuntimeError(f"{self.kind} {where}, which cannot be sent between processes:\n{self.trace}")
-        error: Exception = pickle.loads(self.error)
-        if isinstance(error, StopIteration):
-            # Passed on by an iterator it would look like the end of the epoch.
-            error = RuntimeError(f"__getitem__({self.index}) raised StopIteration")
+        error = passed_on(error, self.index, f"worker {self.worker}")
         error.add_note(f"raised {where}:\n{self.trace}")
         return error
 
 
-def _pickled_error(error: Exception) -> bytes | None:
+def passed_on(error: BaseException, index: int, worker: str) -> BaseException:
+    """What the caller gets for what `__getitem__` raised in a worker: nearly always the same."""
+    if isinstance(error, (StopIteration, GeneratorExit)):
+        # Passed on by an iterator it would look like the end of the epoch.
+        return RuntimeError(f"__getitem__({index}) raised {type(error).__name__}")
+    if isinstance(error, _ENDINGS):
+        said = f"{type(error).__name__}: {error}" if error.args else type(error).__name__
+        return RuntimeError(f"{worker} was ended by {said}, while it made batch {index}")
+    return error
+
+
+def _pickled_error(error: BaseException) -> bytes | None:
     try:
         pickled = pickle.dumps(error)
         again = pickle.loads(pickled)
@@ -146,14 +164,14 @@ def _can_be_pickled(value: Any) -> bool:
 class _Rebuilt:
     """An exception that is made again without its constructor, whose arguments nobody knows."""
 
-    def __init__(self, kind: type[Exception], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+    def __init__(self, kind: type[BaseException], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> None:
         self._parts = kind, arguments, attributes
 
     def __reduce__(self) -> Any:
         return _rebuilt_error, self._parts
 
 
-def _rebuilt_error(kind: type[Exception], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+def _rebuilt_error(kind: type[BaseException], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
     error = kind.__new__(kind, *arguments)
     error.args = arguments
     error.__dict__.update(attributes)
@@ -172,6 +190,7 @@ class WorkerView(Dataset[Any]):
         init: The user's `worker_init_fn`.
         collate: What makes tensors of a batch.
         slots: Shared memory for large batches.
+        notes: Where each worker notes what it makes.
     """
 
     def __init__(
@@ -184,6 +203,7 @@ class WorkerView(Dataset[Any]):
         init: Callable[[int], None] | None,
         collate: Callable[[Any], Any],
         slots: Slots,
+        notes: WorkNotes,
     ) -> None:
         self._sequence: Any = sequence
         self._leaves: dict[str, Any] = {} if state is None else state.leaves
@@ -193,6 +213,7 @@ class WorkerView(Dataset[Any]):
         self._init = OwnMethod.of(init, sequence)
         self._collate = collate
         self._slots = slots
+        self._notes = notes
         self._sender: Sender | None = None
         self._held: list[Held] = []
         self._worker = 0
@@ -212,6 +233,7 @@ class WorkerView(Dataset[Any]):
             self._parts = None
 
     def __getitem__(self, task: Task) -> Outcome:
+        self._notes.begin(self._worker, task.index)
         sender = self._sender = self._sender or Sender(self._slots)
         start = made = time.perf_counter()
         before, lost = sender.fallbacks, True
@@ -226,8 +248,9 @@ class WorkerView(Dataset[Any]):
             batch = self._collate(self._made(task.epoch, task.index))
             made = time.perf_counter()
             result: Message | Failure = sender.pack(batch, task.slot)
-        except Exception as error:
+        except BaseException as error:
             result = Failure.of(error, task.index, self._worker, lost)
+        self._notes.end(self._worker)
         end = time.perf_counter()
         return Outcome(result, task.slot, self._worker, made - start, end - made, sender.fallbacks > before)
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from multiprocessing.context import BaseContext
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,17 @@ from torchkutils.data.batch_source import BatchSource
 from torchkutils.data.conversion import pinned
 from torchkutils.data.epoch_order import EpochOrder
 from torchkutils.data.loader_stats import LoaderStats
-from torchkutils.data.pickled_batch import Receiver
+from torchkutils.data.pickled_batch import Message, Receiver
 from torchkutils.data.sequence_state import Parts, State, state_of, why_not_sendable
 from torchkutils.data.sequence_worker import Failure, Outcome, OwnMethod, Task, WorkerView, start_worker
-from torchkutils.data.shards import whole_number
-from torchkutils.data.shared_slots import Slots
+from torchkutils.data.shared_slots import Slots, WorkNotes
 
 SENT_STATE_BYTES = {"fork": 4 * 2**20, "spawn": 64 * 2**20, "forkserver": 64 * 2**20}
 """Up to which size a changed Sequence is sent to living workers, by start method: beyond it, starting anew is
 cheaper."""
 
+_LOOK_SECONDS = 0.2
+"""How long a loader waits for a message before it looks whether its workers are alive."""
 
 _of_other_processes: list[Any] = []
 """Iterators that a fork copied: dropping one here would tell the workers of the other process to end."""
@@ -119,6 +119,7 @@ class WorkerPool:
         self._tasks = _Tasks([])
         self._state: State | None = None
         self._slots = Slots(0)
+        self._notes = WorkNotes(0)
         self._trusted = False
         self._process = os.getpid()
 
@@ -148,6 +149,7 @@ class WorkerPool:
             # Others may hold the iterator still, so that dropping it is not enough.
             _torch_versions.end_loader_workers(iterator)
         self._slots.close()
+        self._notes.close()
         self._process = os.getpid()
 
     def is_a_copy(self) -> bool:
@@ -167,12 +169,29 @@ class WorkerPool:
         workers = [] if self._iterator is None else _torch_versions.loader_workers(self._iterator)
         return [(number, worker.exitcode) for number, worker in enumerate(workers) if not worker.is_alive()]
 
+    def making(self, worker: int) -> int | None:
+        """The batch that a worker was making when it ended; None where it made none, or where that is not known."""
+        return self._notes.making(worker)
+
     def receive(self) -> Outcome:
-        """The next outcome, in the order of the tasks."""
-        if self._iterator is None:
-            raise RuntimeError("the loader was closed")
-        outcome: Outcome = next(self._iterator)
-        return outcome
+        """The next outcome, in the order of the tasks.
+
+        Raises:
+            RuntimeError: A worker has ended, none has answered in time, or the loader was closed.
+        """
+        start = time.perf_counter()
+        while self._iterator is not None:
+            try:
+                outcome: Outcome = _torch_versions.next_of_loader(self._iterator)
+            except TimeoutError:
+                timeout = self._options.timeout
+                if self.dead():
+                    raise RuntimeError("a worker ended") from None
+                if timeout and time.perf_counter() - start >= timeout:
+                    raise RuntimeError(f"timed out after {timeout} seconds") from None
+            else:
+                return outcome
+        raise RuntimeError("the loader was closed")
 
     def free(self, slot: int) -> None:
         """Use a slot again."""
@@ -186,10 +205,12 @@ class WorkerPool:
         if method != "fork":
             self._check_sendable(sequence, method)
         version, count = self._tasks.version + 1, options.num_workers * options.prefetch_factor + 1
-        self._slots = Slots(count)
+        self._slots, self._notes = Slots(count), WorkNotes(options.num_workers)
         self._tasks = _Tasks([version] * options.num_workers, _all(self._slots), numbers, epoch, version)
         view = WorkerView(
-            sequence, state, method != "fork", version, options.seed, options.init, options.collate, self._slots
+            *(sequence, state, method != "fork", version, options.seed, options.init, options.collate),
+            slots=self._slots,
+            notes=self._notes,
         )
         generator = torch.Generator()
         self._loader = DataLoader(
@@ -201,12 +222,12 @@ class WorkerPool:
             persistent_workers=state is not None,
             num_workers=options.num_workers,
             prefetch_factor=options.prefetch_factor,
-            timeout=options.timeout,
             multiprocessing_context=options.context,
             # One of its own: torch would draw from the process's generator at each start.
             generator=generator.manual_seed(options.seed % 2**63),
         )
         self._iterator = iter(self._loader)
+        _torch_versions.give_loader_patience(self._iterator, _LOOK_SECONDS)
         view.forget()
         self._state = _without_contents(state)
         self._trusted = state is not None
@@ -233,7 +254,10 @@ class WorkerPool:
             tasks.version, tasks.parts, self._state = tasks.version + 1, parts, _without_contents(state)
         tasks.numbers, tasks.epoch, tasks.free = numbers, epoch, _all(self._slots)
         assert self._loader is not None
+        # To begin again, each worker must be done with what it is at: that may take long.
+        _torch_versions.give_loader_patience(self._iterator, 0)
         self._iterator = iter(self._loader)
+        _torch_versions.give_loader_patience(self._iterator, _LOOK_SECONDS)
 
     def _check_sendable(self, sequence: BatchSource, method: str) -> None:
         init = OwnMethod.of(self._options.init, sequence)
@@ -264,6 +288,7 @@ class PoolEpoch:
         self._first = self._position = first
         self._stats = stats
         self._lent = -1
+        self._received: Outcome | None = None
         self._receiver: Receiver | None = None
         self.give_back: Callable[[WorkerPool], None] = _forget
 
@@ -275,31 +300,43 @@ class PoolEpoch:
         """
         self.pool.free(self._lent)
         self._lent = -1
-        outcome = self._received()
-        result, options = outcome.result, self.pool.options
-        if isinstance(result, Failure):
-            self.pool.free(outcome.slot)
-            if result.stale:
-                self._start_over()
-                return self.next()
-            self._position += 1
-            return result
+        # After Ctrl-C the same batch is handed out.
+        outcome = self._received = self._received or self._awaited()
+        if isinstance(outcome.result, Failure) and outcome.result.stale:
+            self._received = None
+            self._start_over()
+            return self.next()
+        try:
+            batch = outcome.result if isinstance(outcome.result, Failure) else self._unpacked(outcome)
+        except Exception as error:
+            error.add_note(f"raised while batch {self._order[self._position]} was taken over from its worker")
+            self._done_with(outcome)
+            raise
+        self._done_with(outcome)
+        return batch
+
+    def _unpacked(self, outcome: Outcome) -> Any:
         started = time.perf_counter()
+        message, options = outcome.result, self.pool.options
+        assert isinstance(message, Message)
         if self._receiver is None:
             self._receiver = self.pool.receiver()
-        batch = self._receiver.unpack(result)
+        batch = self._receiver.unpack(message)
         if options.pin:
             # What came through a slot was copied into pinned memory right away.
-            batch = pinned(batch, tensors=not result.sizes)
-        if options.reuse and result.slot >= 0:
+            batch = pinned(batch, tensors=not message.sizes)
+        if options.reuse and message.slot >= 0:
             self._lent = outcome.slot
-        else:
-            self.pool.free(outcome.slot)
-        self._position += 1
         self._stats.note(outcome.worker, outcome.made, outcome.packed + time.perf_counter() - started)
         if outcome.fell_back:
             self._stats.warn_of_fallback()
         return batch
+
+    def _done_with(self, outcome: Outcome) -> None:
+        self._received = None
+        self._position += 1
+        if outcome.slot != self._lent:
+            self.pool.free(outcome.slot)
 
     def release(self, *, broken: bool = False) -> None:
         """Let go of the pool: another epoch may use it."""
@@ -307,7 +344,7 @@ class PoolEpoch:
             self.pool.dismiss()
         self.give_back(self.pool)
 
-    def _received(self) -> Outcome:
+    def _awaited(self) -> Outcome:
         if self.pool.is_a_copy():
             raise WorkersLostError("this epoch's workers belong to the process that this one was forked from")
         try:
@@ -320,19 +357,18 @@ class PoolEpoch:
             raise
 
     def _explained(self, error: Exception) -> str:
-        dead = self.pool.dead()
-        index = self._order[self._position]
+        awaited = self._order[self._position]
+        making = {worker: self.pool.making(worker) for worker, _ in self.pool.dead()}
+        dead = sorted(self.pool.dead(), key=lambda one: making[one[0]] is None)
         if not dead:
-            return f"{error}, while batch {index} was awaited"
+            return f"{error}, while batch {awaited} was awaited"
         worker, code = dead[0]
-        # Tasks are dealt out in turn, and all before this position are done.
-        ahead = (worker - (self._position - self._first)) % self.pool.options.num_workers
-        if self._position + ahead < len(self._order):
-            index = self._order[self._position + ahead]
         killed = code is not None and code < 0
         how = f"was killed by signal {-code}" if killed and code is not None else f"exited unexpectedly (status {code})"
         memory = "; a system that runs out of memory kills so" if code == -9 else ""
-        return f"worker {worker} {how} while it made batch {index}{memory} ({error})"
+        batch = making[worker]
+        at = f"batch {awaited} was awaited" if batch is None else f"it made batch {batch}"
+        return f"worker {worker} {how} while {at}{memory} ({error})"
 
     def _start_over(self) -> None:
         """Go on with new workers from here."""
@@ -369,23 +405,3 @@ def _forget(pool: WorkerPool) -> None:
 
 def _as_it_is(outcome: Any) -> Any:
     return outcome
-
-
-def check_workers(num_workers: int, prefetch_factor: int, timeout: float, context: Any) -> None:
-    """Check the arguments that concern workers.
-
-    Raises:
-        TypeError: A context that is none.
-        ValueError: An unknown start method, a negative number, or what needs workers where there are none.
-    """
-    whole_number("prefetch_factor", prefetch_factor, at_least=1)
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise ValueError(f"timeout must be a number of seconds of at least 0, got {timeout!r}")
-    known = torch.multiprocessing.get_all_start_methods()
-    if isinstance(context, str) and context not in known:
-        raise ValueError(f"multiprocessing_context must be one of {known}, or a context; got {context!r}")
-    if context is not None and not isinstance(context, (str, BaseContext)):
-        raise TypeError(f"multiprocessing_context must be one of {known}, or a context; got {context!r}")
-    for name, value in (("timeout", timeout), ("multiprocessing_context", context)):
-        if value and not num_workers:
-            raise ValueError(f"{name}={value!r} needs workers, and num_workers is 0")

@@ -58,7 +58,7 @@ def _without_secrets(link: str) -> str:
     end = authority.end() if authority else 0
     at = rest.rfind("@", 0, end)
     if at < 0 and re.search(r":\D*[^:\d\]]", rest[:end]):
-        at = rest.rfind("@")  # what stands where a port should is the start of a password with / ? or # in it
+        at = rest.rfind("@")  # no port follows the colon, but the start of a password with / ? or # in it
     shown = rest if at < 0 else f"{MASK}@{rest[at + 1 :]}"
     return head + slashes + _PARAMETER.sub(_shown_parameter, shown)
 
@@ -115,8 +115,8 @@ def ascii_url(url: str) -> str:
         return url
     parts = urllib.parse.urlsplit(url)
     if not parts.netloc.isascii():
-        user_info, at, place = parts.netloc.rpartition("@")
-        host, colon, port = place.partition(":")
+        user_info, at, host_and_port = parts.netloc.rpartition("@")
+        host, colon, port = host_and_port.partition(":")
         quoted_user = urllib.parse.quote(user_info, safe="%:!$&'()*+,;=~")
         parts = parts._replace(netloc=quoted_user + at + _ascii_host(host) + colon + port)
     return urllib.parse.quote(urllib.parse.urlunsplit(parts), safe="%/:=&?~#+!$,;'@()*[]|")
@@ -134,7 +134,7 @@ def _ascii_host(host: str) -> str:
 
 
 def split_credentials(url: str) -> tuple[str, str | None]:
-    """Take `user:password@` out of an address; the second value is the Authorization header it stands for."""
+    """Take `user:password@` out of an address; the second value is the Authorization header for it."""
     parts = urllib.parse.urlsplit(url)
     user_info, at, host = parts.netloc.rpartition("@")
     address = urllib.parse.urlunsplit(parts._replace(netloc=host, fragment=""))

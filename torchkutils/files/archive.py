@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils.errors import ArchiveError
 from torchkutils.files.archive_faults import BrokenArchive, Member, reading_faults
-from torchkutils.files.archive_kinds import ENDINGS, archive_kind
-from torchkutils.files.caller_warnings import warn_caller
+from torchkutils.files.archive_kinds import ENDINGS, ArchiveKind, archive_kind
 from torchkutils.files.commit import commit, is_equal, settle
 from torchkutils.files.extraction_options import Extraction
 from torchkutils.files.folder_handle import FolderHandle
@@ -54,52 +54,56 @@ FOLDER_PATIENCE = 60.0
 """Seconds to wait while another archive's members are being moved to the same folder."""
 
 
-def extraction_state(path: str, folder: str, wish: Extraction) -> str:
-    """'complete' when all wished members lie there unchanged, 'unknown' without a manifest, else 'incomplete'."""
+def extraction_state(path: str, folder: str, extraction: Extraction) -> str:
+    """'complete' when all wanted members lie there unchanged, 'unknown' without a manifest, else 'incomplete'."""
     sidecars = SidecarFiles(path, folder)
     try:
         with FolderHandle(folder) as handle:
             manifest = read_manifest(handle, sidecars)
             if manifest is None:
                 return "unknown"
-            complete = _is_complete(handle, manifest, wish) and manifest.archive == stamp_of_archive(path)
+            complete = _is_complete(handle, manifest, extraction) and manifest.archive == stamp_of_archive(path)
             return "complete" if complete else "incomplete"
     except FileNotFoundError:
         return "unknown"
 
 
-def is_unpacked_without_archive(path: str, folder: str, wish: Extraction, expected_hash: str) -> bool:
+def is_unpacked_without_archive(path: str, folder: str, extraction: Extraction, expected_hash: str) -> bool:
     """Whether the members are all there and the archive, which had that hash ('' for any), was removed after it."""
     try:
         with FolderHandle(folder) as handle:
             manifest = read_manifest(handle, SidecarFiles(path, folder))
             if manifest is None or manifest.removed is None:
                 return False
-            return expected_hash in {"", manifest.removed} and _is_complete(handle, manifest, wish)
+            return expected_hash in {"", manifest.removed} and _is_complete(handle, manifest, extraction)
     except OSError:
         return False
 
 
-def _is_complete(folder: FolderHandle, manifest: Manifest, wish: Extraction) -> bool:
-    """Whether all that is wished lies there as it was put."""
-    if manifest.staging or not manifest.complete or not _serves(manifest, wish):
+def _is_complete(folder: FolderHandle, manifest: Manifest, extraction: Extraction) -> bool:
+    """Whether every wanted member lies there as it was extracted."""
+    if manifest.staging or not manifest.complete or not _serves(manifest, extraction):
         return False
     wanted = manifest.members
-    choice = wish.choice()
+    choice = extraction.choice()
     if choice.patterns:
         wanted = [entry for entry in wanted if choice.matching(entry[0]) is not None]
     return are_intact(folder, wanted)
 
 
-def _serves(manifest: Manifest, wish: Extraction) -> bool:
-    """Whether an extraction by these rules would have brought what is wished now."""
-    if manifest.kind not in wish.formats or manifest.encoding != (wish.encoding or ""):
+def _serves(manifest: Manifest, extraction: Extraction) -> bool:
+    """Whether an extraction by these rules would have brought what is wanted now."""
+    if manifest.kind not in extraction.formats or manifest.encoding != (extraction.encoding or ""):
         return False
-    if wish.allow_links is not False:
-        links_fit = manifest.links or wish.allow_links == "skip"
-    else:
-        links_fit = manifest.links and all(kind != "symlink" for _, kind, _, _ in manifest.members)
-    return links_fit and manifest.choice().covers(wish.choice())
+    return _has_links_as_wanted(manifest, extraction) and manifest.choice().covers(extraction.choice())
+
+
+def _has_links_as_wanted(manifest: Manifest, extraction: Extraction) -> bool:
+    if extraction.allow_links == "skip":
+        return True
+    if extraction.allow_links:
+        return manifest.links
+    return manifest.links and all(kind != "symlink" for _, kind, _, _ in manifest.members)
 
 
 def unfinished_staging(path: str, folder: str) -> str | None:
@@ -110,11 +114,11 @@ def unfinished_staging(path: str, folder: str) -> str | None:
     return None
 
 
-def extract_archive(path: str, folder: str, wish: Extraction) -> bool:
+def extract_archive(path: str, folder: str, extraction: Extraction) -> bool:
     """Unpack the archive at `path` into `folder`, all of it or nothing; only under the download's lock.
 
     Returns:
-        False when the file is no archive of the wished formats; then it is left as it is.
+        False when the file is no archive of these formats; then it is left as it is.
 
     Raises:
         ArchiveError: It cannot be read, holds what must not be extracted, or a member would replace a file that
@@ -125,31 +129,31 @@ def extract_archive(path: str, folder: str, wish: Extraction) -> bool:
     try:
         with FolderHandle(folder) as handle:
             settle_interrupted(handle, sidecars)
-            if extraction_state(path, folder, wish) == "complete":
+            if extraction_state(path, folder, extraction) == "complete":
                 return True
-            found = archive_kind(path, wish.formats)
+            found = archive_kind(path, extraction.formats)
             if found is None:
-                warn_caller(f"{path} is no archive of the formats {list(wish.formats)}; it is left as it is")
+                warn_caller(f"{path} is no archive of the formats {list(extraction.formats)}; it is left as it is")
                 return False
-            _extract(handle, sidecars, found, wish)
+            _extract(handle, sidecars, found, extraction)
             return True
     except BrokenArchive as error:
         where = f"member {error.member!r}: " if error.member is not None else ""
         raise ArchiveError(f"{path} is not extracted: {where}{error}", path=path, member=error.member) from error
 
 
-def _extract(folder: FolderHandle, sidecars: SidecarFiles, found: tuple[str, str | None], wish: Extraction) -> None:
+def _extract(folder: FolderHandle, sidecars: SidecarFiles, found: ArchiveKind, extraction: Extraction) -> None:
     name = sidecars.new_staging()
     notes: list[str] = []
     folder.make_folder(name, 0o700)
     try:
         with FolderHandle(name, within=folder, private=True) as staging:
             _check_private(staging)
-            stage = _staged(sidecars.path, found, staging, wish, notes)
+            stage = _staged(sidecars.path, found, staging, extraction, notes)
             _sync_disk(staging)
             with _alone_in(folder):
                 before = read_manifest(folder, sidecars)
-                journal = _journal(folder, sidecars, found[0], stage, wish, before)
+                journal = _journal(folder, sidecars, found.kind, stage, extraction, before)
                 write_manifest(folder, sidecars, journal)
                 commit(folder, staging, sidecars, journal, before)
     finally:
@@ -199,13 +203,11 @@ def _abandoned_journal(folder: FolderHandle, sidecars: SidecarFiles) -> Manifest
         time.sleep(0.05)
 
 
-def _staged(
-    path: str, found: tuple[str, str | None], folder: FolderHandle, wish: Extraction, notes: list[str]
-) -> Stage:
+def _staged(path: str, found: ArchiveKind, folder: FolderHandle, extraction: Extraction, notes: list[str]) -> Stage:
     allowed = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * os.stat(path).st_size))
     limits = Limits(allowed, MAX_MEMBERS, MAX_DEPTH)
-    stage = Stage(folder, Budget(limits), wish.choice(), wish.allow_links)
-    for member in _members(path, found, stage, wish.encoding, notes):
+    stage = Stage(folder, Budget(limits), extraction.choice(), extraction.allow_links)
+    for member in _members(path, found, stage, extraction.encoding, notes):
         stage.add(member)
     stage.finish()
     if missing := stage.choice.unmatched(stage.matched):
@@ -217,25 +219,22 @@ def _staged(
     return stage
 
 
-def _members(
-    path: str, found: tuple[str, str | None], stage: Stage, encoding: str | None, notes: list[str]
-) -> Iterator[Member]:
+def _members(path: str, found: ArchiveKind, stage: Stage, encoding: str | None, notes: list[str]) -> Iterator[Member]:
     """Read the archive from front to back; what is read counts separately from what is written."""
-    kind, packing = found
     reading = Budget(stage.budget.limits)
-    if kind == "7z":
+    if found.kind == "7z":
         yield from seven_zip_members(path, stage.root, stage.budget)
         return
     with open(path, "rb") as file:
-        if kind == "zip":
+        if found.kind == "zip":
             yield from zip_members(file, encoding, notes, reading.spend)
             return
         with reading_faults():
-            stream = UnpackedStream(file, packing, reading.spend)
-        if kind == "tar":
+            stream = UnpackedStream(file, found.packing, reading.spend)
+        if found.kind == "tar":
             yield from tar_members(stream, encoding, notes)
         else:
-            yield _single_member(path, kind, stream)
+            yield _single_member(path, found.kind, stream)
         if stream.has_trailing_bytes:
             notes.append("there are bytes behind its end, which are ignored")
 
@@ -259,7 +258,12 @@ def _all_pieces(stream: UnpackedStream, name: str) -> Iterator[bytes]:
 
 
 def _journal(
-    folder: FolderHandle, sidecars: SidecarFiles, kind: str, stage: Stage, wish: Extraction, before: Manifest | None
+    folder: FolderHandle,
+    sidecars: SidecarFiles,
+    kind: str,
+    stage: Stage,
+    extraction: Extraction,
+    before: Manifest | None,
 ) -> Manifest:
     """Decide what happens to each name, without touching anything.
 
@@ -267,30 +271,30 @@ def _journal(
         BrokenArchive: A member would replace something that is not its own, or pass through a link.
     """
     ours = set() if before is None else before.names()
-    decision = _Decision(folder, sidecars, ours, wish.overwrite)
+    decision = _Decision(folder, sidecars, ours, extraction.overwrite)
     journal = Manifest(
         archive=stamp_of_archive(sidecars.path),
         kind=kind,
         members=[entry_as_staged(stage.root, name, member) for name, member in stage.entries.items()],
-        chosen=list(wish.choice().patterns),
-        links=wish.allow_links != "skip",
-        encoding=wish.encoding or "",
+        chosen=list(extraction.choice().patterns),
+        links=extraction.allow_links != "skip",
+        encoding=extraction.encoding or "",
         staging=os.path.basename(stage.root.path),  # noqa: PTH119
         replaces=[name for name, member in stage.entries.items() if decision.replaces(stage.root, name, member)],
     )
     if before is None:
         return journal
     earlier = [entry for entry in before.members if entry[0] not in stage.entries]
-    if not _adds_members(journal, before, wish):
+    if not _adds_members(journal, before, extraction):
         return replace(journal, stale=decision.stale(earlier))
-    chosen = before.choice().with_patterns_of(wish.choice())
+    chosen = before.choice().with_patterns_of(extraction.choice())
     return replace(journal, chosen=list(chosen.patterns), links=journal.links and before.links, kept=earlier)
 
 
-def _adds_members(journal: Manifest, before: Manifest, wish: Extraction) -> bool:
+def _adds_members(journal: Manifest, before: Manifest, extraction: Extraction) -> bool:
     """Whether more members of the same archive are wanted, so that those which are there already stay."""
     same_archive = (before.archive, before.kind, before.encoding) == (journal.archive, journal.kind, journal.encoding)
-    return bool(wish.members) and same_archive
+    return bool(extraction.members) and same_archive
 
 
 class _Decision:

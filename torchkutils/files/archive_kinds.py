@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterable
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple
 
 from torchkutils.files.archive_faults import BrokenArchive, reading_faults
 from torchkutils.files.tar_reader import BLOCK, starts_a_tar
@@ -82,8 +82,15 @@ def _can_read(kind: str) -> bool:
     return kind != "7z" or importlib.util.find_spec("py7zr") is not None
 
 
-def archive_kind(path: str, formats: tuple[str, ...]) -> tuple[str, str | None] | None:
-    """'tar', 'zip', '7z' or a compression, and the compression of the whole file; None for what is no archive.
+class ArchiveKind(NamedTuple):
+    """What a file is: 'tar', 'zip', '7z' or a compression, and the compression of the whole file."""
+
+    kind: str
+    packing: str | None
+
+
+def archive_kind(path: str, formats: tuple[str, ...]) -> ArchiveKind | None:
+    """The kind of an archive of one of these formats; None for what is no archive.
 
     Raises:
         BrokenArchive: It is an archive by its first bytes or its ending, and cannot be read.
@@ -92,22 +99,30 @@ def archive_kind(path: str, formats: tuple[str, ...]) -> tuple[str, str | None] 
     with open(path, "rb") as file:
         head = file.read(BLOCK)
         packing = _packing(head, lower, formats)
-        if head.startswith(_ZIP_BEGINNINGS) and "zip" in formats:
-            return "zip", None
-        if head.startswith(_SEVEN_ZIP) and "7z" in formats:
-            return _checked("7z", None)
-        if "tar" in formats and _is_tar(file, head, packing, lower):
-            return _checked("tar", packing)
-        if packing is not None and packing in formats:
-            return _checked(packing, packing)
-        if "zip" in formats and packing is None and find_zip_end(file) is not None:
-            return "zip", None
-    _refuse_unreadable(head, lower, formats)
-    return None
+        found = next((one for one in _possible_kinds(file, head, lower, packing) if one.kind in formats), None)
+    if found is None:
+        _refuse_unreadable(head, lower, formats)
+    else:
+        _check_readable(found)
+    return found
+
+
+def _possible_kinds(file: BinaryIO, head: bytes, lower: str, packing: str | None) -> Iterator[ArchiveKind]:
+    """What a file may be, the surest first; it is looked at only as far as the caller asks."""
+    if head.startswith(_ZIP_BEGINNINGS):
+        yield ArchiveKind("zip", None)
+    if head.startswith(_SEVEN_ZIP):
+        yield ArchiveKind("7z", None)
+    if _is_tar(file, head, packing, lower):
+        yield ArchiveKind("tar", packing)
+    if packing is not None:
+        yield ArchiveKind(packing, packing)
+    elif find_zip_end(file) is not None:
+        yield ArchiveKind("zip", None)
 
 
 def _packing(head: bytes, lower: str, formats: tuple[str, ...]) -> str | None:
-    """The compression; the old lzma format has no sure first bytes, so its ending or the caller has to name it."""
+    """The compression; the old lzma format has no sure first bytes, so its ending or the caller must name it."""
     for name, magic in MAGIC.items():
         sure = name != "lzma" or lower.endswith(_LZMA_ENDINGS) or formats == ("lzma",)
         if head.startswith(magic) and sure:
@@ -127,17 +142,17 @@ def _is_tar(file: BinaryIO, head: bytes, packing: str | None, lower: str) -> boo
     return starts_a_tar(head) or (named and len(head) == BLOCK and not any(head))
 
 
-def _checked(kind: str, packing: str | None) -> tuple[str, str | None]:
-    for needed in (kind, packing):
+def _check_readable(found: ArchiveKind) -> None:
+    for needed in found:
         if needed is not None and not _can_read(needed):
             raise BrokenArchive(f"a {needed} file needs {_PACKAGES[needed]}")
-    return kind, packing
 
 
 def _refuse_unreadable(head: bytes, lower: str, formats: tuple[str, ...]) -> None:
     if any(lower.endswith(ENDINGS[name]) for name in formats):
         raise BrokenArchive(f"it is named like an archive but is none of {formats}")
-    other = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)
-    other = other or next((name for ending, name in _OTHER_ENDINGS.items() if lower.endswith(ending)), None)
-    if other is not None and formats:
-        raise BrokenArchive(f"the format {other} is not supported; unpack it by another program")
+    by_head = [name for magic, name in _OTHERS.items() if head.startswith(magic)]
+    by_ending = [name for ending, name in _OTHER_ENDINGS.items() if lower.endswith(ending)]
+    unsupported = [*by_head, *by_ending]
+    if unsupported and formats:
+        raise BrokenArchive(f"the format {unsupported[0]} is not supported; unpack it by another program")

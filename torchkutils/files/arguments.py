@@ -20,7 +20,7 @@ _VALUE = re.compile(r"(?! )[\t\x20-\x7e\xa0-\xff]*(?<! )")
 
 
 def checked_sources(origin: object, mirrors: Iterable[str], fname: object = None) -> list[str]:
-    """The URLs in the order in which they are asked; ValueError for one that is none, or that stands in `fname`."""
+    """The URLs in the order in which they are asked; ValueError for one that is none, or that was given as `fname`."""
     if isinstance(fname, str) and "://" in fname and "://" not in str(origin):
         way = "get_file(origin=…)" if origin is None else "get_file(fname, origin)"
         raise ValueError(
@@ -51,7 +51,7 @@ def checked_url(url: object, argument: str) -> str:
 
 
 def _no_url(argument: str, words: str, url: object) -> ValueError:
-    return ValueError(f"{argument} must be a URL {words}, got {shown_url(url)!r}")
+    return ValueError(f"{argument} must be a URL {words}, got {'None' if url is None else repr(shown_url(url))}")
 
 
 def _usable(url: str) -> str | None:

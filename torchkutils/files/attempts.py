@@ -51,8 +51,8 @@ class Deadline:
         """Whether the moment has passed."""
         return self._end is not None and time.monotonic() >= self._end
 
-    def blame(self) -> None:
-        """Say that a wait which took too long was cut by this moment, if it was; called when a wait has timed out.
+    def raise_if_reached(self) -> None:
+        """Raise where this moment, and not a shorter limit, has ended a wait; called when a wait has timed out.
 
         Raises:
             FailedAttempt: The moment has come.

@@ -35,18 +35,24 @@ def cached_files(base: str) -> Iterator[CachedFile]:
     A file counts that says where it came from, or that lies in the base folder or in a folder of it: members of
     extracted archives lie deeper, mostly.
     """
+    for path, depth in _files_with_depth(base):
+        origin = read_origin(path) or ""
+        if not origin and depth > 1:
+            continue
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            yield CachedFile(path, status.st_size, status.st_mtime, origin)
+
+
+def _files_with_depth(base: str) -> Iterator[tuple[str, int]]:
+    """The users' files below a folder by name, each with the number of folders between."""
     for folder, folders, names in os.walk(base):
         folders[:] = sorted(name for name in folders if MARK not in name)
         depth = 0 if folder == base else os.path.relpath(folder, base).count(os.sep) + 1
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if MARK in name or not os.path.isfile(path):
-                continue
-            origin = read_origin(path) or ""
-            if origin or depth <= 1:
-                with contextlib.suppress(OSError):
-                    status = os.stat(path)
-                    yield CachedFile(path, status.st_size, status.st_mtime, origin)
+            if MARK not in name and os.path.isfile(path):
+                yield path, depth
 
 
 def leftovers(base: str) -> dict[str, list[str]]:
@@ -66,12 +72,16 @@ def remove_leftovers(base: str, *, only_count: bool = False) -> tuple[int, int]:
     count = size = 0
     for download, paths in leftovers(base).items():
         with contextlib.suppress(OSError), only_if_free(SidecarFiles(download)):
-            for path in paths:
-                if time.time() - os.lstat(path).st_mtime >= _YOUNG_SECONDS and not is_in_use(path):
-                    count, size = count + 1, size + size_of(path)
-                    if not only_count:
-                        remove_whatever(path)
+            for path in filter(_is_abandoned, paths):
+                count, size = count + 1, size + size_of(path)
+                if not only_count:
+                    remove_whatever(path)
     return count, size
+
+
+def _is_abandoned(path: str) -> bool:
+    age = time.time() - os.lstat(path).st_mtime
+    return age >= _YOUNG_SECONDS and not is_in_use(path)
 
 
 def remove_file(path: str) -> None:

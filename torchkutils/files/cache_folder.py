@@ -1,7 +1,7 @@
-"""Where a download lies: Keras's rules for the base folder, and a way out when it cannot be written."""
+"""Where a download lies: Keras's rules for the base folder, and a substitute where it cannot be written."""
 
 # Paths stay text here: the system is asked about each of thousands of members.
-# ruff: noqa: PTH102, PTH103, PTH111, PTH114, PTH115, PTH118, PTH119, PTH120
+# ruff: noqa: PTH102, PTH103, PTH111, PTH114, PTH115, PTH118, PTH120
 from __future__ import annotations
 
 import os
@@ -9,8 +9,8 @@ import stat
 import tempfile
 import urllib.parse
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
-from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.sidecar_files import is_reserved
 
 
@@ -80,6 +80,11 @@ def file_name(fname: PathLike | None, origin: str) -> str:
     given = os.fspath(fname)
     if not isinstance(given, str) or not given or _has_control_characters(given):
         raise ValueError(f"fname must be the name of a file without control characters, or None, got {given!r}")
+    _check_parts(given)
+    return given
+
+
+def _check_parts(given: str) -> None:
     parts = given.replace("\\", "/").split("/")
     if parts[-1] in {"", "."}:
         raise ValueError(f"fname must be the name of a file, or None for the URL's last part, got {given!r}")
@@ -87,7 +92,6 @@ def file_name(fname: PathLike | None, origin: str) -> str:
         raise ValueError(f"fname must stay in the cache folder, got {given!r} with '..'; use cache_dir or cache_subdir")
     if any(is_reserved(part) for part in parts):
         raise ValueError(f"fname must not be a name of the cache's own files (.torchkutils-…), got {given!r}")
-    return given
 
 
 def is_plain_name(name: str) -> bool:
@@ -106,11 +110,17 @@ def stored_path(path: str) -> str:
 
     Somebody else's link could lead to any file of this user's, so it is replaced by a file.
     """
+    if not os.path.islink(path):
+        return path
     stored, links = path, 0
     while os.path.islink(stored) and links < 40:
-        owner = os.lstat(stored).st_uid
-        if hasattr(os, "geteuid") and owner not in {0, os.geteuid()}:
+        if not _is_own_link(stored):
             return path
         stored = os.path.join(os.path.dirname(stored), os.readlink(stored))
         links += 1
-    return os.path.join(os.path.realpath(os.path.dirname(stored)), os.path.basename(stored)) if links else path
+    folder, name = os.path.split(stored)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _is_own_link(path: str) -> bool:
+    return not hasattr(os, "geteuid") or os.lstat(path).st_uid in {0, os.geteuid()}

@@ -1,7 +1,7 @@
 """From the staging folder into place: renames that are undone together, or settled by the next call.
 
 The journal (a manifest with `staging` set) is written before the first rename and replaced after the last one. While
-it stands there, each member is either in the staging folder or was moved by us. A call that finds a journal does not
+it is there, each member is either in the staging folder or was moved by us. A call that finds a journal does not
 believe that nobody touched the folder since: it moves what is still to be moved, and writes down what it then finds.
 """
 

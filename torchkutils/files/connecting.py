@@ -76,12 +76,12 @@ def _connected(host: str, port: int, within: Deadline) -> socket.socket:
 
 
 def _tunnel(sock: socket.socket, url: str, proxy: Proxy, within: Deadline) -> None:
-    place = host_and_port(url)
-    headers = {"Host": place}
+    target = host_and_port(url)
+    headers = {"Host": target}
     if proxy.authorization is not None:
         headers["Proxy-Authorization"] = proxy.authorization
     wire = Wire(sock, within.left(), within)
-    wire.send(request_head("CONNECT", place, headers))
+    wire.send(request_head("CONNECT", target, headers))
     status = wire.head().status
     if not 200 <= status < 300:
         raise proxy_refusal(status, proxy)

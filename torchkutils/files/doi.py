@@ -1,4 +1,4 @@
-"""What a DOI stands for: the files of a record on Zenodo (or another InvenioRDM), figshare or a Dataverse.
+"""The files that a DOI names: those of a record on Zenodo (or another InvenioRDM), figshare or a Dataverse.
 
     doi.org's handle API  ->  the record's page  ->  the archive's API  ->  names, addresses and hashes
 
@@ -51,18 +51,18 @@ def doi_in(text: str) -> str | None:
     return match[1] if match else None
 
 
-def files_of(place: str, ask: Ask) -> dict[str, RemoteFile]:
+def files_of(record: str, ask: Ask) -> dict[str, RemoteFile]:
     """The files of a record by their names, which may hold folders.
 
     Args:
-        place: A DOI, or the address of the record's page.
+        record: A DOI, or the address of the record's page.
         ask: Gives the JSON behind an address.
 
     Raises:
         UnknownArchive: It cannot be found out what the record holds.
     """
-    doi = doi_in(place)
-    page = _page_of(doi, ask) if doi is not None else place
+    doi = doi_in(record)
+    page = _page_of(doi, ask) if doi is not None else record
     try:
         files = dict(_usable(_entries(page, doi, ask)))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -74,13 +74,20 @@ def files_of(place: str, ask: Ask) -> dict[str, RemoteFile]:
 
 def _page_of(doi: str, ask: Ask) -> str:
     answer = ask(f"{DOI_RESOLVER}/api/handles/{urllib.parse.quote(doi)}?type=URL")
-    values = answer.get("values", []) if isinstance(answer, dict) else []
-    for value in values if isinstance(values, list) else []:
-        data = value.get("data") if isinstance(value, dict) else None
-        page = data.get("value") if isinstance(data, dict) else None
+    for value in _as_list(_field(answer, "values")):
+        page = _field(_field(value, "data"), "value")
         if isinstance(page, str) and is_http(page):
             return page
     raise UnknownArchive(f"the DOI {doi!r} leads nowhere")
+
+
+def _field(value: Any, name: str) -> Any:
+    """A field of a JSON object; None where there is none, or the value is no object."""
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _entries(page: str, doi: str | None, ask: Ask) -> Iterator[tuple[object, object, object]]:

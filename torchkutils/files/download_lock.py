@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils.files import sidecar_files
-from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.sidecar_files import SidecarFiles, is_alive, process_token, this_machine
 
 if sys.platform == "win32":

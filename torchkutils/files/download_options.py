@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
-from typing import TypedDict
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypedDict
 
 from torchkutils._typing import PathLike
 from torchkutils.files import arguments, certificates
 from torchkutils.files.http_source import Caller
 
-# The defaults that both have to know.
+# The defaults that both use.
 TIMEOUT: float | tuple[float | None, ...] | None = (10, 30)
 RETRIES = 3
 
@@ -26,6 +26,22 @@ class DownloadOptions(TypedDict, total=False):
     retries: int
     offline: bool
     progress: bool
+
+
+class FileOptions(DownloadOptions, total=False):
+    """Arguments of `get_file` for one file of a registry, but for its name, address and hash."""
+
+    extract: bool
+    archive_format: str | Iterable[str] | None
+    force: bool
+    mirrors: Iterable[str]
+    headers: Mapping[str, str] | None
+    allow_links: bool | Literal["skip"]
+    overwrite: bool
+    extract_dir: PathLike | None
+    members: str | Iterable[str] | None
+    remove_archive: bool
+    encoding: str | None
 
 
 def checked_caller(

@@ -113,7 +113,7 @@ class FolderHandle:
                 raise NotADirectoryError(errno.ENOTDIR, "it is no folder", path)
 
     def status(self, name: str) -> os.stat_result | None:
-        """What stands at the name, a link itself; None where there is nothing, or no way to it."""
+        """The status of what has that name, of a link itself; None where nothing has it or no folder leads to it."""
         try:
             last, handle = self._reach(name)
             return os.stat(last, dir_fd=handle, follow_symlinks=False)

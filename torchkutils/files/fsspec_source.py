@@ -69,7 +69,7 @@ class FsspecAnswer:
             plain, options = _options(url, timeouts)
             system, path = _lazy.fsspec.core.url_to_fs(plain, **options)
             if url.startswith("file://") and not system.exists(path):
-                # Path.as_uri() percent-encodes; fsspec takes the text as it stands.
+                # Path.as_uri() percent-encodes; fsspec takes the text as it is.
                 path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
             # A chain closes its archive when its file system goes.
             self._system = system

@@ -13,8 +13,9 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
 from torchkutils.errors import DownloadError
 from torchkutils.files import (
@@ -28,7 +29,6 @@ from torchkutils.files import (
 )
 from torchkutils.files.addresses import is_local, last_part, shown_url
 from torchkutils.files.archive_kinds import without_tar_ending
-from torchkutils.files.caller_warnings import warn_caller
 from torchkutils.files.download_lock import only_one_process
 from torchkutils.files.download_options import RETRIES, TIMEOUT, checked_caller
 from torchkutils.files.extraction_options import Extraction, checked_extraction
@@ -50,13 +50,27 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the archive or file lies (`stored`: behind a link), where its members go, and what the caller gets."""
+class _Paths:
+    """The paths of one call.
 
-    path: str
-    stored: str
-    folder: str
+    Attributes:
+        file: The file or archive, as its name says.
+        stored_file: The same; behind a link, what the link leads to.
+        members_folder: The folder that the members of an archive go to.
+        result: What the caller gets.
+    """
+
+    file: str
+    stored_file: str
+    members_folder: str
     result: str
+
+
+class _Cached(NamedTuple):
+    """The file in the cache: what changes when it changes (None for no file), and whether it is what was asked for."""
+
+    signature: tuple[int, ...] | None
+    valid: bool
 
 
 def get_file(
@@ -235,7 +249,7 @@ def _without_network(job: _Job) -> _Job:
     return dataclasses.replace(job, offline=True, force=False)
 
 
-def _place(job: _Job, base: str, subdir: str, name: str) -> _Place:
+def _paths(job: _Job, base: str, subdir: str, name: str) -> _Paths:
     root = os.path.join(base, subdir)
     target = os.path.join(root, name)
     path = target + ".tar.gz" if job.untar else target
@@ -245,102 +259,109 @@ def _place(job: _Job, base: str, subdir: str, name: str) -> _Place:
     stored = cache_folder.stored_path(path)
     if job.extraction.folder is not None:
         folder = os.path.join(beside, os.path.expanduser(job.extraction.folder))
-        return _Place(path, stored, folder, target if job.untar else folder)
+        return _Paths(path, stored, folder, target if job.untar else folder)
     folder = root if job.untar and not os.path.isabs(name) else beside
     result = folder if job.extraction.remove_archive and not job.untar else target
-    return _Place(path, stored, folder, result)
+    return _Paths(path, stored, folder, result)
 
 
 def _get(job: _Job, base: str, subdir: str, name: str) -> str:
-    place = _place(job, base, subdir, name)
-    seen = _signature(place.path)
-    valid = seen is not None and not job.force and _has_hash(place.path, job.request.expected)
-    if valid and job.request.expected is None:
-        origins.warn_of_other_origin(place.path, job.request.sources)
-    if _is_done(job, place, seen, valid):
-        return place.result
-    if job.offline and not valid:
-        raise DownloadError(_missing_offline(job, place, seen), url=shown_url(job.request.sources[0]), attempts=0)
-    folder = os.path.dirname(place.path)
-    if not (cache_folder.can_be_written(folder) and cache_folder.can_be_written(place.folder)):
-        if os.path.isabs(name) or os.path.isabs(subdir):
-            raise PermissionError(
-                f"the folder {folder} cannot be made or written; choose another cache_subdir or fname"
-            )
-        return _get(_fed_by(job, place.path) if valid else job, cache_folder.substitute_folder(base), subdir, name)
-    sidecars = SidecarFiles(place.stored, place.folder)
-    with only_one_process(sidecars, f"fetch {shown_url(job.request.sources[0])} to {place.path}"):
-        needed = {archive.unfinished_staging(place.path, place.folder), resume.kept_part(sidecars)}
+    paths = _paths(job, base, subdir, name)
+    cached = _look_at_cached(job, paths)
+    if cached.valid and job.request.expected is None:
+        origins.warn_of_other_origin(paths.file, job.request.sources)
+    if _is_done(job, paths, cached):
+        return paths.result
+    if job.offline and not cached.valid:
+        raise DownloadError(_missing_offline(job, paths, cached), url=shown_url(job.request.sources[0]), attempts=0)
+    folder = os.path.dirname(paths.file)
+    if cache_folder.can_be_written(folder) and cache_folder.can_be_written(paths.members_folder):
+        return _get_in_turn(job, paths, cached)
+    if os.path.isabs(name) or os.path.isabs(subdir):
+        raise PermissionError(f"the folder {folder} cannot be made or written; choose another cache_subdir or fname")
+    fed = _with_local_source(job, paths.file) if cached.valid else job
+    return _get(fed, cache_folder.substitute_folder(base), subdir, name)
+
+
+def _get_in_turn(job: _Job, paths: _Paths, cached: _Cached) -> str:
+    """Take the download's lock, and do what is left to do then."""
+    sidecars = SidecarFiles(paths.stored_file, paths.members_folder)
+    with only_one_process(sidecars, f"fetch {shown_url(job.request.sources[0])} to {paths.file}"):
+        needed = {archive.unfinished_staging(paths.file, paths.members_folder), resume.kept_part(sidecars)}
         sidecars.remove_leftovers(keep=needed)
-        return _get_alone(job, place, seen, valid)
+        return _get_alone(job, paths, cached)
 
 
-def _is_done(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bool) -> bool:
+def _look_at_cached(job: _Job, paths: _Paths) -> _Cached:
+    signature = _signature(paths.file)
+    wanted = signature is not None and not job.force
+    return _Cached(signature, wanted and _has_hash(paths.file, job.request.expected))
+
+
+def _is_done(job: _Job, paths: _Paths, cached: _Cached) -> bool:
     """Whether the cache holds all that is asked for."""
-    if seen is None:
-        return _needs_no_archive(job, place)
-    return valid and not job.extraction.remove_archive and _is_extracted(job, place, downloaded=False)
+    if cached.signature is None:
+        return _needs_no_archive(job, paths)
+    return cached.valid and not job.extraction.remove_archive and _is_extracted(job, paths, downloaded=False)
 
 
-def _needs_no_archive(job: _Job, place: _Place) -> bool:
+def _needs_no_archive(job: _Job, paths: _Paths) -> bool:
     """Whether a call before this one unpacked the archive and removed it, as this one would."""
     if not job.extraction.remove_archive or job.force:
         return False
     expected = str(job.request.expected or "")
-    return archive.is_unpacked_without_archive(place.path, place.folder, job.extraction, expected)
+    return archive.is_unpacked_without_archive(paths.file, paths.members_folder, job.extraction, expected)
 
 
-def _fed_by(job: _Job, path: str) -> _Job:
+def _with_local_source(job: _Job, path: str) -> _Job:
     """The same job, but the first source is a valid file in a cache that cannot be written."""
     sources = [pathlib.Path(os.path.abspath(path)).as_uri(), *job.request.sources]
     request = dataclasses.replace(job.request, sources=sources, first_answer=None)
     return dataclasses.replace(job, request=request, offline=False)
 
 
-def _get_alone(job: _Job, place: _Place, seen: tuple[int, ...] | None, valid: bool) -> str:
-    """The part that one process does while the others wait."""
-    now = _signature(place.path)
-    if now is None and _needs_no_archive(job, place):
-        return place.result
-    if now != seen:
+def _get_alone(job: _Job, paths: _Paths, cached: _Cached) -> str:
+    """The part that one process does while the others wait; `cached` is what it saw before it waited."""
+    now, valid = _signature(paths.file), cached.valid
+    if now is None and _needs_no_archive(job, paths):
+        return paths.result
+    if now != cached.signature:
         # Somebody else fetched it while this process waited: that counts for force, too.
-        valid = now is not None and _has_hash(place.path, job.request.expected)
+        valid = now is not None and _has_hash(paths.file, job.request.expected)
     if not valid:
-        with _Shown(job.progress, os.path.basename(place.path)) as shown:
-            transfer.fetch(job.request, place.stored, shown.report)
-        origins.write_origin(place.path, job.request.sources[0])
-    if not _is_extracted(job, place, downloaded=not valid):
-        _unpack(job, place)
+        with _Shown(job.progress, os.path.basename(paths.file)) as shown:
+            transfer.fetch(job.request, paths.stored_file, shown.report)
+        origins.write_origin(paths.file, job.request.sources[0])
+    if not _is_extracted(job, paths, downloaded=not valid):
+        _unpack(job, paths)
     if job.extraction.remove_archive:
-        archive.remove_unpacked_archive(place.path, place.folder, str(job.request.expected or ""))
-    return place.result
+        archive.remove_unpacked_archive(paths.file, paths.members_folder, str(job.request.expected or ""))
+    return paths.result
 
 
-def _unpack(job: _Job, place: _Place) -> None:
-    unpacked = archive.extract_archive(place.path, place.folder, job.extraction)
-    if job.untar and unpacked and not os.path.lexists(place.result):
+def _unpack(job: _Job, paths: _Paths) -> None:
+    unpacked = archive.extract_archive(paths.file, paths.members_folder, job.extraction)
+    if job.untar and unpacked and not os.path.lexists(paths.result):
         warn_caller(
-            f"untar=True returns {place.result}, as Keras does, but {place.path} holds no entry of that name; look "
-            f"into {place.folder}"
+            f"untar=True returns {paths.result}, as Keras does, but {paths.file} holds no entry of that name; look "
+            f"into {paths.members_folder}"
         )
 
 
-def _is_extracted(job: _Job, place: _Place, *, downloaded: bool) -> bool:
+def _is_extracted(job: _Job, paths: _Paths, *, downloaded: bool) -> bool:
     """Whether nothing is left to unpack; Keras takes an entry that is there as the result of untar."""
     if not job.extraction.formats:
         return True
-    state = archive.extraction_state(place.path, place.folder, job.extraction)
+    state = archive.extraction_state(paths.file, paths.members_folder, job.extraction)
     if job.untar and state == "unknown":
-        return not downloaded and os.path.exists(place.result)
+        return not downloaded and os.path.exists(paths.result)
     return state == "complete"
 
 
 def _signature(path: str) -> tuple[int, ...] | None:
     try:
         status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -349,10 +370,10 @@ def _has_hash(path: str, expected: ExpectedHash | None) -> bool:
     return expected is None or file_matches(path, expected)
 
 
-def _missing_offline(job: _Job, place: _Place, seen: tuple[int, ...] | None) -> str:
-    state = "is not there" if seen is None else f"has not the hash {job.request.expected}"
+def _missing_offline(job: _Job, paths: _Paths, cached: _Cached) -> str:
+    state = "is not there" if cached.signature is None else f"has not the hash {job.request.expected}"
     url = shown_url(job.request.sources[0])
-    return f"offline=True (or TORCHKUTILS_OFFLINE), and {place.path} {state}; call once without it to fetch {url}"
+    return f"offline=True (or TORCHKUTILS_OFFLINE), and {paths.file} {state}; call once without it to fetch {url}"
 
 
 class _Shown:

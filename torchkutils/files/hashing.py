@@ -30,7 +30,7 @@ class ExpectedHash(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A hash as it was written: the algorithm that stands with it ('' for none), its digest, its file's name."""
+    """A hash as it was written: the algorithm that is written with it ('' for none), its digest, its file's name."""
 
     algorithm: str
     digest: str
@@ -98,33 +98,42 @@ def _fitting(digest: str, algorithm: str, argument: str, given: str) -> Expected
     """The expected hash, once the number of its digits fits the algorithm."""
     by_length = {length: name for name, length in DIGEST_LENGTHS.items()}
     is_hexadecimal = bool(digest) and set(digest) <= set(string.hexdigits)
-    if algorithm == "auto" or not is_hexadecimal:
-        if not is_hexadecimal or len(digest) not in by_length:
-            raise ValueError(
-                f"{argument} must be {sorted(by_length)} hexadecimal digits long ({', '.join(DIGEST_LENGTHS)}), "
-                f"got {given!r} of {len(digest)} characters"
-            )
-        return ExpectedHash(by_length[len(digest)], digest)
+    named = by_length.get(len(digest)) if algorithm == "auto" else algorithm
+    if named is None or not is_hexadecimal:
+        raise ValueError(
+            f"{argument} must be {sorted(by_length)} hexadecimal digits long ({', '.join(DIGEST_LENGTHS)}), "
+            f"got {given!r} of {len(digest)} characters"
+        )
+    _check_length(digest, named, argument, given)
+    return ExpectedHash(named, digest)
+
+
+def _check_length(digest: str, algorithm: str, argument: str, given: str) -> None:
     size = 2 * new_hash(algorithm).digest_size
-    # SHAKE has no length of its own: the digits say how much of it is meant.
-    if (size and len(digest) != size) or (not size and (len(digest) % 2 or len(digest) < 32)):
-        wanted = f"{size}" if size else "an even number, and at least 32,"
+    if size:
+        fits, wanted = len(digest) == size, f"{size}"
+    else:
+        # SHAKE has no length of its own: the digits say how much of it is meant.
+        fits, wanted = len(digest) % 2 == 0 and len(digest) >= 32, "an even number, and at least 32,"
+    if not fits:
         raise ValueError(f"{argument} must have {wanted} digits for {algorithm}, got {len(digest)} in {given!r}")
-    return ExpectedHash(algorithm, digest)
 
 
 def _chosen(text: str, argument: str, name: str | None) -> _Written:
     """The one hash that is meant: the file's own line, else the strongest of an integrity value, else the only one."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip() and not line.strip().startswith("#")]
-    found = [_written(line) for line in lines]
+    lines = [line.strip() for line in text.splitlines()]
+    found = [_written(line) for line in lines if line and not line.startswith("#")]
     if len(found) > 1 and name is not None:
-        named = [written for written in found if os.path.basename(written.name) == os.path.basename(name)]  # noqa: PTH119
-        found = named or found
+        found = _named(found, os.path.basename(name)) or found  # noqa: PTH119
     if len(found) > 1:
         raise ValueError(
             f"{argument} has {len(found)} lines, and none of them, or several, are for {name!r}: give one line"
         )
     return found[0] if found else _Written("", "")
+
+
+def _named(found: list[_Written], name: str) -> list[_Written]:
+    return [written for written in found if os.path.basename(written.name) == name]  # noqa: PTH119
 
 
 def _written(line: str) -> _Written:
@@ -136,8 +145,10 @@ def _written(line: str) -> _Written:
     strongest = max((written for written in integrity if written), key=_strength, default=None)
     if strongest is not None:
         return strongest
-    prefix, colon, rest = line.partition(":")
-    return _Written(prefix.strip(), rest.strip().lower()) if colon else _Written("", prefix.strip().lower())
+    if ":" not in line:
+        return _Written("", line.lower())
+    algorithm, _, digest = line.partition(":")
+    return _Written(algorithm.strip(), digest.strip().lower())
 
 
 def _integrity(text: str) -> _Written | None:

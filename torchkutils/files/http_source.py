@@ -26,6 +26,13 @@ from torchkutils.files.waiting import asked_wait, is_rate_limited
 MAX_REDIRECTS = 10
 REDIRECTS = {301, 302, 303, 307, 308}
 RETRIED_STATUSES = {408, 425, 429}
+_WHOLE = {200, 203}
+_RANGED = {206, 416}
+_REMARKS = {
+    204: ": an answer without a file",
+    205: ": an answer without a file",
+    206: ": a part of the file that nobody asked for",
+}
 USER_AGENT = "torchkutils"
 OPEN_HEADERS = frozenset({"user-agent", "accept", "accept-language"})
 """Headers of the caller's that hold no secret and go along to another host."""
@@ -115,32 +122,43 @@ def _followed(url: str, caller: Caller, deadline: Deadline, extra: Mapping[str, 
 
 def _with_authorization(caller: Caller, authorization: str) -> Caller:
     """For a redirect that brings its own login: nothing of the caller's but what is open, and that login."""
-    kept = {name: value for name, value in caller.headers.items() if name.lower() in OPEN_HEADERS}
-    return Caller({**kept, "Authorization": authorization}, caller.timeouts, caller.verify, netrc=False)
+    headers = {**_open_headers(caller), "Authorization": authorization}
+    return Caller(headers, caller.timeouts, caller.verify, netrc=False)
 
 
 def _request_headers(
     url: str, caller: Caller, credentials: str | None, cookie: str | None, *, trusted: bool
 ) -> dict[str, str]:
     """The headers of one request; names that the caller gave, in any case, replace ours."""
-    given = {name: value for name, value in caller.headers.items() if trusted or name.lower() in OPEN_HEADERS}
-    names = {name.lower(): name for name in given}
+    given = dict(caller.headers) if trusted else _open_headers(caller)
     ours = {"Host": _host_header(url), "User-Agent": USER_AGENT, "Accept": "*/*"}
-    if "authorization" not in names:
-        login = credentials or (netrc_login(url) if caller.netrc else None)
-        if login is not None:
-            ours["Authorization"] = login
     if cookie is not None:
-        own = given.pop(names.pop("cookie"), None) if "cookie" in names else None
-        ours["Cookie"] = cookie if own is None else f"{own}; {cookie}"
+        ours["Cookie"] = "; ".join([*_taken(given, "cookie"), cookie])
+    names = {name.lower() for name in given}
+    login = None if "authorization" in names else credentials or _stored_login(url, caller)
+    if login is not None:
+        ours["Authorization"] = login
     kept = {name: value for name, value in ours.items() if name.lower() not in names}
     return {**kept, **given, "Accept-Encoding": "identity", "Connection": "close"}
 
 
+def _open_headers(caller: Caller) -> dict[str, str]:
+    """The headers of the caller's that may go to any host."""
+    return {name: value for name, value in caller.headers.items() if name.lower() in OPEN_HEADERS}
+
+
+def _taken(headers: dict[str, str], name: str) -> list[str]:
+    """Take a header out, however its name is written; its values."""
+    return [headers.pop(key) for key in list(headers) if key.lower() == name]
+
+
+def _stored_login(url: str, caller: Caller) -> str | None:
+    return netrc_login(url) if caller.netrc else None
+
+
 def _host_header(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
-    place = host_and_port(url)
-    return place.removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
+    return host_and_port(url).removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
 
 
 def _asked(
@@ -164,26 +182,27 @@ def _asked(
 
 
 def _judged(url: str, wire: Wire, head: Head, proxy: Proxy | None, *, ranged: bool) -> Answer:
-    status = head.status
     try:
-        if status in {200, 203} or (ranged and status in {206, 416}):
+        if head.status in _WHOLE or (ranged and head.status in _RANGED):
             return Answer(url, wire, head)
-        if status == 407 and proxy is not None:
-            raise proxy_refusal(status, proxy)
-        words = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
-        if status in {204, 205}:
-            words += ": an answer without a file"
-        elif status == 206:
-            words += ": a part of the file that nobody asked for"
-        retry = status in RETRIED_STATUSES or status >= 500 or (status == 403 and is_rate_limited(head.headers))
-        raise FailedAttempt(words, retry=retry, status=status, wait=asked_wait(status, head.headers))
+        if head.status == 407 and proxy is not None:
+            raise proxy_refusal(head.status, proxy)
+        raise _refusal(head)
     except BaseException:
         wire.close()
         raise
 
 
+def _refusal(head: Head) -> FailedAttempt:
+    """The failed attempt of an answer without the file that was asked for."""
+    status = head.status
+    words = f"HTTP {status} {http.client.responses.get(status, '')}".strip() + _REMARKS.get(status, "")
+    retry = status in RETRIED_STATUSES or status >= 500 or (status == 403 and is_rate_limited(head.headers))
+    return FailedAttempt(words, retry=retry, status=status, wait=asked_wait(status, head.headers))
+
+
 def _redirect_target(address: str, head: Head) -> tuple[str, str | None]:
-    """Where a redirect leads, and the Authorization header of a login that stands in its address."""
+    """Where a redirect leads, and the Authorization header of a login in its address."""
     status = head.status
     location = (head.headers.every("Location") or [""])[0].strip()
     if not location:

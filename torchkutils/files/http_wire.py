@@ -19,6 +19,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torchkutils._printable import printable
 from torchkutils.files.attempts import Deadline, FailedAttempt
 
 HEAD_BYTES = 1 << 18
@@ -54,7 +55,7 @@ class Headers:
 
 @dataclass
 class Head:
-    """What stands before a body."""
+    """What comes before a body: status and headers."""
 
     version: str
     status: int
@@ -88,7 +89,7 @@ class Wire:
         try:
             return self._sock.recv_into(view)
         except TimeoutError:
-            self._deadline.blame()
+            self._deadline.raise_if_reached()
             raise
 
     @property
@@ -115,7 +116,7 @@ class Wire:
             try:
                 piece = self._sock.recv(_RECEIVED)
             except TimeoutError:
-                self._deadline.blame()
+                self._deadline.raise_if_reached()
                 raise
             if not piece:
                 raise FailedAttempt("the connection was closed in the middle of an answer", retry=True)
@@ -144,7 +145,7 @@ class Wire:
         line = self.line(HEAD_BYTES, within)
         match = re.match(rb"HTTP/(\d\.\d) (\d{3})(?: |$)", line)
         if match is None:
-            words = "".join(letter if letter.isprintable() else "?" for letter in line[:40].decode("latin-1"))
+            words = printable(line[:40].decode("latin-1"))
             raise FailedAttempt(f"BadStatusLine: no HTTP answer came, but {words!r}", retry=True)
         head = Head(match[1].decode(), int(match[2]))
         for name, value in self.fields(within):

@@ -120,7 +120,7 @@ def _has_right_types(read: dict[str, Any]) -> bool:
 
 
 def _names_each_once(manifest: Manifest) -> bool:
-    """Whether no name stands in it twice, and only members replace something."""
+    """Whether no name is in it twice, and only members replace something."""
     names = manifest.names()
     others = {entry[0] for entry in manifest.stale + manifest.kept}
     if len(names) != len(manifest.members) or len(others) != len(manifest.stale) + len(manifest.kept):
@@ -188,7 +188,7 @@ def entry_as_staged(folder: FolderHandle, name: str, kind: str) -> Entry:
 
 
 def never_intact(name: str, kind: str) -> Entry:
-    """A member that is ours but has to be written again."""
+    """A member that is ours but must be written again."""
     return name, kind, 0, _NEVER
 
 
@@ -212,7 +212,7 @@ def are_intact(folder: FolderHandle, entries: Iterable[Entry]) -> bool:
 
 
 def is_where_staged(folder: FolderHandle, entry: Entry) -> bool:
-    """Whether a member of a journal stands at its final name as it was staged."""
+    """Whether a member of a journal has its final name already, as it was staged."""
     name, kind, size, modified = entry
     status = folder.status(name)
     if status is None or kind_of(status) != kind:

@@ -33,7 +33,7 @@ def safe_name(name: str, depth: int) -> str:
 
 
 def _fault_of_whole(name: str) -> str:
-    """What is wrong with a name as it stands; '' where nothing is."""
+    """What is wrong with a whole name; '' where nothing is."""
     if "\0" in name:
         return "its name holds a zero byte"
     if name.startswith("/") or re.match(r"[A-Za-z]:([/\\]|$)", name):
@@ -79,7 +79,7 @@ class Choice:
     """Which members the caller wants: all, or those that one of several patterns names.
 
     A pattern is a member's path, a folder (with everything below it), or has `*`, `?` and `[…]` as in `fnmatch`,
-    where `*` stands for any letters, `/` too.
+    where `*` matches any letters, `/` too.
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:

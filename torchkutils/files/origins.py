@@ -10,8 +10,9 @@ import contextlib
 import os
 from collections.abc import Sequence
 
+from torchkutils._caller_warnings import warn_caller
+from torchkutils._printable import printable
 from torchkutils.files.addresses import MASK, shown_url
-from torchkutils.files.caller_warnings import warn_caller
 
 _ATTRIBUTE = "user.xdg.origin.url"
 _LONGEST = 4096
@@ -44,8 +45,7 @@ def warn_of_other_origin(path: str, sources: Sequence[str]) -> None:
     noted = read_origin(path)
     if noted is None or noted in sources or noted in {_noted(source) for source in sources}:
         return
-    shown = "".join(letter if letter.isprintable() else "?" for letter in noted)
     warn_caller(
-        f"{path} came from {shown}, not from {shown_url(sources[0])}, and is returned as it is; give fname to keep "
-        "both, file_hash to be sure, or force=True to replace it"
+        f"{path} came from {printable(noted)}, not from {shown_url(sources[0])}, and is returned as it is; give fname "
+        "to keep both, file_hash to be sure, or force=True to replace it"
     )

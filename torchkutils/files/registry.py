@@ -1,4 +1,4 @@
-"""Registry: the files of one place by name and hash, of a folder on a server or of a DOI."""
+"""Registry: the files of one source by name and hash, of a folder on a server or of a DOI."""
 
 # Paths stay text here, as everywhere about the cache.
 # ruff: noqa: PTH118
@@ -23,7 +23,7 @@ from torchkutils.files import arguments, cache_folder, doi
 from torchkutils.files.addresses import address_key, is_http, is_same_origin, shown_url, split_credentials
 from torchkutils.files.attempts import FailedAttempt
 from torchkutils.files.doi import RemoteFile
-from torchkutils.files.download_options import RETRIES, TIMEOUT, DownloadOptions, checked_caller
+from torchkutils.files.download_options import RETRIES, TIMEOUT, DownloadOptions, FileOptions, checked_caller
 from torchkutils.files.get_file import get_file
 from torchkutils.files.hashing import parse_hash
 from torchkutils.files.http_source import open_http
@@ -126,7 +126,7 @@ class Registry:
         """
         return self._file(name).url
 
-    def fetch(self, name: str, *, fname: PathLike | None = None, **options: Any) -> str:
+    def fetch(self, name: str, *, fname: PathLike | None = None, **options: Unpack[FileOptions]) -> str:
         """Fetch one file unless it is in the cache with the right hash.
 
         Args:
@@ -150,10 +150,10 @@ class Registry:
                 raise
         return self._fetched(name, self._file(name), fname, options)
 
-    def _fetched(self, name: str, file: RemoteFile, fname: PathLike | None, options: dict[str, Any]) -> str:
+    def _fetched(self, name: str, file: RemoteFile, fname: PathLike | None, options: FileOptions) -> str:
         mirrors = [_joined(mirror, name) for mirror in self._mirrors]
         sends_headers = is_http(file.url) and is_http(self._home) and is_same_origin(self._home, file.url)
-        given = {
+        given: dict[str, Any] = {
             **self._options,
             "file_hash": file.hash,
             "mirrors": mirrors,
@@ -162,7 +162,9 @@ class Registry:
         }
         return get_file(name if fname is None else fname, file.url, **given)
 
-    def fetch_all(self, names: Iterable[str] | None = None, *, jobs: int = 4, **options: Any) -> dict[str, str]:
+    def fetch_all(
+        self, names: Iterable[str] | None = None, *, jobs: int = 4, **options: Unpack[FileOptions]
+    ) -> dict[str, str]:
         """Fetch several files at once, each with a bar of its own.
 
         Args:

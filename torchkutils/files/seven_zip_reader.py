@@ -46,8 +46,8 @@ def seven_zip_members(path: str, staging: FolderHandle, budget: Budget) -> Itera
         elif row.is_symlink:
             yield Member(row.filename, "symlink", target=os.fsdecode(b"".join(store.pieces(row.filename))))
         else:
-            number = row.filename
-            yield Member(number, "file", row.uncompressed, 0o666, modified, pieces=store.reader(number))
+            pieces = store.reader(row.filename)
+            yield Member(row.filename, "file", row.uncompressed, 0o666, modified, pieces=pieces)
 
 
 @dataclass

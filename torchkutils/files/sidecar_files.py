@@ -26,7 +26,7 @@ import unicodedata
 from collections.abc import Collection
 
 MARK = ".torchkutils-"
-"""Stands in the name of every file that is ours and not the user's."""
+"""A part of the name of every file that is ours and not the user's."""
 
 LOCK_PATIENCE = 600.0
 """Seconds that a process waits for another one which shows no progress."""
@@ -66,8 +66,8 @@ class SidecarFiles:
         self._members_prefix = self._prefix
         if os.path.abspath(self.members_folder) != os.path.abspath(self.folder):
             # Archives of equal names from several folders may have their members in one folder.
-            place = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
-            self._members_prefix = f".{label}-{place}{MARK}"
+            path_digest = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+            self._members_prefix = f".{label}-{path_digest}{MARK}"
         self.manifest: str = f"{self._members_prefix}members.json"
 
     def new_part(self) -> str:

@@ -217,17 +217,17 @@ class Stage:
         A part that is missing may come later, from another archive, as a link to any folder inside. So after it no
         `..` may follow.
         """
-        place, waiting = name.split("/")[:-1], target.split("/")[::-1]
+        folders, waiting = name.split("/")[:-1], target.split("/")[::-1]
         links = 0
         while waiting:
             part = waiting.pop()
             self._count_step(name)
             if part == "..":
-                if not place:
+                if not folders:
                     raise BrokenArchive(f"it is a link to {target!r}, out of the folder", name)
-                place.pop()
+                folders.pop()
             elif part not in {"", "."}:
-                path = "/".join([*place, part])
+                path = "/".join([*folders, part])
                 kind = self.entries.get(path)
                 if kind == "symlink":
                     links += 1
@@ -235,7 +235,7 @@ class Stage:
                         raise BrokenArchive(f"it is a link to {target!r}, which is circular or too long", name)
                     waiting += self._links[path].split("/")[::-1]
                 elif kind == "folder":
-                    place.append(part)
+                    folders.append(part)
                 elif ".." in waiting:
                     words = f"it is a link to {target!r}, out of the folder by way of a missing {path!r}"
                     raise BrokenArchive(words, name)

@@ -18,9 +18,18 @@ LONGEST_HEADER = 16 << 20
 RECORD_COST = 64
 """Bytes that one record of an extended header or one piece of a map counts for: it takes longer than to be read."""
 
-_FILES = {b"0", b"\0", b"7", b"S"}
-_PAX = {b"x": "next", b"X": "next", b"g": "all"}
+_FOR_ALL = b"g"
+"""The kind of an extended header that holds for all members behind it."""
 _GNU_LONG = {b"L": "path", b"K": "linkpath"}
+_FOR_NEXT = {b"x", b"X", *_GNU_LONG}
+"""Kinds of extended headers that hold for the next member."""
+_LABEL = b"V"
+_FORMS = {
+    **dict.fromkeys((b"0", b"\0", b"7", b"S"), "file"),
+    **dict.fromkeys((b"5", b"D"), "folder"),
+    b"1": "hardlink",
+    b"2": "symlink",
+}
 _WITHOUT_DATA = {b"1", b"2", b"3", b"4", b"5", b"6"}
 _KEYS = {b"path", b"linkpath", b"size", b"mtime"}
 _SPARSE = b"GNU.sparse."
@@ -72,28 +81,30 @@ def tar_members(stream: UnpackedStream, encoding: str | None, notes: list[str]) 
         BrokenArchive: The archive is damaged, cut, or holds what no data set needs.
     """
     shared, extra = _Extra(), _Extra()
-    while True:
-        with reading_faults():
-            block = stream.read(BLOCK)
-            header = _read_header(block) if len(block) == BLOCK else None
-        if header is None:
-            _check_end(block, notes)
-            break
-        if header.kind in _PAX or header.kind in _GNU_LONG:
-            with reading_faults():
-                _read_extra(stream, header, shared if header.kind == b"g" else extra)
-            if header.kind == b"g":
-                extra = shared.copy()
-            continue
-        with reading_faults():
-            member = _member(stream, header, extra, encoding)
-        if member is not None:
-            yield member.described
-            with reading_faults():
-                member.data.finish()
-        extra = shared.copy()
+    # What the consumer of the members raises does not come through here: these are faults of reading alone.
     with reading_faults():
+        while (header := _next_header(stream, notes)) is not None:
+            if header.kind in _FOR_NEXT:
+                _read_extra(stream, header, extra)
+                continue
+            if header.kind == _FOR_ALL:
+                _read_extra(stream, header, shared)
+            else:
+                found = _member(stream, header, extra, encoding)
+                if found is not None:
+                    yield found.described
+                    found.data.finish()
+            extra = shared.copy()
         stream.read_rest()
+
+
+def _next_header(stream: UnpackedStream, notes: list[str]) -> _Header | None:
+    """The next header block; None at the end of the archive."""
+    block = stream.read(BLOCK)
+    header = _read_header(block) if len(block) == BLOCK else None
+    if header is None:
+        _check_end(block, notes)
+    return header
 
 
 def _check_end(block: bytes, notes: list[str]) -> None:
@@ -158,8 +169,8 @@ def _read_extra(stream: UnpackedStream, header: _Header, extra: _Extra) -> None:
         stream.spend(RECORD_COST)
         if key in _KEYS:
             extra.fields[f"pax {key.decode()}"] = value
-        elif header.kind == b"g":
-            continue  # what holds for all members says nothing of the holes of one
+        elif header.kind == _FOR_ALL:
+            continue  # a map of holes belongs to one member
         elif key in {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}:
             extra.pieces.append(value)
         elif key.startswith(_SPARSE):
@@ -227,24 +238,31 @@ def _member(stream: UnpackedStream, header: _Header, extra: _Extra, encoding: st
     stored = _pax_size(extra, header.size)
     data = _Data(stream, 0 if header.kind in _WITHOUT_DATA else stored, name)
     modified = _pax_time(extra, header.modified)
-    if header.kind == b"V":
+    if header.kind == _LABEL:
         data.finish()  # the label of the whole archive
         return None
-    if header.kind in {b"5", b"D"} or (header.kind in _FILES and name.endswith("/")):
-        return _Found(Member(name, "folder", 0, header.mode, modified), data)
-    if header.kind in {b"1", b"2"}:
-        target = _name(extra, "linkpath", header.target, encoding)
-        return _Found(Member(name, "symlink" if header.kind == b"2" else "hardlink", target=target), data)
-    if header.kind == b"M":
-        raise BrokenArchive("it goes on from another volume; put the volumes together first", name)
-    if header.kind not in _FILES:
-        raise BrokenArchive("it is a special file (device, pipe or an unknown type)", name)
+    form = _form(header.kind, name)
+    if form == "folder":
+        return _Found(Member(name, form, 0, header.mode, modified), data)
+    if form != "file":
+        return _Found(Member(name, form, target=_name(extra, "linkpath", header.target, encoding)), data)
     size, pieces = _sparse_map(stream, header, extra, data, name)
     if pieces is None:
-        return _Found(Member(name, "file", stored, header.mode, modified, pieces=lambda: _dense(data, name)), data)
+        return _Found(Member(name, form, stored, header.mode, modified, pieces=lambda: _dense(data, name)), data)
     _check_map(pieces, size, data.left, name)
-    described = Member(name, "file", size, header.mode, modified, pieces=lambda: _with_holes(data, pieces, size, name))
+    described = Member(name, form, size, header.mode, modified, pieces=lambda: _with_holes(data, pieces, size, name))
     return _Found(described, data)
+
+
+def _form(kind: bytes, name: str) -> str:
+    """What a member is: 'file', 'folder', 'hardlink' or 'symlink'."""
+    if kind == b"M":
+        raise BrokenArchive("it goes on from another volume; put the volumes together first", name)
+    if kind not in _FORMS:
+        raise BrokenArchive("it is a special file (device, pipe or an unknown type)", name)
+    # The first tar programs had no kind for folders: their names end in a slash.
+    is_old_folder = _FORMS[kind] == "file" and name.endswith("/")
+    return "folder" if is_old_folder else _FORMS[kind]
 
 
 def _name(extra: _Extra, key: str, short: bytes, encoding: str | None) -> str:
@@ -298,7 +316,7 @@ def _pairs(numbers: list[int], name: str) -> Pieces:
 
 
 def _old_gnu_map(stream: UnpackedStream, block: bytes) -> tuple[int, Pieces]:
-    """Up to four pieces stand in the header, 21 in each block behind it as long as there is a further one."""
+    """Up to four pieces are in the header, 21 in each block behind it as long as there is a further one."""
     size, pieces = _number(block[483:495]), _block_of_pieces(block[386:482])
     more = block[482]
     while more:

@@ -4,6 +4,7 @@
 # ruff: noqa: PTH105, PTH119, PTH120
 from __future__ import annotations
 
+import http
 import itertools
 import os
 import random
@@ -11,8 +12,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
+from torchkutils._printable import printable
 from torchkutils.errors import DownloadError
 from torchkutils.files import resume, web_pages
 from torchkutils.files.addresses import Secrets, address_key, is_ftp, is_http, shown_url
@@ -81,8 +83,25 @@ class Request:
         return Secrets(self.sources, self.caller.headers)
 
 
+class _ContentRange(NamedTuple):
+    """Which bytes of the whole a body is: from `start` to before `end`, of `total`; None for what it leaves open."""
+
+    start: int | None = None
+    end: int | None = None
+    total: int | None = None
+
+
+def _content_range(answer: Answer) -> _ContentRange:
+    text = answer.headers.get("Content-Range").strip()
+    match = re.fullmatch(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)", text, re.ASCII)
+    if match is None:
+        return _ContentRange()
+    first, last, total = (None if number is None else int(number) for number in match.groups())
+    return _ContentRange(first, None if last is None else last + 1, total)
+
+
 class HashMismatch(Exception):  # noqa: N818 - the next mirror may be right
-    """A whole body came, but it is not the wished file."""
+    """A whole body came, but it is not the file that was asked for."""
 
 
 @dataclass
@@ -116,6 +135,11 @@ class _Part:
                 self.hash.update(self.buffer[:count])
         self.total, self.etag, self.source = note.total, note.etag, source
 
+    def is_continued_by(self, named: _ContentRange, etag: str | None) -> bool:
+        """Whether a body of these bytes is the missing rest of the same version."""
+        same_version = etag == self.etag and (self.total is None or named.total in {None, self.total})
+        return same_version and named.start == self.received
+
     def write(self, piece: memoryview) -> None:
         """Append a piece to file and hash."""
         start = 0
@@ -127,10 +151,10 @@ class _Part:
 
     def head(self) -> bytes:
         """The first bytes."""
-        place = self.file.tell()
+        position = self.file.tell()
         self.file.seek(0)
         head = self.file.read(web_pages.HEAD_SIZE)
-        self.file.seek(place)
+        self.file.seek(position)
         return head
 
 
@@ -260,8 +284,7 @@ class Attempts:
         return True
 
     def _complain(self, source: str, failed: FailedAttempt | HashMismatch, tries: int) -> None:
-        words = f"{shown_url(source)}: {self._secrets.hidden_in(str(failed))}"
-        words = "".join(letter if letter.isprintable() else "?" for letter in words)
+        words = printable(f"{shown_url(source)}: {self._secrets.hidden_in(str(failed))}")
         if isinstance(failed, FailedAttempt) or tries > 1:
             words += f" after {tries} attempt{'s' if tries > 1 else ''}"
         wait = (failed.wait or 0) if isinstance(failed, FailedAttempt) else 0
@@ -330,17 +353,27 @@ class _Transfer:
             body: Body = opened(source, self.request.caller.timeouts, self.deadline)
             self.part.total, self.part.content_type = body.length, ""
             return body
-        part = self.part
         answer, self.first_answer = self.first_answer, None
         if answer is None:
-            resumes = part.received > 0 and part.etag is not None and part.source == source
-            extra = {"Range": f"bytes={part.received}-", "If-Range": part.etag or ""} if resumes else {}
-            answer = open_http(source, self.request.caller, self.deadline, extra)
+            answer = self._asked(source)
         try:
             return self._appended(source, answer)
         except BaseException:
             answer.close()
             raise
+
+    def _asked(self, source: str) -> Answer:
+        """The answer to a request for the missing rest; for the whole, where nothing came yet or no rest is given."""
+        part, caller = self.part, self.request.caller
+        if part.received and part.etag is not None and part.source == source:
+            rest = {"Range": f"bytes={part.received}-", "If-Range": part.etag}
+            try:
+                return open_http(source, caller, self.deadline, rest)
+            except FailedAttempt as error:
+                # Some servers take If-Range for If-Match: they have another version now.
+                if error.status != http.HTTPStatus.PRECONDITION_FAILED:
+                    raise
+        return open_http(source, caller, self.deadline)
 
     def _appended(self, source: str, answer: Answer) -> Body | None:
         """What an answer means for the part: a whole body, the missing rest, nothing missing, or none of these."""
@@ -349,17 +382,13 @@ class _Transfer:
             self._refuse_compressed(source, answer)
             self._start_anew(source, answer)
             return answer
-        content_range = re.fullmatch(
-            r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", answer.headers.get("Content-Range").strip(), re.ASCII
-        )
-        first, last, total = content_range.groups() if content_range else (None, None, None)
-        if answer.status == 416 and total == str(part.received) and answer.etag in {None, part.etag}:
+        named = _content_range(answer)
+        if answer.status == 416 and named.total == part.received and answer.etag in {None, part.etag}:
             answer.close()
             part.total = part.received
             return None
-        same_version = answer.etag == part.etag and (part.total is None or total in {"*", str(part.total)})
-        if answer.status == 206 and same_version and first == str(part.received) and last is not None:
-            part.total = int(total) if total and total != "*" else int(last) + 1
+        if answer.status == 206 and part.is_continued_by(named, answer.etag):
+            part.total = named.end if named.total is None else named.total
             part.content_type = answer.headers.get("Content-Type")
             return answer
         # Another version, or an answer to another question: never splice.

@@ -171,7 +171,7 @@ class UnpackedStream:
         return count
 
     def read_rest(self) -> None:
-        """Go to the end, where the checksum of a compressed stream stands; bytes as they are need no look."""
+        """Go to the end, where the checksum of a compressed stream is; bytes that are not compressed have none."""
         while self._decoder is not None and self.read(PIECE):
             pass
 
@@ -190,7 +190,7 @@ class UnpackedStream:
         return b""
 
     def _take(self) -> memoryview:
-        """Some input; little at the beginning of a stream, since what lies behind a short stream is copied."""
+        """Some input, little at the beginning of a stream: what is behind the end of a short stream is copied."""
         if self._used == len(self._input):
             self._fill()
             if not self._input:

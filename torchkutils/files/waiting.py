@@ -1,4 +1,4 @@
-"""How long a server asks to be left alone: Retry-After, and the headers about rate limits."""
+"""How long a server asks to wait: Retry-After, and the headers about rate limits."""
 
 from __future__ import annotations
 

@@ -23,10 +23,11 @@ _TITLE = re.compile(rb"<title[^>]{0,200}>([^<]{1,300})", re.IGNORECASE)
 
 
 def may_be_a_page(name: str, url: str) -> bool:
-    """Whether a web page is what the caller may want: by the wished name, or where no ending says anything else."""
-    if name:
-        return name.lower().endswith(PAGE_ENDINGS) or not (has_ending(name) or has_ending(last_part(url)))
-    return last_part(url).lower().endswith(PAGE_ENDINGS) or not has_ending(last_part(url))
+    """Whether the caller may want a web page: the name says so, or no ending says anything else."""
+    in_address = last_part(url)
+    if (name or in_address).lower().endswith(PAGE_ENDINGS):
+        return True
+    return not has_ending(name) and not has_ending(in_address)
 
 
 def page_in_words(head: bytes, content_type: str, url: str) -> str | None:
@@ -53,7 +54,7 @@ def page_in_words(head: bytes, content_type: str, url: str) -> str | None:
 
 
 def _past_comments(head: bytes) -> bytes:
-    """The bytes from the first tag on: what may stand before it is a byte order mark, spaces and comments."""
+    """The bytes from the first tag on: before it there may be a byte order mark, spaces and comments."""
     left = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     while left.startswith((b"<!--", b"<?xml")):
         _, end, left = left.partition(b"-->" if left.startswith(b"<!--") else b"?>")

@@ -66,7 +66,7 @@ class _Entry:
 
 @dataclass
 class _Directory:
-    """Where the rows lie, and what to add to each member's place."""
+    """Where the rows lie, and what to add to each member's offset."""
 
     start: int
     size: int
@@ -75,7 +75,7 @@ class _Directory:
 
 
 def find_zip_end(file: BinaryIO) -> int | None:
-    """Where the record at the end of a zip archive stands, None where there is none."""
+    """The offset of the record at the end of a zip archive; None where there is none."""
     length = file.seek(0, os.SEEK_END)
     start = max(0, length - (1 << 16) - 22)
     file.seek(start)
@@ -136,12 +136,12 @@ def _directory(file: BinaryIO) -> _Directory:
     start = behind - size
     if start < 0 or start < offset:
         raise BrokenArchive("it is damaged or cut: its directory is not where it should be")
-    # Bytes in front of the archive (a program that unpacks it) move all that it says of places.
+    # Bytes in front of the archive (a program that unpacks it) move all offsets that it gives.
     return _Directory(start, size, count, start - offset)
 
 
 def _directory_64(file: BinaryIO, locator_at: int, locator: bytes) -> tuple[int, int, int, int, int]:
-    """The record for large archives: where it stands, disk, count, size and place of the directory."""
+    """The record for large archives: its own offset, then disk, count, size and offset of the directory."""
     said = int(struct.unpack("<8xQ4x", locator)[0])
     for at in (locator_at - 56, said):
         file.seek(max(at, 0))
@@ -268,8 +268,8 @@ def _fits(raw: bytes, encoding: str) -> bool:
 def _as_cp437(raw: bytes) -> str:
     """In Japanese and Chinese encodings a backslash is often the second half of a letter: then it separates nothing."""
     letters = []
-    for place, byte in enumerate(raw):
-        is_separator = byte == 0x5C and (place == 0 or raw[place - 1] < 0x80)
+    for position, byte in enumerate(raw):
+        is_separator = byte == 0x5C and (position == 0 or raw[position - 1] < 0x80)
         letters.append(0x2F if is_separator else byte)
     return bytes(letters).decode("cp437")
 
@@ -355,7 +355,7 @@ class _Content:
             if piece:
                 yield piece
             elif not data and not decoder.eof and not decoder.needs_input:
-                raise BrokenArchive("it is damaged: its compressed data lead nowhere", self.name)
+                raise BrokenArchive("it is damaged: its compressed data give no more bytes and do not end", self.name)
 
     def _packed(self) -> Iterator[bytes]:
         """The stored bytes; the file's position is set anew for each piece, others read it too."""

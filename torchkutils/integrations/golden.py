@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
+from torchkutils.integrations.look_options import SummaryOptions
 from torchkutils.models.summary import ModelSummary, summarize
 
 __all__ = ["assert_summary_matches"]
@@ -28,7 +29,7 @@ _SHOWN = 20
 
 
 def assert_summary_matches(
-    model: torch.nn.Module | ModelSummary, path: PathLike, *, update: bool | None = None, **look: Any
+    model: torch.nn.Module | ModelSummary, path: PathLike, *, update: bool | None = None, **look: Unpack[SummaryOptions]
 ) -> None:
     """Compare a model's summary with the one in a file.
 

@@ -11,9 +11,10 @@ DataLoaders only. `FinishEpochs` adds the hook after the last epoch, and runs it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torchkutils.data.sequence_loader import SequenceLoader
+from torchkutils.integrations.look_options import GivenInput
 from torchkutils.integrations.model_report import write_report
 from torchkutils.integrations.placed_loader import PlacedLoader, finish_epochs_in
 
@@ -56,7 +57,7 @@ class LogModel(Callback):  # type: ignore[misc]
     writes.
     """
 
-    def __init__(self, name: str = "model", **look: Any) -> None:
+    def __init__(self, name: str = "model", **look: Unpack[GivenInput]) -> None:
         super().__init__()
         self._name, self._look = name, look
 

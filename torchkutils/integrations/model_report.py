@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ import torch
 from torchkutils import _lazy
 from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
+from torchkutils.integrations.look_options import GivenInput, PictureOptions, SummaryOptions
 from torchkutils.models.plot import ModelPlot, plot_model
 from torchkutils.models.summary import ModelSummary, summarize
 
@@ -34,7 +35,12 @@ Kind = Literal["tensorboard", "wandb", "mlflow"]
 
 
 def log_summary(
-    logger: Any, model: torch.nn.Module | ModelSummary, *, name: str = "model", step: int = 0, **look: Any
+    logger: Any,
+    model: torch.nn.Module | ModelSummary,
+    *,
+    name: str = "model",
+    step: int = 0,
+    **look: Unpack[SummaryOptions],
 ) -> ModelSummary:
     """Log a model's table and its totals.
 
@@ -71,7 +77,12 @@ def log_summary(
 
 
 def log_picture(
-    logger: Any, model: torch.nn.Module | ModelPlot, *, name: str = "model", step: int = 0, **look: Any
+    logger: Any,
+    model: torch.nn.Module | ModelPlot,
+    *,
+    name: str = "model",
+    step: int = 0,
+    **look: Unpack[PictureOptions],
 ) -> ModelPlot:
     """Log a model's picture.
 
@@ -106,7 +117,12 @@ def log_picture(
 
 
 def write_report(
-    model: torch.nn.Module, folder: PathLike, *, loggers: Iterable[Any] = (), name: str = "model", **look: Any
+    model: torch.nn.Module,
+    folder: PathLike,
+    *,
+    loggers: Iterable[Any] = (),
+    name: str = "model",
+    **look: Unpack[GivenInput],
 ) -> ModelSummary:
     """Write `<name>_summary.txt` and the page `<name>.html` into a folder, and log both where a logger takes them.
 
@@ -129,15 +145,15 @@ def write_report(
         warnings.warn(f"the model's forward failed, the report shows its structure alone: {error}", stacklevel=3)
         look = {"engine": "structure"}
         summary = summarize(model, **look)
-    place = pathlib.Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    with replacing(place / f"{name}_summary.txt") as file:
+    target = pathlib.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with replacing(target / f"{name}_summary.txt") as file:
         file.write_text(f"{summary}\n", encoding="utf-8")
     known = [logger for logger in loggers if _kind_of(_inside(logger)) is not None]
     for logger in known:
         log_summary(logger, summary, name=name)
     try:
-        plot = plot_model(model, place / f"{name}.html", **look)
+        plot = plot_model(model, target / f"{name}.html", **look)
         for logger in known:
             log_picture(logger, plot, name=name)
     except (ImportError, RuntimeError, ValueError) as error:

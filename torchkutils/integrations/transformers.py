@@ -14,10 +14,11 @@ checkpoint skips the batches that it had trained on.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 from transformers import TrainerCallback
 
+from torchkutils.integrations.look_options import GivenInput
 from torchkutils.integrations.model_report import write_report
 from torchkutils.integrations.placed_loader import finish_epochs_in
 
@@ -46,7 +47,7 @@ class LogModel(TrainerCallback):  # type: ignore[misc]
     What goes wrong is a warning: the training goes on. In a job of several processes the first one writes.
     """
 
-    def __init__(self, loggers: Iterable[Any] = (), name: str = "model", **look: Any) -> None:
+    def __init__(self, loggers: Iterable[Any] = (), name: str = "model", **look: Unpack[GivenInput]) -> None:
         self._loggers, self._name, self._look = tuple(loggers), name, look
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:

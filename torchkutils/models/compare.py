@@ -120,9 +120,10 @@ def compare_models(
 ) -> ModelComparison:
     """Say what differs between two models: classes, arguments, weights' shapes, shapes that went by, parameters, FLOPs.
 
-    A module is paired with the one of the same path. Where only a number says where it stands (in a `Sequential`), the
-    alignment with the fewest differences decides, so that one layer put in between is one layer more. What is left over
-    is paired by class and order under a parent that was renamed, and anywhere where all that is in it is equal. Both
+    A module is paired with the one of the same path. Where names are numbers (in a
+    `Sequential`), the alignment with the fewest differences decides, so that one inserted layer is one added layer. The
+    other modules are paired by class and order under a parent that was renamed, and anywhere where their contents are
+    equal. Both
     models stay bit for bit as they were; the values of weights are not compared.
 
     Args:
@@ -148,7 +149,7 @@ def compare_models(
     """
     if to_file is not None:
         _check_file(to_file)
-    run = Run(input_size, input_data, input_kwargs, dtypes, mode, engine, module_arguments=True)
+    run = Run.asked_for(locals())
     traces = _traced(model, run, "first"), _traced(other, run, "second")
     found: Differences = differences_of(*traces)
     comparison = ModelComparison(

@@ -71,7 +71,7 @@ def model_to_dot(
         show_layer_activations: The activation that a module holds as an attribute, as nn.TransformerEncoderLayer does.
         fold: Equal blocks that follow each other are one box, "12 × BertLayer".
         layer_range: The first and the last layer that is drawn, both included: paths, or regular expressions that match
-            from the beginning of a path. What is no layer stays where it hangs on one.
+            from the beginning of a path. Inputs, outputs and parameters of these layers are drawn too.
         splines: How arrows run: "ortho", "curved", "polyline", "spline" or "line"; None: Graphviz's own way.
         style: "keras", or "color": boxes have a colour for their kind of layer (convolution, attention, normalisation,
             activation, recurrent, embedding, linear, pooling, dropout), out of Okabe and Ito's palette.
@@ -94,33 +94,7 @@ def model_to_dot(
     """
     if meant(show_shapes):
         raise TypeError(f"show_shapes must be True or False, got {shown(show_shapes)}{meant(show_shapes)}")
-    look = Look(
-        show_shapes=show_shapes,
-        show_layer_names=show_layer_names,
-        rankdir=rankdir,
-        expand_nested=expand_nested,
-        dpi=dpi,
-        depth=depth,
-        show_dtype=show_dtype,
-        show_params=show_params,
-        show_trainable=show_trainable,
-        show_layer_activations=show_layer_activations,
-        show_ops=show_ops,
-        rolled=rolled,
-        fold=fold,
-        layer_range=layer_range,  # type: ignore[arg-type]
-        splines=splines,
-        style=style,
-    )
-    run = Run(
-        input_size=input_size,
-        input_data=input_data,
-        input_kwargs=input_kwargs,
-        dtypes=dtypes,
-        mode=mode,
-        engine=engine,
-        module_arguments=True,
-    )
+    look, run = Look.asked_for(locals()), Run.asked_for(locals())
     return drawn(model, run, look, subgraph=subgraph)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from torchkutils.models.page_tree.groups import grouped
 from torchkutils.models.page_tree.items import item_tree
 from torchkutils.models.page_tree.packed import packed
+from torchkutils.models.picture.layer_kinds import PALETTE
 from torchkutils.models.picture.look import Look
 from torchkutils.models.records import Trace
 from torchkutils.models.tree.totals import bounded, totals_of
@@ -28,6 +29,8 @@ _SHARED_SCRIPTS = (
 _PAGE_SCRIPTS = ("colours", "table", "facts", "map", "link", "main")
 _COMPARISON_SCRIPTS = ("differences", "compare")
 _MOST_UNCALLED = 50
+# The papers of page.css, and how much of a kind's colour is mixed into each, so that the page's text is readable on it.
+_LIGHT, _DARK = ("#ffffff", 0.5), ("#0d1117", 0.35)
 _MARK = re.compile("@([A-Z_]+)@")
 
 
@@ -66,7 +69,7 @@ def make_page(
 
     Args:
         trace: What ran.
-        look: What stands in a box.
+        look: What is written in a box.
         rankdir: "TB", "BT", "LR" or "RL".
         functions: Show functions between modules too.
         depth: Down to where modules are open at first.
@@ -134,7 +137,7 @@ def _uncalled(trace: Trace) -> list[str]:
         ran[call.module] = True
     for module in reversed(trace.modules):
         if module.parent is not None and (ran[module.index] or module.same_as is not None):
-            # A shared module ran, or did not, at its first place.
+            # The calls of a shared module are those of its first record.
             ran[module.parent] = ran[module.index] = True
     idle = [
         module.path
@@ -145,8 +148,8 @@ def _uncalled(trace: Trace) -> list[str]:
 
 
 def filled(template: str, title: str, data: dict[str, Any], scripts: tuple[str, ...]) -> str:
-    """A page's file: the template with its styles, scripts and data, and the hashes that let only those run."""
-    styles = {"STYLE": _asset("page.css"), "PICTURE_STYLE": _asset("picture.css")}
+    """A page's file: head and template with styles, scripts and data, and the hashes that let only those run."""
+    styles = {"STYLE": f"{_palette()}\n{_asset('page.css')}", "PICTURE_STYLE": _asset("picture.css")}
     script = _script(scripts)
     # JSON packed as base64 has no mark that ends the element.
     content = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), mtime=0)
@@ -157,8 +160,17 @@ def filled(template: str, title: str, data: dict[str, Any], scripts: tuple[str, 
         "DATA": base64.b64encode(content).decode(),
         "TITLE": html.escape(title),
     }
-    # One pass: nothing is put into what a stranger named.
-    return _MARK.sub(lambda mark: parts[mark[1]], _asset(template))
+    # One pass: a mark in the name of a model or a module is not replaced.
+    return _MARK.sub(lambda mark: parts[mark[1]], f"{_asset('head.html')}\n{_asset(template)}")
+
+
+@functools.cache
+def _palette() -> str:
+    """The colours of kinds of layers as variables of CSS: the picture's, mixed with the page's paper."""
+    lines = [
+        f"  --{kind}: light-dark({colour.mixed(*_LIGHT)}, {colour.mixed(*_DARK)});" for kind, colour in PALETTE.items()
+    ]
+    return "\n".join([":root {", *lines, "}"])
 
 
 @functools.cache

@@ -202,33 +202,7 @@ def plot_model(
         raise ValueError(f"drawer must be 'layers' or 'torchview', got {drawer!r}")
     if to_file is not None:
         _check_file(to_file, drawer)
-    look = Look(
-        show_shapes=show_shapes,
-        show_layer_names=show_layer_names,
-        rankdir=rankdir,
-        expand_nested=expand_nested,
-        dpi=dpi,
-        depth=depth,
-        show_dtype=show_dtype,
-        show_params=show_params,
-        show_trainable=show_trainable,
-        show_layer_activations=show_layer_activations,
-        show_ops=show_ops,
-        rolled=rolled,
-        fold=fold,
-        layer_range=layer_range,  # type: ignore[arg-type]
-        splines=splines,
-        style=style,
-    )
-    run = Run(
-        input_size=input_size,
-        input_data=input_data,
-        input_kwargs=input_kwargs,
-        dtypes=dtypes,
-        mode=mode,
-        engine=engine,
-        module_arguments=True,
-    )
+    look, run = Look.asked_for(locals()), Run.asked_for(locals())
     if drawer == "torchview":
         return _plotted(torchview_graph(model, run, look), to_file)
     try:

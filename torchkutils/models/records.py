@@ -1,4 +1,4 @@
-"""What one look at a model leaves behind: plain, frozen records without a tensor or a module.
+"""The result of one trace of a model: plain, frozen records without a tensor or a module.
 
 A `Trace` has three layers, each a tuple whose positions are the keys of the others:
 
@@ -22,8 +22,8 @@ When nothing ran (`engine.ran == "structure"`), the same records are filled with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, dataclass_transform, get_args
 
 from torchkutils._typing import Shape
@@ -72,10 +72,24 @@ class Run:
         _check_choice("mode", self.mode, get_args(Mode))
         _check_choice("engine", self.engine, get_args(EngineName))
 
+    @staticmethod
+    def asked_for(arguments: Mapping[str, Any], *, module_arguments: bool = True) -> Run:
+        """The run that a public function was asked for: its arguments by name, those that are no field left out.
+
+        Raises:
+            ValueError: As the constructor.
+        """
+        return Run(**fields_among(Run, arguments), module_arguments=module_arguments)
+
     @property
     def has_inputs(self) -> bool:
         """Whether sizes or data were given: without them nothing runs."""
         return self.input_size is not None or self.input_data is not None or self.input_kwargs is not None
+
+
+def fields_among(kind: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that have the name of a field of this dataclass."""
+    return {field.name: arguments[field.name] for field in fields(kind) if field.name in arguments}
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -86,7 +100,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TensorValue:
-    """A tensor that went by.
+    """A tensor that was an argument or a result.
 
     Attributes:
         shape: Sizes of the axes; None is a size that is open, or that differs inside a nested tensor.
@@ -311,7 +325,7 @@ class Trace:
         engine: What ran.
         mode: "eval", "train" or "same", as asked for.
         failure: Where forward raised; None when it ran to its end.
-        notes: What a reader must know beside: what forward changed and could not be put back.
+        notes: What a reader must know too: what forward changed and could not be put back.
         counted_for: What FLOPs and bytes are those of where sizes are open: "one sample"; "" where none is.
         call_bytes: Bytes of what each call took and returned where sizes are open; None where shapes tell them.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -39,8 +40,8 @@ PLAIN_NOTE = "laid out plainly, with straight lines: too many arrows for dot's o
 def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
     """Lay a DOT text out and draw it.
 
-    Graphviz runs in a process of its own either way, so that its messages reach no one's terminal, its faults end no
-    one's notebook and other threads go on.
+    Graphviz runs in a process of its own either way: its messages do not appear in the user's terminal, its crashes do
+    not end the user's program, and other threads go on.
 
     Args:
         source: A graph in the DOT language.
@@ -60,11 +61,8 @@ def render(source: str, picture_format: str, *, dpi: float = 96) -> bytes:
     if picture_format not in PICTURE_FORMATS.values():
         raise ValueError(f"format must be one of {', '.join(sorted(PICTURE_FORMATS))}; got {picture_format!r}")
     if not is_dense(source):
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             return _drawn(source, picture_format, dpi, DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            # Laid out plainly below.
-            pass
     try:
         return _drawn(laid_out_plainly(source), picture_format, dpi, PLAIN_DEADLINE_SECONDS)
     except subprocess.TimeoutExpired:

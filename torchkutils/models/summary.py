@@ -1,4 +1,4 @@
-"""What a model consists of: one trace, told as rows."""
+"""summarize and print_summary: one trace of a model as rows and totals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torchkutils.models.table.keras_table import check_layout, keras_columns
 from torchkutils.models.table.memory import MemoryEstimate
 from torchkutils.models.table.model_summary import ModelSummary, print_model_summary, summary_of
 from torchkutils.models.table.rows import SummaryRow
-from torchkutils.models.table.view import Style, checked_view
+from torchkutils.models.table.view import Style, View, checked_view
 from torchkutils.models.trace import trace_model
 
 __all__ = [
@@ -62,7 +62,8 @@ def summarize(
             where there is none, nothing runs and shapes are "?".
         input_data: A tensor, a tuple of positional arguments or a dict of keyword arguments, instead of sizes.
         input_kwargs: Keyword arguments beside either: numbers, strings, flags, tensors.
-        dtypes: Of the inputs made from sizes; None takes the model's own.
+        dtypes: Of the inputs made from sizes. None takes the model's own; an input that a function cannot take so is
+            made anew as what it wants: indices inside its table, a mask of bools, floats, lengths.
         depth: How many levels of nesting to list; None lists all; "auto": all in Keras's layout, 3 in a tree.
         columns: Names out of input_shape, output_shape, dtype, params, trainable, flops, bytes (of parameters),
             connected_to, share (of all parameters, in percent), macs, output_bytes, arguments; None lets the layout
@@ -88,24 +89,27 @@ def summarize(
     (1, 3)
     """
     view = checked_view(depth, columns, style, fold, weights)
-    run = Run(
-        input_size=input_size,
-        input_data=input_data,
-        input_kwargs=input_kwargs,
-        dtypes=dtypes,
-        mode=mode,
-        engine=engine,
-        grad=grad,
-        module_arguments="arguments" in (view.columns or ()),
-    )
+    run = _run(locals(), view)
     try:
-        trace = trace_model(model, run)
+        return summary_of(trace_model(model, run), view)
     except BaseException as error:
-        partial = getattr(error, "trace", None)
-        if isinstance(partial, Trace):
-            attach(error, "summary", summary_of(partial, view))
+        _attach_partial(error, view)
         raise
-    return summary_of(trace, view)
+
+
+def _run(arguments: Mapping[str, Any], view: View) -> Run:
+    """The run that a summary is made of; modules are asked for their arguments where a column shows these."""
+    return Run.asked_for(arguments, module_arguments="arguments" in (view.columns or ()))
+
+
+def _attach_partial(error: BaseException, view: View) -> ModelSummary | None:
+    """Give an exception of forward the summary of the part that ran; None for an exception from before it."""
+    trace = getattr(error, "trace", None)
+    if not isinstance(trace, Trace):
+        return None
+    partial = summary_of(trace, view)
+    attach(error, "summary", partial)
+    return partial
 
 
 @hinting(input_shape="input_size", col_names="columns", device="the model runs where it is: model.to(device)")
@@ -154,7 +158,7 @@ def print_summary(
         Exception: What forward raised, after the rows so far were printed.
 
     Differs from Keras: nothing is cut unless a width is asked for; without one, rows are marked with what Keras's
-    label has no place for (calls, sharing, sharded or lazy parameters). Four positions always give the four columns.
+    label does not say (calls, sharing, sharded or lazy parameters). Four positions always give the four columns.
     Nested modules are indented, and shapes need `input_size` or `input_data`, because a PyTorch model does not know
     its input.
 
@@ -177,25 +181,13 @@ def print_summary(
         raise ValueError("positions are those of Keras's columns; a tree is fitted to line_length alone")
     keras_3 = _Keras3(bool(show_trainable), None if layer_range is None else checked_range(layer_range))
     check_layout(line_length, positions, None if columns is None else len(columns) + 1)
+    view = checked_view(_depth(depth, expand_nested), columns, style, fold, weights)
+    run = _run(locals(), view)
     try:
-        summary = summarize(
-            model,
-            input_size=input_size,
-            input_data=input_data,
-            input_kwargs=input_kwargs,
-            dtypes=dtypes,
-            depth=_depth(depth, expand_nested),
-            columns=columns,
-            mode=mode,
-            engine=engine,
-            grad=grad,
-            style=style,
-            fold=fold,
-            weights=weights,
-        )
+        summary = summary_of(trace_model(model, run), view)
     except BaseException as error:
-        partial = getattr(error, "summary", None)
-        if isinstance(partial, ModelSummary):
+        partial = _attach_partial(error, view)
+        if partial is not None:
             # The range's end may be what did not run.
             keras_3 = replace(keras_3, layer_range=None)
             print_model_summary(keras_3.of(partial, positions), line_length, keras_3.ends(positions), print_line)
@@ -212,7 +204,7 @@ def _depth(depth: int | Literal["auto"] | None, expand_nested: bool | None) -> i
 
 @dataclass(frozen=True)
 class _Keras3:
-    """What Keras 3's `summary` takes beside."""
+    """The arguments that only Keras 3's `summary` has."""
 
     show_trainable: bool
     layer_range: tuple[str, str] | None
@@ -255,5 +247,5 @@ def _print(line: str) -> None:
     print(line)
 
 
-# The characters of a tree, and what stands for each where there is no other way.
+# The characters of a tree, and what is printed instead where the output cannot encode them.
 _PLAIN = str.maketrans("│├└─×–▸·…", "||`-x->,~", "") | {ord("≥"): ">="}

@@ -1,7 +1,9 @@
-"""One look at a model, which the summary and the picture share."""
+"""trace_model: one forward of a model as records, for the summary and for the picture."""
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import operator
 import re
@@ -15,6 +17,7 @@ from torchkutils._torch_versions import compiler_is_loaded
 from torchkutils._wrapped_models import unwrapped
 from torchkutils.models.forward.failure_note import failure_note
 from torchkutils.models.forward.meta_copy import on_meta
+from torchkutils.models.forward.misfits import InputFit
 from torchkutils.models.forward.open_dimensions import with_open_dimensions
 from torchkutils.models.forward.raised_errors import add_note, attach, message_of, traceback_of_model
 from torchkutils.models.forward.recorder import Recorder
@@ -25,6 +28,7 @@ from torchkutils.models.tree.example_inputs import (
     OPEN_SIZES,
     Arguments,
     has_open_dimensions,
+    made_inputs,
     model_arguments,
     open_axes,
     pairs_of_open_sizes,
@@ -70,14 +74,7 @@ def trace_model(model: Any, run: Run) -> Trace:
     arguments = forward.arguments()
     if run.engine == "structure":
         return structure_trace(tree, run, "asked for")
-    try:
-        return forward.trace(arguments)
-    except IndexError:
-        if not forward.makes_indices(arguments):
-            raise
-    # A table that is no Embedding is shorter than those that are: 0 lies inside every table.
-    forward.largest_index = 0
-    return forward.trace(forward.arguments())
+    return forward.trace(arguments)
 
 
 def _without_inputs(tree: ModuleTree, run: Run) -> Trace:
@@ -123,27 +120,20 @@ class _Forward:
 
     def __init__(self, tree: ModuleTree, run: Run, reason: str) -> None:
         self.tree, self.run = tree, run
-        self.largest_index: int | None = None
+        self._fit = InputFit(run)
         self._met_compiled = self._asked_for_graph = False
         self.engine = Engine("meta" if reason else "real", "traced", reason)
 
     def arguments(self, open_sizes: tuple[int, int] = OPEN_SIZES[0][0]) -> Arguments:
         """What forward is given; random numbers that are drawn for it are the caller's afterwards."""
-        with random_state_kept():
-            return model_arguments(
-                self.tree.modules[0], self.run, open_sizes=open_sizes, largest_index=self.largest_index
-            )
-
-    def makes_indices(self, arguments: Arguments) -> bool:
-        """Whether integers are made from sizes, other than zeros."""
-        if self.run.input_size is None or self.largest_index is not None:
-            return False
-        return any(not tensor.is_floating_point() for tensor in tensors_of(*arguments))
+        # Only sizes make numbers be drawn, and numpy's generator is slow to give and take its state.
+        with contextlib.nullcontext() if self.run.input_size is None else random_state_kept():
+            return model_arguments(self.tree.modules[0], self.run, open_sizes=open_sizes, made_as=self._fit.made_as)
 
     def trace(self, arguments: Arguments) -> Trace:
         """The trace of one forward, or of two at different sizes where dimensions are open."""
         if self.run.input_size is None or not has_open_dimensions(self.run.input_size):
-            return self._trace(arguments)
+            return self._trace(OPEN_SIZES[0][0], arguments)
         failed: list[Exception] = []
         # Small sizes are tried where large ones fail.
         for pair in pairs_of_open_sizes(self.run.input_size):
@@ -159,12 +149,36 @@ class _Forward:
     def _traces_at(self, small: tuple[int, int], large: tuple[int, int]) -> tuple[Trace, Trace, Trace | None]:
         """At small and at large sizes, and at small ones with the larger batch: what one more sample takes."""
         batch_is_open, others_are_open = open_axes(self.run.input_size)
-        one, other = self._trace(self.arguments(small)), self._trace(self.arguments(large))
+        one, other = self._trace(small), self._trace(large)
         if not (batch_is_open and others_are_open):
             return one, other, other if batch_is_open else None
-        return one, other, self._trace(self.arguments((large[0], small[1])))
+        return one, other, self._trace((large[0], small[1]))
 
-    def _trace(self, arguments: Arguments) -> Trace:
+    def _trace(self, open_sizes: tuple[int, int], arguments: Arguments | None = None) -> Trace:
+        """The trace of one forward. Inputs that were made and do not fit are made otherwise, as long as there is a way.
+
+        Raises:
+            Exception: What forward raised when it came furthest.
+        """
+        failed: list[Exception] = []
+        furthest: Exception | None = None
+        try:
+            while True:
+                try:
+                    return self._trace_once(self.arguments(open_sizes) if arguments is None else arguments)
+                except Exception as error:
+                    failed.append(error)
+                arguments = None
+                if not self._fit.another(failed[-1]):
+                    break
+            furthest = max(failed, key=_progress)
+            raise BaseException.with_traceback(furthest, traceback_of_model(furthest))
+        finally:
+            # Their tracebacks hold this frame.
+            failed.clear()
+            furthest = None
+
+    def _trace_once(self, arguments: Arguments) -> Trace:
         """The trace of one forward; an exception of it carries the trace so far.
 
         Gradients are off, which saves memory. A forward that fails because it wants a graph runs again with them, and
@@ -179,7 +193,7 @@ class _Forward:
             trace, error = self._run(arguments, True, compiled)
         if error is None:
             return trace
-        hint = wrapping_hint(self.tree.modules[0], self.run)
+        hint = wrapping_hint(self.tree.modules[0], self.run, *arguments)
         add_note(error, failure_note(trace, self.run, tensors_of(*arguments), hint))
         attach(error, "trace", trace)
         raise BaseException.with_traceback(error, traceback_of_model(error))
@@ -200,19 +214,31 @@ class _Forward:
             if run.engine == "meta":
                 model, arguments = on_meta(tree.modules[0], arguments)
                 tree, states = ModuleTree(model), None
-            recorder = Recorder(tree, states, compiled=compiled)
+            fitted = made_inputs(run, *arguments)
+            recorder = Recorder(tree, states, compiled=compiled, fitted=fitted)
             records = module_records(tree, arguments=run.module_arguments)
             args, kwargs = _private(arguments, states)
             with torch.set_grad_enabled(grad), in_mode(tree, run.mode):
-                error = recorder.run(args, kwargs)
+                # Variables of this context (contextvars, NumPy's error state) that forward sets are its own.
+                error = contextvars.copy_context().run(recorder.run, args, kwargs)
             failure = recorder.failure(error)
+            self._fit.misfit = recorder.misfit(error)
             # Which tensors forward made unseen is told by those that are gone.
             del args, kwargs
             calls, nodes, edges = recorder.finished()
         self._met_compiled, self._asked_for_graph = recorder.met_compiled, recorder.asked_for_graph
-        notes = tuple([f"{name} was changed by forward and could not be put back" for name in before.lost])
+        notes = (
+            *(f"{name} was changed by forward and could not be put back" for name in before.lost),
+            *(f"{name} was changed by forward, and stays changed" for name in before.left),
+        )
         name = type(tree.modules[0]).__name__
         return Trace(name, records, calls, nodes, edges, self.engine, run.mode, failure, notes), error
+
+
+def _progress(error: Exception) -> int:
+    """How far forward came."""
+    trace = getattr(error, "trace", None)
+    return len(trace.nodes) + len(trace.calls) if isinstance(trace, Trace) else 0
 
 
 def _private(arguments: Arguments, states: TensorStates | None) -> Arguments:

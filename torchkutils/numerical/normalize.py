@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import hinting, rectangular, shown
 from torchkutils._dtypes import numpy_dtype
 from torchkutils._torch_versions import values_can_be_read
 from torchkutils._typing import ArrayLike
@@ -24,6 +25,7 @@ _ROWS = 512
 _LONG = 4096
 
 
+@hinting(ord="order", p="order", dim="axis")
 def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: float = 2) -> Any:
     """Divide by the vector norm along an axis.
 
@@ -57,36 +59,50 @@ def normalize(x: ArrayLike, axis: int | tuple[int, ...] | None = -1, order: floa
     >>> normalize(torch.tensor([[300.0, 300.0]], dtype=torch.float16)).tolist()
     [[0.70703125, 0.70703125]]
     """
-    given: Any = order
-    if not isinstance(given, numbers.Real):
+    power = _checked_order(order)
+    if isinstance(x, torch.Tensor):
+        return _normalized_tensor(x, axis, power)
+    if hasattr(x, "toarray"):
+        raise TypeError(f"x must be dense, got a sparse {type(x).__name__}; pass x.toarray()")
+    if isinstance(x, np.ma.MaskedArray):
+        filled = _normalized_array(np.asarray(x.filled(0)), axis, power)
+        return np.ma.MaskedArray(filled, mask=np.ma.getmaskarray(x))
+    array = rectangular(x, "x")
+    if array.dtype.kind == "O" and array.ndim == 0:
+        raise TypeError(f"x must hold numbers, got {shown(x)}")
+    return _normalized_array(array, axis, power)
+
+
+def _checked_order(order: Any) -> float:
+    if not isinstance(order, numbers.Real):
         raise TypeError(f"order must be a real number, got {order!r}; 2 is the Euclidean norm")
     if math.isnan(order):
         raise ValueError("order must be a number, got nan; 2 is the Euclidean norm")
-    if isinstance(x, torch.Tensor):
-        if x.layout is not torch.strided:
-            raise TypeError(f"x must be dense, got a sparse tensor ({x.layout}); pass x.to_dense()")
-        dims = _checked_axes(axis, x.ndim)
-        kept = x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
-        return _divide_by_norm(kept, float(order), dims)
-    if isinstance(x, np.ma.MaskedArray):
-        filled = normalize(x.filled(0), axis, order)
-        return np.ma.MaskedArray(filled, mask=np.ma.getmaskarray(x))
-    array = np.asarray(x)
-    if array.dtype.kind in "biu":
-        array = array.astype(np.float64)
-    if hasattr(x, "toarray"):
-        raise TypeError(f"x must be dense, got a sparse {type(x).__name__}; pass x.toarray()")
-    if array.dtype.kind not in "fc":
-        raise TypeError(f"x must hold numbers, got an array of dtype {array.dtype}")
-    dims = _checked_axes(axis, array.ndim)
-    native = array.dtype.newbyteorder("=")
+    return float(order)
+
+
+def _normalized_tensor(x: torch.Tensor, axis: int | tuple[int, ...] | None, order: float) -> torch.Tensor:
+    if x.layout is not torch.strided:
+        raise TypeError(f"x must be dense, got a sparse tensor ({x.layout}); pass x.to_dense()")
+    dims = _checked_axes(axis, x.ndim)
+    is_kept = x.is_floating_point() or x.is_complex()
+    return _divide_by_norm(x if is_kept else x.to(torch.get_default_dtype()), order, dims)
+
+
+def _normalized_array(x: npt.NDArray[Any], axis: int | tuple[int, ...] | None, order: float) -> npt.NDArray[Any]:
+    if x.dtype.kind in "biu":
+        x = x.astype(np.float64)
+    if x.dtype.kind not in "fc":
+        raise TypeError(f"x must hold numbers, got an array of dtype {x.dtype}")
+    dims = _checked_axes(axis, x.ndim)
+    native = x.dtype.newbyteorder("=")
     if native.char in "gG":
-        return _divide_long_double(array, float(order), dims)
-    contiguous = np.ascontiguousarray(array, dtype=native).reshape(array.shape)
+        return _divide_long_double(x, order, dims)
+    contiguous = np.ascontiguousarray(x, dtype=native).reshape(x.shape)
     # torch warns of a read-only array, since it cannot know that nothing here writes to it.
     shared = torch.from_numpy(contiguous if contiguous.flags.writeable else contiguous.copy())
     with torch.no_grad():
-        return _divide_by_norm(shared, float(order), dims).numpy()
+        return np.asarray(_divide_by_norm(shared, order, dims).numpy())
 
 
 def _checked_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
@@ -108,23 +124,39 @@ def _checked_axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, .
 
 def _divide_by_norm(x: torch.Tensor, order: float, dims: tuple[int, ...]) -> torch.Tensor:
     """A new tensor of unit vectors; slices of norm 0 stay as they are."""
-    if x.numel() == 0 or (not dims and x.ndim):
+    if _has_no_slices(x, dims):
         return x.clone()
-    wide = x if x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128) else None
-    work = x.to(torch.complex64 if x.is_complex() else torch.float32) if wide is None else wide
+    work = _in_wide_dtype(x)
     if not values_can_be_read(x) or (x.requires_grad and order < 1):
         # Nothing may be decided by a value; and below 1 the gradient overflows where the norm does not.
         work, norm = _scaled(work, order, dims, None)
         return (work / norm).to(x.dtype)
     norm = _plain_norm(work, order, dims)
     low, high = _trusted_norms(norm.dtype, math.prod(x.shape[dim] for dim in dims), order)
-    if not _all_within(norm.detach(), low, high):
-        found = norm.detach()
+    found = norm.detach()
+    if not _all_within(found, low, high):
         work, norm = _scaled(work, order, dims, ~((found > low) & (found < high)) & ~found.isnan())
-    if x.device.type != "cpu" or x.requires_grad or work.dtype != x.dtype or norm.dtype != x.dtype:
-        return (work / norm).to(x.dtype)
+    is_plain = x.device.type == "cpu" and not x.requires_grad
+    if is_plain and work.dtype == norm.dtype == x.dtype:
+        return _quotient_in_new_pages(work, norm)
+    return (work / norm).to(x.dtype)
+
+
+def _has_no_slices(x: Any, dims: tuple[int, ...]) -> bool:
+    """Whether there is nothing to divide: no numbers, or no axes out of several."""
+    return 0 in x.shape or (not dims and x.ndim > 0)
+
+
+def _in_wide_dtype(x: torch.Tensor) -> torch.Tensor:
+    """The numbers in a dtype in which norms are computed: float16 and bfloat16 in float32."""
+    if x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        return x
+    return x.to(torch.complex64 if x.is_complex() else torch.float32)
+
+
+def _quotient_in_new_pages(work: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
     # NumPy asks the system for large pages: the first write to the result costs half.
-    result = torch.from_numpy(np.empty(x.shape, dtype=numpy_dtype(x.dtype)))
+    result = torch.from_numpy(np.empty(work.shape, dtype=numpy_dtype(work.dtype)))
     return torch.div(work, norm, out=result)
 
 
@@ -214,16 +246,16 @@ def _root(squares: npt.NDArray[Any]) -> torch.Tensor:
 
 def _divide_long_double(x: npt.NDArray[Any], order: float, dims: tuple[int, ...]) -> npt.NDArray[Any]:
     """The same for dtypes that torch lacks: always scaled, since speed is no concern there."""
-    if x.size == 0 or (not dims and x.ndim):
+    if _has_no_slices(x, dims):
         return x.copy()
     size = np.abs(x)
+    extreme = size.max(axis=dims, keepdims=True) if order > 0 else size.min(axis=dims, keepdims=True)
     if order == 0:
         norm = (size != 0).sum(axis=dims, keepdims=True).astype(size.dtype)
     elif math.isinf(order):
-        norm = size.max(axis=dims, keepdims=True) if order > 0 else size.min(axis=dims, keepdims=True)
+        norm = extreme
     else:
-        scale = size.max(axis=dims, keepdims=True) if order > 0 else size.min(axis=dims, keepdims=True)
-        scale = np.where((scale > 0) & np.isfinite(scale), scale, 1)
+        scale = np.where((extreme > 0) & np.isfinite(extreme), extreme, 1)
         x = x / scale
         with np.errstate(divide="ignore"):
             norm = ((size / scale) ** order).sum(axis=dims, keepdims=True) ** (1 / np.asarray(order, size.dtype))

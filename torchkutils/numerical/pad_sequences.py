@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchkutils._call_hints import nearest
+from torchkutils._call_hints import hinting, nearest, shown
 from torchkutils._dtypes import torch_dtype
 from torchkutils._typing import DTypeLike
 
@@ -21,6 +21,7 @@ __all__ = ["pad_sequences"]
 Side = Literal["pre", "post"]
 
 
+@hinting(max_len="maxlen", length="maxlen", max_length="maxlen", pad_value="value")
 def pad_sequences(
     sequences: Sequence[Any],
     maxlen: int | None = None,
@@ -56,27 +57,30 @@ def pad_sequences(
            [2, 3],
            [5, 6]], dtype=int32)
     """
-    for argument, side in (("padding", padding), ("truncating", truncating)):
-        if side not in ("pre", "post"):
-            raise ValueError(f"{argument} must be 'pre' or 'post', got {side!r}")
+    _check_sides(padding=padding, truncating=truncating)
     lengths = _lengths(sequences)
     longest = int(lengths.max(initial=0))
     steps = longest if maxlen is None else _checked_length(maxlen)
-    kept = sequences
     if longest > steps:
-        kept = [_cut(sequence, steps, truncating) for sequence in sequences]
+        kept: Sequence[Any] = [_cut(sequence, steps, truncating) for sequence in sequences]
         lengths = np.minimum(lengths, steps)
-    elif not isinstance(sequences, list | tuple):
-        kept = list(sequences)
+    else:
+        kept = sequences if isinstance(sequences, list | tuple) else list(sequences)
     # 32 bits: half of what is to be compared.
-    places, ends = np.arange(steps, dtype=np.int32), lengths.astype(np.int32)[:, None]
-    filled = places < ends if padding == "post" else places >= steps - ends
+    columns, ends = np.arange(steps, dtype=np.int32), lengths.astype(np.int32)[:, None]
+    filled = columns < ends if padding == "post" else columns >= steps - ends
     if kept and all(isinstance(sequence, torch.Tensor) for sequence in kept):
         return _padded_tensors(kept, filled, torch_dtype(dtype), value)
     kind = _array_dtype(dtype)
     if isinstance(value, str) and kind.kind not in "OUS":
         raise ValueError(f"value {value!r} is text, which dtype {kind} does not hold; dtype=object does")
     return _padded_arrays(kept, lengths, filled, kind, value)
+
+
+def _check_sides(**sides: str) -> None:
+    for argument, side in sides.items():
+        if side not in ("pre", "post"):
+            raise ValueError(f"{argument} must be 'pre' or 'post', got {side!r}")
 
 
 def _array_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -138,6 +142,7 @@ def _padded_arrays(
             rows[filled] = _numbers(sequences, lengths, dtype)
     except (ValueError, TypeError) as error:
         _refuse_ragged(sequences, error)
+        _refuse_text(sequences, dtype, error)
         raise
     return rows
 
@@ -218,6 +223,17 @@ def _refuse_ragged(sequences: Sequence[Any], error: Exception) -> None:
                 raise ValueError(
                     f"the elements of row {row} have shape {shape}, those before it {shapes[0]}"
                 ) from error
+
+
+def _refuse_text(sequences: Sequence[Any], dtype: np.dtype[Any], error: Exception) -> None:
+    """Name the first row that holds text where the dtype holds numbers."""
+    for row, sequence in enumerate(sequences):
+        text = next((one for one in sequence if isinstance(one, str | bytes)), None)
+        if text is not None:
+            raise ValueError(
+                f"the sequence at row {row} holds the text {shown(text)}, which dtype {dtype} does not hold; "
+                "number it, or give dtype=object and a text as value"
+            ) from error
 
 
 def _padded_tensors(

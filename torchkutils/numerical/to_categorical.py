@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchkutils._call_hints import hinting, rectangular, shown
 from torchkutils._dtypes import numpy_dtype, torch_dtype
 from torchkutils._keras_names import also_called
 from torchkutils._torch_versions import values_can_be_read
@@ -23,6 +24,7 @@ _INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64
 
 
 @also_called(x="y")
+@hinting(n_classes="num_classes", nb_classes="num_classes")
 def to_categorical(
     y: ArrayLike, num_classes: int | None = None, dtype: DTypeLike = "float32", *, ignore_index: int | None = None
 ) -> Any:
@@ -109,25 +111,40 @@ def _label_array(y: ArrayLike) -> npt.NDArray[Any]:
     if isinstance(y, np.ma.MaskedArray) and np.ma.getmaskarray(y).any():
         where = np.argwhere(np.ma.getmaskarray(y))[0].tolist()
         raise ValueError(f"y holds masked labels, the first at {where}; fill them: y.filled(-1) with ignore_index=-1")
-    labels = np.asarray(y)
+    labels = rectangular(y, "y")
     if labels.dtype.kind == "O":
-        labels = np.asarray(labels.tolist())
+        labels = rectangular(labels.tolist(), "y")
     if labels.dtype.kind == "O":
-        for index, value in np.ndenumerate(labels):
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
-                where = index[0] if len(index) == 1 else index
-                raise ValueError(f"labels in y must fit into 64 bits, got {value} at index {where}")
+        _refuse_objects(labels)
     if labels.dtype.kind in "US":
-        try:
-            labels = labels.astype(np.int64)
-        except ValueError as error:
-            raise ValueError(
-                f"y must hold whole numbers, got text ({error}); number it: "
-                "names, y = numpy.unique(y, return_inverse=True)"
-            ) from None
+        labels = _numbers_in_text(labels)
     if labels.dtype.kind not in "biuf":
         raise TypeError(f"y must hold whole numbers, got an array of dtype {labels.dtype}")
     return labels
+
+
+def _refuse_objects(labels: npt.NDArray[Any]) -> None:
+    """Name the integer for which NumPy has no dtype, or what is no number."""
+    for index, value in np.ndenumerate(labels):
+        where = f" at index {_index_text(index)}" if index else ""
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"labels in y must fit into 64 bits, got {value}{where}")
+        if not isinstance(value, int | float):
+            raise TypeError(f"y must hold whole numbers, got {shown(value)}{where}")
+
+
+def _numbers_in_text(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    try:
+        return labels.astype(np.int64)
+    except ValueError as error:
+        raise ValueError(
+            f"y must hold whole numbers, got text ({error}); number it: names, y = numpy.unique(y, return_inverse=True)"
+        ) from None
+
+
+def _index_text(index: tuple[int, ...]) -> str:
+    """An index as a message shows it: a number for one axis, a tuple for several."""
+    return str(index[0] if len(index) == 1 else index)
 
 
 def _label_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -137,7 +154,7 @@ def _label_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], classes: int, nothing_counts: bool = False) -> int:
-    """Give the number of classes, or raise for the first label that has no place among them."""
+    """Give the number of classes, or raise for the first label that is not one of them."""
     if labels.size == 0 or nothing_counts:
         if classes == 0:
             held = "is empty" if labels.size == 0 else "holds ignore_index only"
@@ -146,32 +163,43 @@ def _check_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], classes: int
     highest = 0
     for start in range(0, labels.size, _BLOCK):
         block = labels[start : start + _BLOCK]
-        if block.dtype.kind == "b":
-            highest = max(highest, int(block.any()))
-            continue
-        # Infinity is whole by the first test and out of range by the second; NaN fails the first.
-        wrong = np.trunc(block) != block if block.dtype.kind == "f" else np.zeros(0, bool)
-        if wrong.any() or block.min() < 0 or not np.isfinite(block.max()):
+        last = _highest_label(block)
+        if last is None or (classes and last >= classes):
             _refuse_label(block, start, shape, classes)
-        highest = max(highest, int(block.max()))
-        if classes and highest >= classes:
-            _refuse_label(block, start, shape, classes)
+        else:
+            highest = max(highest, last)
     return classes or highest + 1
 
 
+def _highest_label(block: npt.NDArray[Any]) -> int | None:
+    """The highest of some labels; None where one of them is negative or no whole number."""
+    if block.dtype.kind == "b":
+        return int(block.any())
+    # NaN is not equal to its whole part; infinity is.
+    if block.dtype.kind == "f" and not np.array_equal(np.trunc(block), block):
+        return None
+    highest = block.max()
+    return int(highest) if block.min() >= 0 and np.isfinite(highest) else None
+
+
 def _refuse_label(block: npt.NDArray[Any], start: int, shape: tuple[int, ...], classes: int) -> None:
+    """Name the first label of a block that breaks a rule."""
     for offset, value in enumerate(block.tolist()):
-        if value != value or value in (math.inf, -math.inf) or value != int(value):
-            rule = "whole numbers"
-        elif value < 0 or (classes and value >= classes):
-            rule = f"lie in [0, {classes})" if classes else "not be negative"
-        else:
-            continue
-        index = tuple(int(i) for i in np.unravel_index(start + offset, shape)) if shape else ()
-        where = index[0] if len(index) == 1 else index
-        verb = "must be" if rule == "whole numbers" else "must"
-        hint = f"; num_classes={int(value) + 1} has a place for it" if rule.startswith("lie") and value >= 0 else ""
-        raise ValueError(f"labels in y {verb} {rule}, got {value} at index {where}{hint}")
+        rule = _broken_rule(value, classes)
+        if rule:
+            index = tuple(int(i) for i in np.unravel_index(start + offset, shape)) if shape else ()
+            is_above = rule.startswith("lie") and value >= classes
+            hint = f"; num_classes={int(value) + 1} has a place for it" if is_above else ""
+            raise ValueError(f"labels in y must {rule}, got {value} at index {_index_text(index)}{hint}")
+
+
+def _broken_rule(value: float, classes: int) -> str:
+    """The rule that a label breaks; '' for none."""
+    if not math.isfinite(value) or value != int(value):
+        return "be whole numbers"
+    if not classes:
+        return "not be negative" if value < 0 else ""
+    return "" if 0 <= value < classes else f"lie in [0, {classes})"
 
 
 def _set_ones(flat: npt.NDArray[Any], labels: npt.NDArray[Any], classes: int, one: int) -> None:
@@ -179,9 +207,9 @@ def _set_ones(flat: npt.NDArray[Any], labels: npt.NDArray[Any], classes: int, on
     steps = np.arange(min(_BLOCK, labels.size), dtype=np.int64) * classes
     for start in range(0, labels.size, _BLOCK):
         block = labels[start : start + _BLOCK]
-        places = block.astype(np.int64)
-        places += steps[: len(block)]
-        flat[start * classes : (start + len(block)) * classes][places] = one
+        indices = block.astype(np.int64)
+        indices += steps[: len(block)]
+        flat[start * classes : (start + len(block)) * classes][indices] = one
 
 
 def _rows_of_tensor(y: torch.Tensor, classes: int, dtype: torch.dtype, ignored: int | None) -> torch.Tensor:

@@ -6,12 +6,22 @@ writer asks the same functions, so that whatever is written can be read.
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 import re
 from typing import Any
 
-__all__ = ["ARCHITECTURE_LIMIT", "DOCUMENT_LIMIT", "MAX_INTEGER", "MAX_LEVELS", "Budget", "parse_json", "write_json"]
+__all__ = [
+    "ARCHITECTURE_LIMIT",
+    "DOCUMENT_LIMIT",
+    "MAX_INTEGER",
+    "MAX_LEVELS",
+    "Budget",
+    "dict_of_pairs",
+    "parse_json",
+    "write_json",
+]
 
 ARCHITECTURE_LIMIT = 1 << 20
 DOCUMENT_LIMIT = 1 << 24
@@ -28,6 +38,7 @@ _MODULES_AT_MOST = 10_000
 _BYTES_PER_MODULE = 4096
 _FREE_MENTIONS = 2000
 _LAYERS_AT_MOST = 1000
+_EQUAL_HASHES = 100
 
 
 class Budget:
@@ -72,7 +83,7 @@ class Budget:
             raise ValueError("its modules would be larger than the tensors in the file")
 
     def mention(self) -> None:
-        """Pay for a place that names a tensor.
+        """Pay for one mention of a tensor by its name.
 
         Raises:
             ValueError: The file names its tensors too often.
@@ -85,7 +96,7 @@ class Budget:
         """Check how many paths lead to the modules of a tree.
 
         Raises:
-            ValueError: Modules that stand in several places multiply the paths.
+            ValueError: Modules that several parents share multiply the paths.
         """
         if count > self.paths_limit:
             raise ValueError(f"its modules would stand in more than {self.paths_limit} places; shared modules multiply")
@@ -151,7 +162,7 @@ _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def _check_levels(data: bytes, what: str) -> None:
-    # A text that never closes counts to the end: no position is looked at twice.
+    # Brackets behind a quote that never closes are counted too. The search reads each letter once.
     brackets = _STRINGS.sub("", data.decode()).encode().translate(None, _NO_BRACKETS)
     if max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) > 4 * MAX_LEVELS:
         raise ValueError(f"{what} must be nested at most {MAX_LEVELS} levels deep")
@@ -188,3 +199,23 @@ def _bounded(digits: str) -> int:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def dict_of_pairs(pairs: Any) -> dict[Any, Any]:
+    """A dict of pairs from a file, whose keys may have been chosen so that they collide.
+
+    Each key with the hash of an earlier one is compared with all of those: many of them would take hours.
+
+    Raises:
+        ValueError: More than 100 different keys have one hash, or a key has none.
+    """
+    found: dict[Any, Any] = {}
+    hashes: collections.Counter[int] = collections.Counter()
+    for key, value in pairs:
+        # Only keys with equal hashes meet each time: a dict uses all bits of different ones after a few steps.
+        code = hash(key)
+        hashes[code] += 1
+        if hashes[code] > _EQUAL_HASHES:
+            raise ValueError(f"more than {_EQUAL_HASHES} keys have the same hash")
+        found[key] = value
+    return found

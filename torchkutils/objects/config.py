@@ -35,7 +35,7 @@ class ConfigWriter:
     """Turns a module into a node `{"class_name", "config"}`; a module met twice becomes a reference by id.
 
     Args:
-        store_tensor: Takes a tensor argument and its place, gives the name under which it is stored.
+        store_tensor: Takes a tensor argument and what it is called in errors; gives the name under which it is stored.
         edits: Gives the edits of a module whose own constructor call does not tell all, None where the caller finds
             the edits of the whole tree.
     """
@@ -61,7 +61,7 @@ class ConfigWriter:
         self._paths = {id(module): path for path, module in named_tree(root)}
 
     def node(self, module: nn.Module, where: str) -> dict[str, Any]:
-        """The node of a module; `where` names it in errors if it stands in no tree."""
+        """The node of a module; `where` names it in errors if it is in no tree."""
         module = inside(module)
         if id(module) in self._nodes:
             known = self._nodes[id(module)]
@@ -89,6 +89,14 @@ class ConfigWriter:
     def wrote(self, module: nn.Module) -> bool:
         """Whether a node was made of this very module."""
         return id(module) in self._nodes
+
+    def written(self) -> set[int]:
+        """The identities of the modules of which a node was made so far."""
+        return set(self._nodes)
+
+    def forget_all_but(self, written: set[int]) -> None:
+        """Forget the nodes that were made since: whoever asked for them does not use them."""
+        self._nodes = {identity: node for identity, node in self._nodes.items() if identity in written}
 
     def _class_name(self, module: nn.Module, kind: type, where: str) -> str:
         name = registered_name(kind) or builtin_name(kind) or _name_in_scope(kind) or kind.__name__

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from torchkutils._printable import printable
 from torchkutils._typing import PathLike
 from torchkutils.objects.stored_file import ModelFile, opened_model_file
 from torchkutils.objects.stored_state import StoredState
+from torchkutils.objects.tensors import dtype_name
 
 __all__ = ["describe_model_file", "model_file_contents"]
 
@@ -75,12 +77,11 @@ def _state_lines(kind: str, document: Any) -> list[str]:
     if not isinstance(document, dict):
         return []
     named = document.get("named")
-    several = named if isinstance(named, dict) else {"": document}
-    return [
-        f"{kind.capitalize()}{f' {_printable(name)}' if name else ''}: {_printable(one.get('class_name'))}"
-        for name, one in several.items()
-        if isinstance(one, dict)
-    ]
+    lines = []
+    for name, one in (named if isinstance(named, dict) else {"": document}).items():
+        title = f"{kind.capitalize()} {_printable(name)}".rstrip()
+        lines.append(f"{title}: {_printable(_as_dict(one).get('class_name'))}")
+    return lines
 
 
 def _module_rows(node: Any, name: str, depth: int) -> list[list[str]]:
@@ -89,38 +90,52 @@ def _module_rows(node: Any, name: str, depth: int) -> list[list[str]]:
     label = "  " * depth + _printable(name)
     if "shared" in node:
         return [[label, f"(shared: {_printable(node['shared'])})", ""]]
-    config = node.get("config")
-    plain, rows = [], []
-    for key, value in config.items() if isinstance(config, dict) else ():
-        inner = list(_nodes(value, key))
-        rows += [row for child_name, child in inner for row in _module_rows(child, child_name, depth + 1)]
-        if not inner:
+    plain: list[str] = []
+    below: list[list[str]] = []
+    for key, value in _as_dict(node.get("config")).items():
+        children = list(_nodes(value, key))
+        below += _rows_of_nodes(children, depth + 1)
+        if not children:
             plain.append(f"{key}={json.dumps(value)}")
-    for edit in node.get("edits", ()) if isinstance(node.get("edits"), list) else ():
-        rows += _edit_rows(edit, depth + 1)
-    return [[label, _printable(node.get("class_name")), _printable(", ".join(plain))], *rows]
+    edits = node.get("edits")
+    for edit in edits if isinstance(edits, list) else []:
+        below += _edit_rows(edit, depth + 1)
+    return [[label, _printable(node.get("class_name")), _printable(", ".join(plain))], *below]
+
+
+def _rows_of_nodes(nodes: Iterable[tuple[str, Any]], depth: int) -> list[list[str]]:
+    rows: list[list[str]] = []
+    for name, node in nodes:
+        rows += _module_rows(node, name, depth)
+    return rows
 
 
 def _edit_rows(edit: Any, depth: int) -> list[list[str]]:
     """What was changed after the constructor call."""
     if not isinstance(edit, dict):
         return []
-    place = f"changed: {edit.get('at') or 'itself'}"
+    label = f"changed: {edit.get('at') or 'itself'}"
     action = next((key for key in edit if key != "at"), "")
-    inner = _nodes(edit.get(action), place)
-    if inner:
-        return [row for name, node in inner for row in _module_rows(node, name, depth)]
-    return [["  " * depth + _printable(place), _printable(action), _printable(json.dumps(edit.get(action)))]]
+    body = edit.get(action)
+    children = list(_nodes(body, label))
+    if children:
+        return _rows_of_nodes(children, depth)
+    return [["  " * depth + _printable(label), _printable(action), _printable(json.dumps(body))]]
 
 
-def _nodes(value: Any, name: str) -> list[tuple[str, Any]]:
+def _nodes(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The nodes of modules in a value of a config, each with the key under which it is."""
     if isinstance(value, dict) and set(value) == {"__module__"}:
-        return [(name, value["__module__"])]
-    if isinstance(value, dict):
-        return [pair for key, one in value.items() for pair in _nodes(one, key)]
+        yield name, value["__module__"]
+        return
     if isinstance(value, list):
-        return [pair for number, one in enumerate(value) for pair in _nodes(one, str(number))]
-    return []
+        value = {str(number): one for number, one in enumerate(value)}
+    for key, one in _as_dict(value).items():
+        yield from _nodes(one, key)
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _described_tensors(file: ModelFile) -> Iterator[tuple[str, tuple[int, ...], str, int, str | None]]:
@@ -129,7 +144,7 @@ def _described_tensors(file: ModelFile) -> Iterator[tuple[str, tuple[int, ...], 
     for name, source in file.names.items():
         shape, dtype = state.shape(source), state.dtype(source)
         tied = None if source == name else source
-        yield name, shape, str(dtype).removeprefix("torch."), math.prod(shape) * dtype.itemsize, tied
+        yield name, shape, dtype_name(dtype), math.prod(shape) * dtype.itemsize, tied
 
 
 def _tensor_rows(file: ModelFile) -> list[list[str]]:
@@ -141,11 +156,11 @@ def _tensor_rows(file: ModelFile) -> list[list[str]]:
 
 def _printable(value: Any, limit: int = _SHOWN) -> str:
     """Text from a stranger on one line, without what a terminal would obey."""
-    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(value))
+    text = printable(str(value), "\N{REPLACEMENT CHARACTER}")
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [lines[0], "-" * min(sum(widths) + 2 * len(widths), 120), *lines[1:]]

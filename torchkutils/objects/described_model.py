@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from torchkutils._random_state import random_state_kept
-from torchkutils.objects.budget import Budget
+from torchkutils.objects.budget import MAX_LEVELS, Budget
 from torchkutils.objects.config import ConfigReader, ConfigWriter
 from torchkutils.objects.differences import Differences, built_on
 from torchkutils.objects.model_tensors import StateToStore
@@ -43,6 +43,17 @@ def describe_model(model: nn.Module, state: StateToStore) -> DescribedModel:
     Raises:
         ValueError: The model cannot be rebuilt as it is.
     """
+    try:
+        return _described(model, state)
+    except RecursionError as error:
+        raise ValueError(
+            f"the model's modules and arguments must be nested at most {MAX_LEVELS} levels deep, and less where the "
+            "call itself is deep in other calls; register a class that builds the inner ones, or keep the tensors "
+            "alone: torchkutils.save_weights(model, path)"
+        ) from error
+
+
+def _described(model: nn.Module, state: StateToStore) -> DescribedModel:
     if count_paths(model) > _PATHS_AT_MOST:
         raise ValueError(f"the model's modules must stand in at most {_PATHS_AT_MOST} places; shared modules multiply")
     state.add_model(model)
@@ -91,10 +102,13 @@ class _Description:
         return DescribedModel(node | ({"edits": edits} if edits else {}), _warning(found))
 
     def _differences(self, node: dict[str, Any]) -> Differences:
-        all_stock = not self.writer.real_classes
-        found = self._differences_on(node, "meta" if all_stock else None)
-        if all_stock and self.writer.real_classes:
-            # A registered class stands in place of one of torch's: such classes are built for real.
+        device = None if self.writer.real_classes else "meta"
+        written = self.writer.written()
+        found = self._differences_on(node, device)
+        if device is not None and self.writer.real_classes:
+            # An edit brings in a registered class: such classes are built for real. That edit is found, and its
+            # nodes are written, once more.
+            self.writer.forget_all_but(written)
             found = self._differences_on(node, None)
         return found
 
@@ -128,7 +142,7 @@ class _Description:
 
 @contextlib.contextmanager
 def _drawn_anew() -> Iterator[None]:
-    """Seeds that nobody knows: values that a constructor draws must differ from those that the model has."""
+    """Set random seeds: values that a constructor draws must differ from those that the model has."""
     seed = int.from_bytes(os.urandom(4), "little")
     torch.manual_seed(seed)
     np.random.seed(seed)

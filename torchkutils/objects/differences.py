@@ -2,8 +2,8 @@
 
 The model and a rebuilt tree are walked together, first the modules, so that each has its counterpart, then what each
 module holds. A difference becomes an edit (see `edits`) that is applied to the rebuilt tree at once; what no edit can
-say is refused. Two things are not part of a model: attributes that its constructor did not make, and state too large
-or too alive to be stored. They are collected, for one warning.
+say is refused. Two things are not part of a model: attributes that its constructor did not make, and values that
+no file can hold (large tensors, tensors with a graph, optimizers, open files). They are collected, for one warning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from torchkutils.objects.builtin_objects import is_stock_class
 from torchkutils.objects.config import ConfigReader, ConfigWriter, path_name
 from torchkutils.objects.edits import MODULE_ATTRIBUTES, apply_edit, is_settable
 from torchkutils.objects.equality import MISSING, Equality
-from torchkutils.objects.parametrizations import describe_hooks, describe_parametrizations, norm_hooks, plain_class
+from torchkutils.objects.parametrizations import (
+    describe_hooks,
+    describe_parametrizations,
+    is_of_weight_norm,
+    norm_hooks,
+    plain_class,
+)
 from torchkutils.objects.plain_values import encode
 from torchkutils.objects.recorded_arguments import RECORD, recorded_config
 from torchkutils.objects.stock_config import is_container, stock_config
@@ -57,7 +63,7 @@ def built_on(device: str | None) -> contextlib.AbstractContextManager[Any]:
 
 
 class _GoesBackError(ValueError):
-    """A value is too large or too alive to be stored; it goes back to what the constructor made."""
+    """No file can hold the value: it is a large tensor, or one with a graph. The constructor's value is taken."""
 
 
 class Differences:
@@ -201,10 +207,7 @@ class Differences:
 
     def _compare_hooks(self, path: str, one: nn.Module, other: nn.Module) -> None:
         for name in _HOOKS:
-            first, second = vars(one).get(name) or {}, vars(other).get(name) or {}
-            some = [hook for hook in first.values() if hook not in norm_hooks(one)]
-            others = [hook for hook in second.values() if hook not in norm_hooks(other)]
-            if not self._equal(some, others):
+            if not self._equal(_hooks_to_compare(one, name), _hooks_to_compare(other, name)):
                 self._refuse(
                     path,
                     f"has hooks ({name}) that its constructor does not make, which no file can hold",
@@ -269,6 +272,13 @@ class Differences:
             self._refuse(path, f"was changed after it was built: attribute {name!r} is {text} now ({error})")
 
 
+def _hooks_to_compare(module: nn.Module, name: str) -> list[Any]:
+    """The hooks of one kind, without those of torch's norms: they are described with the norms."""
+    hooks = (vars(module).get(name) or {}).values()
+    norms = norm_hooks(module)
+    return [hook for hook in hooks if hook not in norms and not is_of_weight_norm(hook)]
+
+
 def _same_dynamic_class(one: type, other: type) -> bool:
     """Whether two classes are what torch made for one parametrized class."""
     return one.__qualname__ == other.__qualname__ and one.__bases__ == other.__bases__ and "arametri" in one.__module__
@@ -293,7 +303,7 @@ def _alike(one: torch.Tensor | None, other: Any) -> bool:
 
 
 def _equal_configs(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two constructor calls say the same; modules and tensors in them are compared where they stand."""
+    """Whether two constructor calls say the same; modules and tensors in them are compared elsewhere, in the tree."""
     first, second = (_nested.map_leaves(config, _class_alone, rigid=True) for config in (one, other))
     return Equality()(first, second)
 

@@ -32,11 +32,11 @@ _MODULE_INTERNALS = frozenset(
 
 
 class Equality:
-    """Compares values of two model trees; what stands for what in them is told by `counterparts`.
+    """Compares values of two model trees; `counterparts` says which object of the second belongs to one of the first.
 
     Args:
         counterparts: From the identity of a module or registered tensor of the first tree to its counterpart in the
-            second. Their own contents are compared elsewhere: here they are equal if they stand for each other.
+            second. Their own contents are compared elsewhere: here they are equal if they are counterparts.
     """
 
     def __init__(self, counterparts: Mapping[int, Any] | None = None) -> None:
@@ -123,7 +123,7 @@ class Equality:
         return one.is_meta or same_values(one, other)
 
     def _modules(self, one: nn.Module, other: nn.Module) -> bool:
-        """Modules that stand in no tree (in a plain list): nothing stores them, so all of them must be equal."""
+        """Modules that are in no tree (in a plain list): nothing stores them, so all of them must be equal."""
         first, second = _visible(one), _visible(other)
         return self(first, second)
 

@@ -22,7 +22,7 @@ from torchkutils._typing import PathLike
 from torchkutils._whole_file import replacing
 from torchkutils.objects.budget import write_json
 from torchkutils.objects.stored_file import FORMAT, FORMAT_VERSION, checked_path
-from torchkutils.objects.tensors import StoredTensor, array_of, numpy_dtype
+from torchkutils.objects.tensors import StoredTensor, array_of, dtype_name, numpy_dtype
 
 __all__ = ["write_model_file"]
 
@@ -40,32 +40,32 @@ def write_model_file(path: PathLike, documents: Mapping[str, Any], tensors: Mapp
         OSError: The file cannot be written; an older one is as it was.
     """
     name = checked_path(path)
-    places = _places(tensors)
-    size = sum(one.nbytes for one in places)
-    index = {**documents["index"], "tensors": [one.as_json() for one in places]}
+    entries = _entries(tensors)
+    size = sum(one.nbytes for one in entries)
+    index = {**documents["index"], "tensors": [one.as_json() for one in entries]}
     texts = {key: write_json(value, f"the {key}", size) for key, value in {**documents, "index": index}.items()}
     try:
         with replacing(path) as temporary:
-            offsets = _lay_out(temporary, places, texts)
-            _write_values(temporary, places, tensors, offsets)
+            offsets = _lay_out(temporary, entries, texts)
+            _write_values(temporary, entries, tensors, offsets)
     except RuntimeError as error:
         # HDF5 reports what fails while it closes a file, a full disk for one, without an errno of its own.
         raise OSError(f"{name} could not be written, what was there is as it was: {error}") from error
 
 
-def _places(tensors: Mapping[str, torch.Tensor]) -> list[StoredTensor]:
+def _entries(tensors: Mapping[str, torch.Tensor]) -> list[StoredTensor]:
     small = {name for name, one in tensors.items() if one.numel() * one.element_size() < _SMALL}
     packed = small if len(small) > _MANY else set()
     ends: dict[str, int] = defaultdict(int)
-    places = []
+    entries = []
     for number, (name, tensor) in enumerate(tensors.items()):
         dataset, offset = f"tensors/{_quoted(name) or number}", None
         if name in packed:
-            dataset = f"packed/{str(tensor.dtype).removeprefix('torch.')}"
+            dataset = f"packed/{dtype_name(tensor.dtype)}"
             offset = ends[dataset]
             ends[dataset] += tensor.numel()
-        places.append(StoredTensor(name, tensor.dtype, tuple(tensor.shape), dataset, offset))
-    return places
+        entries.append(StoredTensor(name, tensor.dtype, tuple(tensor.shape), dataset, offset))
+    return entries
 
 
 def _quoted(name: str) -> str:
@@ -76,8 +76,8 @@ def _quoted(name: str) -> str:
     return "%2E" if text == "." else text
 
 
-def _lay_out(temporary: Any, places: list[StoredTensor], texts: Mapping[str, bytes]) -> dict[str, int]:
-    """Write everything but the tensors' values; gives the place of each data set's first byte."""
+def _lay_out(temporary: Any, entries: list[StoredTensor], texts: Mapping[str, bytes]) -> dict[str, int]:
+    """Write everything but the tensors' values; gives the offset of each data set's first byte."""
     h5py = _lazy.h5py
     with h5py.File(
         temporary,
@@ -93,12 +93,12 @@ def _lay_out(temporary: Any, places: list[StoredTensor], texts: Mapping[str, byt
             file.attrs[f"{name}_sha256"] = np.bytes_(hashlib.sha256(text).hexdigest())
             file.create_dataset(name, data=np.frombuffer(text, np.uint8), track_times=False)
         extents: dict[str, tuple[torch.dtype, list[int]]] = {}
-        for place in places:
-            if place.offset is None:
-                extents[place.dataset] = place.dtype, list(place.shape)
+        for entry in entries:
+            if entry.offset is None:
+                extents[entry.dataset] = entry.dtype, list(entry.shape)
             else:
-                _, extent = extents.setdefault(place.dataset, (place.dtype, [0]))
-                extent[0] = place.offset + math.prod(place.shape)
+                _, extent = extents.setdefault(entry.dataset, (entry.dtype, [0]))
+                extent[0] = entry.offset + math.prod(entry.shape)
         return {name: _create(file, name, dtype, extent) for name, (dtype, extent) in extents.items()}
 
 
@@ -116,35 +116,35 @@ def _create(file: Any, path: str, dtype: torch.dtype, extent: list[int]) -> int:
     space = h5py.h5s.create_simple(tuple(extent))
     dataset = h5py.h5d.create(group.id, name.encode(), kind, space, settings)
     if group_name == "tensors":
-        h5py.Dataset(dataset).attrs["dtype"] = np.bytes_(str(dtype).removeprefix("torch."))
+        h5py.Dataset(dataset).attrs["dtype"] = np.bytes_(dtype_name(dtype))
     return int(dataset.get_offset() or 0)
 
 
 def _write_values(
-    temporary: Any, places: list[StoredTensor], tensors: Mapping[str, torch.Tensor], offsets: Mapping[str, int]
+    temporary: Any, entries: list[StoredTensor], tensors: Mapping[str, torch.Tensor], offsets: Mapping[str, int]
 ) -> None:
     handle = os.open(temporary, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         packed: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
-        for place in places:
-            array = array_of(tensors[place.name])
-            if place.offset is not None:
-                packed[place.dataset].append(array.reshape(-1))
+        for entry in entries:
+            array = array_of(tensors[entry.name])
+            if entry.offset is not None:
+                packed[entry.dataset].append(array.reshape(-1))
             elif array.size:
-                write_at(handle, array, offsets[place.dataset])
+                write_at(handle, array, offsets[entry.dataset])
         for dataset, arrays in packed.items():
             write_at(handle, np.concatenate(arrays), offsets[dataset])
     finally:
         os.close(handle)
 
 
-def write_at(handle: int, array: npt.NDArray[Any], place: int) -> None:
-    """Write an array's bytes into a file from a place on."""
+def write_at(handle: int, array: npt.NDArray[Any], offset: int) -> None:
+    """Write an array's bytes into a file from an offset on."""
     memory: Any = memoryview(array.reshape(-1).view(np.uint8).data)
     while memory.nbytes:
         if hasattr(os, "pwrite"):
-            count = os.pwrite(handle, memory[:_AT_ONCE], place)
+            count = os.pwrite(handle, memory[:_AT_ONCE], offset)
         else:
-            os.lseek(handle, place, os.SEEK_SET)
+            os.lseek(handle, offset, os.SEEK_SET)
             count = os.write(handle, memory[:_AT_ONCE])
-        memory, place = memory[count:], place + count
+        memory, offset = memory[count:], offset + count

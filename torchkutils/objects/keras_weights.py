@@ -19,7 +19,7 @@ from torch import nn
 
 from torchkutils import _lazy
 from torchkutils.objects.budget import parse_json
-from torchkutils.objects.stored_file import checked_group, linked
+from torchkutils.objects.stored_file import checked_group, is_keras_root, linked
 
 __all__ = ["is_keras_file", "keras_tensors"]
 
@@ -48,10 +48,7 @@ class _Unit(NamedTuple):
 def is_keras_file(path: str) -> bool:
     """Whether an HDF5 file is one of Keras's."""
     with _lazy.h5py.File(path, "r", locking=False) as file:
-        root = checked_group(_lazy.h5py.h5g.open(file.id, b"/"), "/")
-        attributes = [b"keras_version", b"model_config", b"layer_names"]
-        named = any(_lazy.h5py.h5a.exists(root, one) for one in attributes) or root.links.exists(b"model_weights")
-        return bool(named or (root.links.exists(b"layers") and root.links.exists(b"vars")))
+        return is_keras_root(checked_group(_lazy.h5py.h5g.open(file.id, b"/"), "/"))
 
 
 def keras_tensors(path: str, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -80,7 +77,7 @@ def keras_tensors(path: str, model: nn.Module) -> dict[str, torch.Tensor]:
         for layer, unit in zip(found, units[kind], strict=True):
             for name, array in _KINDS[kind](layer, unit).items():
                 tensors[unit.prefix + name] = torch.from_numpy(np.ascontiguousarray(array).copy())
-    # How many batches a BatchNorm has seen is nothing that Keras counts.
+    # Keras does not count the batches that a BatchNorm has seen: the model keeps its own numbers.
     counts = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     return tensors | counts
 
@@ -152,10 +149,10 @@ class _Reading:
         containers: dict[str, set[str]] = defaultdict(set)
         for layer in found:
             containers[layer.kind].add(layer.name.rpartition("/")[0])
-        mixed = [kind for kind, places in containers.items() if len(places) > 1]
+        mixed = [kind for kind, found_in in containers.items() if len(found_in) > 1]
         if mixed:
             raise ValueError(
-                f"its layers of kind {mixed[:5]} stand in several nested models, and the file does not tell their "
+                f"its layers of kind {mixed[:5]} are in several nested models, and the file does not tell their "
                 "order; save it as .h5 from Keras, which keeps the order"
             )
         return found
@@ -250,7 +247,8 @@ class _Reading:
 
     def _texts(self, group: Any, attribute: bytes) -> list[str]:
         value = self._attribute(group, attribute)
-        return [] if value is None else [one.decode() if isinstance(one, bytes) else str(one) for one in value.tolist()]
+        names = [] if value is None else value.tolist()
+        return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
     def _attribute(self, group: Any, name: bytes) -> Any:
         h5py = _lazy.h5py
@@ -314,8 +312,10 @@ def _kind_of_names(name: str, weights: list[str], arrays: list[Array]) -> str:
 
 
 def _recurrent_kind(arrays: list[Array]) -> str:
-    gates = arrays[1].shape[1] // max(arrays[1].shape[0], 1) if len(arrays) > 1 and arrays[1].ndim == 2 else 0
-    return {1: "simple_rnn", 3: "gru", 4: "lstm"}.get(gates, "recurrent layer")
+    if len(arrays) < 2 or arrays[1].ndim != 2:
+        return "recurrent layer"
+    units, columns = arrays[1].shape
+    return {1: "simple_rnn", 3: "gru", 4: "lstm"}.get(columns // max(units, 1), "recurrent layer")
 
 
 # -- kinds -------------------------------------------------------------------------------------------------------------

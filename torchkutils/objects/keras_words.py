@@ -49,6 +49,12 @@ _WORDS = {
     "adamax": "'Adamax' (lr for learning_rate)",
     "nadam": "'NAdam' (lr for learning_rate)",
     "ftrl": "'Adagrad' (the nearest; torch has no Ftrl)",
+    # Initializers
+    **{
+        f"{kind}_{draw}": f"torch.nn.init.{torchs}_{draw}_, which fills a tensor in place"
+        for kind, torchs in (("glorot", "xavier"), ("he", "kaiming"))
+        for draw in ("uniform", "normal")
+    },
     # Layers
     "dense": "'Linear' (in_features and out_features for units; the activation is a module of its own)",
     "conv1d": "'Conv1d' (in_channels and out_channels for filters; channels first)",

@@ -63,18 +63,19 @@ def known_object(value: Any) -> str | None:
 
 def callable_tag(value: Any) -> dict[str, str] | None:
     """The tagged name of a class or function that a reader finds again, None for everything else."""
-    if not callable(value):
-        return None
-    is_class = inspect.isclass(value)
-    if not is_class and not inspect.isroutine(value) and type(value).__name__ not in ("ufunc", "ScriptFunction"):
-        name = known_object(value) if hasattr(value, "__name__") else None
-        return None if name is None else {"__function__": name}
-    name = known_object(value) or builtin_name(value)
-    if name is None and not is_class:
-        name = _names_of_torch_functions().get(id(value))
+    name = _name_of_callable(value) if callable(value) else None
     if name is None:
         return None
-    return {"__class__" if is_class else "__function__": name}
+    return {"__class__" if inspect.isclass(value) else "__function__": name}
+
+
+def _name_of_callable(value: Any) -> str | None:
+    if inspect.isclass(value):
+        return known_object(value) or builtin_name(value)
+    if inspect.isroutine(value) or type(value).__name__ in ("ufunc", "ScriptFunction"):
+        return known_object(value) or builtin_name(value) or _names_of_torch_functions().get(id(value))
+    # Any other object that can be called is a function for us only where it has a name of its own.
+    return known_object(value) if hasattr(value, "__name__") else None
 
 
 def class_of_name(name: Any, custom_objects: Mapping[str, Any] | None) -> type:

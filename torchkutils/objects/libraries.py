@@ -2,7 +2,7 @@
 
 A user switches a library on with `register_library`. From then on a model of it is stored as a name and a few
 arguments, and what the user changed since as differences, like those of every model. A file can name nothing but what
-stands in the library's own list; weights never come from anywhere but the file.
+is in the library's own list; weights never come from anywhere but the file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def register_library(name: str) -> None:
         ValueError: There is no adapter for the library.
         ImportError: The library is not installed.
 
-    A file then holds the name and a few plain arguments. When it is read, the name must stand in the library's own
+    A file then holds the name and a few plain arguments. When it is read, the name must be in the library's own
     list; no pretrained weights, code of the hub, path or URL is followed, whatever the file says.
 
     Keras has no such function.
@@ -97,12 +97,23 @@ def build_from_library(name: str, config: dict[str, Any]) -> nn.Module:
 
 
 def built_empty(build: Callable[[], nn.Module]) -> nn.Module:
-    """A model on the meta device; for real where its constructor looks at values."""
+    """A model on the meta device; for real where its constructor looks at values, and for no other reason."""
     try:
         with torch.device("meta"):
             return build()
-    except (NotImplementedError, RuntimeError, ValueError):
-        return build()
+    except (RuntimeError, TypeError, ValueError) as error:
+        if not _needs_values(error):
+            raise
+    return build()
+
+
+def _needs_values(error: BaseException | None) -> bool:
+    """Whether an error, or the one behind it, says that a tensor on the meta device has no values."""
+    while error is not None:
+        if isinstance(error, RuntimeError | TypeError) and "meta" in str(error).lower():
+            return True
+        error = error.__cause__
+    return False
 
 
 def _checked_arguments(config: Mapping[str, Any], allowed: Mapping[str, type]) -> dict[str, Any]:
@@ -222,6 +233,8 @@ _FORBIDDEN_KEYS = re.compile(
 _ATTENTION_KEYS = re.compile(r"_?attn_implementation.*|_?experts_implementation.*")
 _EXPERTS = (None, "eager", "grouped_mm", "batched_mm")
 _MAX_LAYERS = 1000
+# A config makes a dict of that many texts out of this one number.
+_MAX_LABELS = 100_000
 _LAYERS = re.compile(r".*(layers|depths?|blocks|experts|stages|num_heads|stacks).*")
 
 
@@ -303,10 +316,18 @@ def _check_config(told: Mapping[Any, Any]) -> None:
         text = str(key)
         if _FORBIDDEN_KEYS.fullmatch(text) or _ATTENTION_KEYS.fullmatch(text):
             raise ValueError(f"{text[:40]!r} is nothing that a file may say of a model")
-        if _LAYERS.fullmatch(text) and type(value) is int and value > _MAX_LAYERS:
-            raise ValueError(f"{text[:40]} must be at most {_MAX_LAYERS}, got {value}")
+        limit = _limit_of(text)
+        if type(value) is int and limit is not None and value > limit:
+            raise ValueError(f"{text[:40]} must be at most {limit}, got {value}")
         if isinstance(value, Mapping):
             _check_config(value)
+
+
+def _limit_of(key: str) -> int | None:
+    """The largest number that a file may give for a key of a config; None for any."""
+    if key == "num_labels":
+        return _MAX_LABELS
+    return _MAX_LAYERS if _LAYERS.fullmatch(key) else None
 
 
 def _build_transformers(name: str, config: dict[str, Any]) -> nn.Module:

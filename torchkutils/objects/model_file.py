@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +9,7 @@ import torch
 from torch import nn
 
 from torchkutils._call_hints import explained, hinting
+from torchkutils._caller_warnings import warn_caller
 from torchkutils._dtypes import torch_dtype
 from torchkutils._random_state import random_state_kept
 from torchkutils._typing import PathLike
@@ -106,6 +104,8 @@ def checked_model(model: Any) -> nn.Module:
     Raises:
         TypeError: `model` is no module.
     """
+    if isinstance(model, Mapping):
+        raise TypeError("model must be a torch.nn.Module, got a dict; save_weights(tensors, path) stores a state dict")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {explained(model, 'model')}")
     return unwrapped(model)
@@ -145,7 +145,7 @@ def load_model(
 
     Args:
         path: The file; it may come from a stranger.
-        custom_objects: Classes by the names that stand in the file; looked at before scope, registry and torch.nn.
+        custom_objects: Classes by the names that the file uses; looked at before scope, registry and torch.nn.
         device: Where the model is to live; "meta" reads no tensor.
         dtype: What floating-point tensors are converted to; None keeps what the file has.
         mmap: Map the file instead of reading it: bytes come when they are used, and changes stay in memory. The file
@@ -195,7 +195,8 @@ def checked_device(device: Any) -> torch.device:
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must name a torch device, got {device!r}: {error}") from error
+        meant = "; did you mean 'cuda'?" if str(device).lower().startswith("gpu") else f": {error}"
+        raise ValueError(f"device must name a torch device, got {device!r}{meant}") from error
     if target.type in ("cpu", "meta"):
         return target
     module = getattr(torch, target.type, None)
@@ -261,16 +262,7 @@ def _write_model(
     documents["index"] = state.index()
     write_model_file(path, documents, state.tensors)
     if described.warning:
-        warnings.warn(described.warning, UserWarning, stacklevel=_outside())
-
-
-def _outside() -> int:
-    """The stack level of whoever called the package, for a warning that names the caller's line."""
-    level, frame = 1, sys._getframe(1)
-    folder = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(folder):
-        level, frame = level + 1, frame.f_back
-    return level
+        warn_caller(described.warning)
 
 
 def _build(
@@ -280,7 +272,7 @@ def _build(
     all_stock, exact = _looked_at(architecture, custom_objects)
     shapes = {stored.shape for stored in state.file.tensors.values()} if exact else None
     room = 2 * state.file.nbytes + (16 << 20)
-    place = device if device.type != "meta" else torch.device("cpu")
+    real_device = device if device.type != "meta" else torch.device("cpu")
 
     def check(module: nn.Module) -> None:
         nonlocal room
@@ -294,11 +286,11 @@ def _build(
             raise ValueError("its modules would be larger than the tensors in the file")
 
     if not all_stock:
-        reader = ConfigReader(state.read, custom_objects, budget, check, state.empty, place)
+        reader = ConfigReader(state.read, custom_objects, budget, check, state.empty, real_device)
         return reader.module(architecture)
     with torch.device("meta"):
         reader = ConfigReader(
-            _on_cpu(state.read), custom_objects, budget, None, state.empty, place, empty_parameters=True
+            _on_cpu(state.read), custom_objects, budget, None, state.empty, real_device, empty_parameters=True
         )
         return reader.module(architecture)
 

@@ -19,7 +19,7 @@ from torchkutils.objects.stored_file import opened_model_file
 
 __all__ = ["alike", "load_optimizer", "optimizer_documents"]
 
-# What the step of each of torch's optimizers reads from the state of a parameter; more may stand beside it.
+# What the step of each of torch's optimizers reads from the state of a parameter; more may be there.
 _NEEDED: dict[type, tuple[str, ...]] = {
     torch.optim.Adadelta: ("step", "square_avg", "acc_delta"),
     torch.optim.Adagrad: ("step", "sum"),
@@ -118,9 +118,9 @@ def _load(optimizer: torch.optim.Optimizer, state: Any) -> None:
 
 
 def alike(own: Any, found: Any) -> bool:
-    """Whether a value from a file is of the kind that stands there: a number for a number, a tuple for a tuple.
+    """Whether a value from a file is of the kind of the optimizer's own: a number for a number, a tuple for a tuple.
 
-    None stands for "not set", and whatever is not called may stand in its place.
+    None means "not set": any value that cannot be called may replace it.
     """
     if own is None:
         return not callable(found)
@@ -129,12 +129,17 @@ def alike(own: Any, found: Any) -> bool:
     if _is_number(own):
         return _is_number(found)
     if isinstance(own, list | tuple) and isinstance(found, list | tuple):
-        if isinstance(own, tuple):
-            return len(own) == len(found) and all(map(alike, own, found))
-        return not all(map(_is_number, own)) or all(map(_is_number, found))
+        return _sequences_alike(own, found)
     if isinstance(own, Mapping):
         return isinstance(found, Mapping)
     return isinstance(found, type(own)) or isinstance(own, type(found))
+
+
+def _sequences_alike(own: list[Any] | tuple[Any, ...], found: list[Any] | tuple[Any, ...]) -> bool:
+    """A tuple has a fixed length (betas), a list may grow (the learning rates that a scheduler has had)."""
+    if isinstance(own, tuple):
+        return len(own) == len(found) and all(map(alike, own, found))
+    return not all(map(_is_number, own)) or all(map(_is_number, found))
 
 
 def _is_number(value: Any) -> bool:
@@ -215,46 +220,59 @@ def _check_value(key: str, value: Any, parameter: torch.Tensor, needed: tuple[st
 def _fits(key: str, value: torch.Tensor, parameter: torch.Tensor) -> bool:
     if key in _SCALARS:
         return value.numel() == 1
+    if value.ndim != parameter.ndim:
+        return False
     # Adafactor keeps rows and columns: one axis of length 1.
-    return (
-        value.ndim == parameter.ndim
-        and all(found in (1, wanted) for found, wanted in zip(value.shape, parameter.shape, strict=True))
-        and (value.shape == parameter.shape or key in ("row_var", "col_var"))
-    )
+    if key in ("row_var", "col_var"):
+        return all(found in (1, wanted) for found, wanted in zip(value.shape, parameter.shape, strict=True))
+    return value.shape == parameter.shape
+
+
+class _Placeholder:
+    """Stands, in a state that goes to all ranks, for a tensor that only the first rank has read."""
+
+    def __init__(self, tensor: torch.Tensor, number: int) -> None:
+        self.number = number
+        self.shape = tuple(tensor.shape)
+        self.dtype = tensor.dtype
 
 
 def _load_sharded(path: PathLike, optimizer: torch.optim.Optimizer, team: Team, name: str | None) -> None:
     """The first rank reads; each rank gets its part of what belongs to a parameter, and the rest whole."""
-    tensors: dict[int, torch.Tensor] = {}
+    tensors: list[torch.Tensor] = []
 
-    def numbered(one: torch.Tensor) -> tuple[str, int]:
-        number = len(tensors)
-        tensors[number] = one
-        return "tensor", number
+    def placeholder(tensor: torch.Tensor) -> _Placeholder:
+        tensors.append(tensor)
+        return _Placeholder(tensor, len(tensors) - 1)
 
     def read() -> Any:
         with opened_model_file(path) as file:
             document = _fitting_document(chosen_document(file, "optimizer", name), optimizer)
             state = decoded(file, document.get("state"), "optimizer")
             _check_state(state, optimizer)
-        # What travels is plain: instead of each tensor, its number, with shape and dtype beside.
-        told = _nested.map_leaves(state, numbered, kind=torch.Tensor)
-        return told, {number: (tuple(one.shape), one.dtype) for number, one in tensors.items()}
+        return _nested.map_leaves(state, placeholder, kind=torch.Tensor)
 
-    state, kinds = team.by_first(read)
+    state = team.by_first(read)
 
-    def filled(value: Any, like: torch.Tensor | None) -> Any:
-        if isinstance(value, tuple) and len(value) == 2 and value[0] == "tensor" and value[1] in kinds:
-            shape, dtype = kinds[value[1]]
-            target = team.sharded_like(torch.empty(shape, dtype=dtype, device="meta"), like)
-            team.fill(target, tensors.get(value[1]))
+    def received(values: Any, parameter: torch.Tensor | None) -> Any:
+        """The values with tensors of this rank, sharded as their parameter is."""
+
+        def tensor(told: _Placeholder) -> torch.Tensor:
+            target = team.sharded_like(torch.empty(told.shape, dtype=told.dtype, device="meta"), parameter)
+            team.fill(target, tensors[told.number] if team.first else None)
             return target
-        held = _nested.children(value)
-        return value if held is None else _nested.rebuild(value, [filled(one, like) for one in held.values])
 
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    owners = dict(zip(numbers, parameters, strict=True))
-    state["state"] = {number: filled(values, owners.get(number)) for number, values in state["state"].items()}
-    state["param_groups"] = filled(state["param_groups"], None)
+        return _nested.map_leaves(values, tensor, kind=_Placeholder)
+
+    owners = _owners(state["param_groups"], optimizer)
+    state["state"] = {number: received(values, owners.get(number)) for number, values in state["state"].items()}
+    state["param_groups"] = received(state["param_groups"], None)
     _load(optimizer, state)
+
+
+def _owners(groups: list[dict[str, Any]], optimizer: torch.optim.Optimizer) -> dict[Any, torch.Tensor]:
+    """The optimizer's parameters by the numbers that the groups of a checked state give them."""
+    owners: dict[Any, torch.Tensor] = {}
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        owners.update(zip(group["params"], own["params"], strict=True))
+    return owners

@@ -22,7 +22,7 @@ _MAGIC = {
 
 
 def is_hdf5(path: str) -> bool:
-    """Whether HDF5 would open the file, its signature may stand behind a block of the user's.
+    """Whether HDF5 would open the file; a block of the user's may precede its signature.
 
     Raises:
         FileNotFoundError: There is no such file.

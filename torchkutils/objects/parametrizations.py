@@ -108,6 +108,14 @@ def norm_hooks(module: nn.Module) -> list[Any]:
     return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)]
 
 
+def is_of_weight_norm(hook: Any) -> bool:
+    """Whether a hook is the one by which torch's `weight_norm` reads older state dicts.
+
+    It stays on the module when the parametrization is removed, and does nothing in a forward.
+    """
+    return getattr(getattr(hook, "hook", hook), "__module__", None) == parametrizations.__name__
+
+
 def describe_hooks(module: nn.Module) -> list[Any]:
     """What `rehook` needs to put them on anew."""
     found = []

@@ -1,4 +1,4 @@
-"""Values as JSON and back: odd numbers, keys and types stand under tags.
+"""Values as JSON and back: what JSON lacks is written as a dict with one tag.
 
 `encode` and `decode` are inverse: what the one writes, the other reads as an equal value of the same type. Modules and
 tensors are left to the caller; functions, classes and objects are written by the name that the one lookup order finds.
@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchkutils.objects.budget import MAX_LEVELS
+from torchkutils.objects.budget import MAX_LEVELS, dict_of_pairs
 from torchkutils.objects.known_callables import callable_tag, class_of_name, function_of_name, known_object
 from torchkutils.objects.libraries import config_from_library, library_config
 from torchkutils.objects.registry import instance_of
+from torchkutils.objects.tensors import DTYPES, dtype_name
 
 __all__ = ["Special", "decode", "encode"]
 
-DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _MEMORY_FORMATS = {str(one).removeprefix("torch."): one for one in (
     torch.contiguous_format, torch.channels_last, torch.channels_last_3d, torch.preserve_format
 )}  # fmt: skip
@@ -113,17 +113,7 @@ class _Encoder:
             raise NotPlainError(_advice(value, where))
         if isinstance(value, enum.Enum):
             return {"__enum__": [name, self.encode(value.value, f"{where}.value", level)]}
-        if hasattr(value, "get_config"):
-            held = value.get_config()
-            if not isinstance(held, dict):
-                raise NotPlainError(f"get_config of {where} must give a dict, got {type(held).__name__}")
-        elif dataclasses.is_dataclass(value):
-            held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-            held = value._asdict()
-        else:
-            raise NotPlainError(_advice(value, where))
-        return {"__object__": [name, {key: self.encode(one, f"{where}.{key}", level) for key, one in held.items()}]}
+        return {"__object__": [name, self._fields(_config_of(value, where), where, level)]}
 
     def _as_base(self, value: Any, where: str, level: int) -> Any:
         """A value of a derived class as the value of the base class that it equals."""
@@ -182,8 +172,29 @@ class _Encoder:
         ]
 
     def namespace(self, value: Any, where: str, level: int) -> Any:
-        held = {key: self.encode(one, f"{where}.{key}", level) for key, one in vars(value).items()}
-        return {"__namespace__": [type(value).__name__, held]}
+        return {"__namespace__": [type(value).__name__, self._fields(vars(value), where, level)]}
+
+    def _fields(self, held: Mapping[str, Any], where: str, level: int) -> Any:
+        return {name: self.encode(one, f"{where}.{name}", level) for name, one in held.items()}
+
+
+def _config_of(value: Any, where: str) -> Mapping[str, Any]:
+    """What an object of a registered class is built from: its own config, or its fields.
+
+    Raises:
+        ValueError: The object does not say what it is built from.
+    """
+    if hasattr(value, "get_config"):
+        config = value.get_config()
+        if not isinstance(config, dict):
+            raise NotPlainError(f"get_config of {where} must give a dict, got {type(config).__name__}")
+        return config
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        fields: Mapping[str, Any] = value._asdict()
+        return fields
+    raise NotPlainError(_advice(value, where))
 
 
 def _advice(value: Any, where: str) -> str:
@@ -231,7 +242,7 @@ _SIMPLE: dict[type, Callable[[Any], Any]] = {
     range: _plain_parts("__range__", "start", "stop", "step"),
     slice: _plain_parts("__slice__", "start", "stop", "step"),
     bytes: lambda value: {"__bytes__": base64.b64encode(value).decode()},
-    torch.dtype: lambda value: {"__dtype__": str(value).removeprefix("torch.")},
+    torch.dtype: lambda value: {"__dtype__": dtype_name(value)},
     torch.device: lambda value: {"__device__": str(value)},
     torch.memory_format: lambda value: {"__memory_format__": str(value).removeprefix("torch.")},
     torch.layout: lambda value: {"__layout__": str(value).removeprefix("torch.")},
@@ -279,18 +290,16 @@ class _Decoder:
             return [self.decode(one) for one in value]
         if not isinstance(value, dict):
             return value
-        tag = next((key for key in value if key.startswith("__")), None)
+        tag = _tag_of(value)
         if tag is None:
             return {key: self.decode(one) for key, one in value.items()}
-        if len(value) > 1:
-            raise ValueError(f"unknown value {str(value)[:100]} in a config")
-        read = _TAGS.get(tag)
-        if read is None:
-            if self.special is not None:
-                return self.special(tag, value[tag])
-            raise ValueError(f"unknown value {str(value)[:100]} in a config")
+        if tag not in _TAGS:
+            if self.special is None:
+                raise _unknown(value)
+            return self.special(tag, value[tag])
+        # No function of its own for this: each level of a file takes few frames of Python's stack.
         try:
-            return read(self, value[tag])
+            return _TAGS[tag](self, value[tag])
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"malformed value {str(value)[:100]} in a config ({error})") from error
 
@@ -303,7 +312,7 @@ class _Decoder:
         return complex(*[self.decode(one) for one in body])
 
     def _pairs(self, body: Any) -> dict[Any, Any]:
-        return keyed((self.decode(key), self.decode(one)) for key, one in _checked(body, list))
+        return dict_of_pairs((self.decode(key), self.decode(one)) for key, one in _checked(body, list))
 
     def _defaultdict(self, body: Any) -> Any:
         factory, pairs = body
@@ -313,7 +322,7 @@ class _Decoder:
         return lambda body: kind([self.decode(one) for one in _checked(body, list)])
 
     def _set(self, kind: Any, body: Any) -> Any:
-        return kind(keyed((self.decode(one), None) for one in _checked(body, list)))
+        return kind(dict_of_pairs((self.decode(one), None) for one in _checked(body, list)))
 
     def _partial(self, body: Any) -> Any:
         function, arguments, keywords = (self.decode(one) for one in body)
@@ -350,35 +359,30 @@ class _Decoder:
         return function_of_name(body, self.custom_objects)
 
 
+def _tag_of(value: dict[str, Any]) -> str | None:
+    """The tag of a dict that stands for another value; None for a dict that is one.
+
+    Raises:
+        ValueError: It has other keys beside the tag.
+    """
+    tag = next((key for key in value if key.startswith("__")), None)
+    if tag is not None and len(value) > 1:
+        raise _unknown(value)
+    return tag
+
+
+def _unknown(value: dict[str, Any]) -> ValueError:
+    return ValueError(f"unknown value {str(value)[:100]} in a config")
+
+
 def _checked(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"a {kind.__name__} must stand here")
+        raise TypeError(f"must be a {kind.__name__}")
     return value
 
 
 def _text(value: Any) -> bytes:
     return base64.b64decode(_checked(value, str), validate=True)
-
-
-def keyed(pairs: Any) -> dict[Any, Any]:
-    """A dict of pairs whose keys may have been chosen so that they collide: as slow as many equal hashes are, stopped.
-
-    Raises:
-        ValueError: More than 100 different keys have one hash, or a key has none.
-    """
-    found: dict[Any, Any] = {}
-    hashes: collections.Counter[int] = collections.Counter()
-    for key, value in pairs:
-        # Python probes by the low bits first, then mixes in the rest: equal hashes are what cannot be told apart.
-        code = hash(key)
-        hashes[code] += 1
-        if hashes[code] > _EQUAL_HASHES:
-            raise ValueError(f"more than {_EQUAL_HASHES} keys have the same hash")
-        found[key] = value
-    return found
-
-
-_EQUAL_HASHES = 100
 
 
 def _array_of(body: Any) -> Any:
@@ -396,7 +400,7 @@ def _number_dtype(name: Any) -> np.dtype[Any]:
 def _range_of(kind: Any) -> Callable[[Any, Any], Any]:
     def read(_: Any, body: Any) -> Any:
         if not isinstance(body, list) or not all(one is None or type(one) is int for one in body):
-            raise TypeError("integers must stand here")
+            raise TypeError("must be integers")
         return kind(*body)
 
     return read

@@ -57,23 +57,26 @@ def _as_config(constructor: Any, self: Any, args: tuple[Any, ...], kwargs: Mappi
         bound = inspect.signature(constructor).bind(self, *args, **kwargs)
     except TypeError:
         return {}  # the constructor itself is about to say what is wrong
-    config: dict[str, Any] = {}
-    names = list(bound.signature.parameters.values())[1:]
-    unnamed = any(p.kind is p.POSITIONAL_ONLY and p.name in bound.arguments for p in names) or any(
-        p.kind is p.VAR_POSITIONAL and bound.arguments.get(p.name) for p in names
-    )
-    if unnamed:
-        config[_POSITIONAL] = _snapshot(list(args))
-        return config | {name: _snapshot(value) for name, value in kwargs.items()}
-    for parameter in names:
-        if parameter.name not in bound.arguments:
-            continue
-        value = bound.arguments[parameter.name]
+    given = {_POSITIONAL: list(args), **kwargs} if _has_unnamed(bound) else _by_name(bound)
+    return {name: _snapshot(value) for name, value in given.items()}
+
+
+_UNNAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _has_unnamed(bound: inspect.BoundArguments) -> bool:
+    """Whether a call gave arguments, beside the module, that have no name to give them by."""
+    parameters = list(bound.signature.parameters.values())[1:]
+    return any(one.kind in _UNNAMED and one.name in bound.arguments for one in parameters)
+
+
+def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """The arguments of a call by name, without the module; those that `**kwargs` collects stand among the others."""
+    named = dict(list(bound.arguments.items())[1:])
+    for parameter in bound.signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
-            config.update({name: _snapshot(one) for name, one in value.items()})
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            config[parameter.name] = _snapshot(value)
-    return config
+            named.update(named.pop(parameter.name, {}))
+    return named
 
 
 def _snapshot(value: Any) -> Any:

@@ -71,16 +71,23 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
         if not callable(target) or not hasattr(target, "__name__"):
             raise TypeError(f"register_keras_serializable decorates a class or a function, got {target!r}")
         if inspect.isclass(target) and not hasattr(target, "get_config"):
-            if issubclass(target, torch.nn.Module):
-                record_arguments(target)
-            elif not _rebuilt_from_fields(target):
-                raise ValueError(
-                    f"Cannot register a class that does not have a get_config() method, got {target.__qualname__}"
-                )
+            _make_rebuildable(target)
         _add(f"{package}>{name or target.__name__}", target)
         return target
 
     return register
+
+
+def _make_rebuildable(kind: type) -> None:
+    """Let a class without `get_config` keep what its instances are built from.
+
+    Raises:
+        ValueError: Nothing says what its instances are built from.
+    """
+    if issubclass(kind, torch.nn.Module):
+        record_arguments(kind)
+    elif not _rebuilt_from_fields(kind):
+        raise ValueError(f"Cannot register a class that does not have a get_config() method, got {kind.__qualname__}")
 
 
 def _rebuilt_from_fields(kind: type) -> bool:

@@ -35,7 +35,7 @@ def write_safetensors(path: str, tensors: Mapping[str, Any]) -> None:
         OSError: The file cannot be written.
     """
     header: dict[str, Any] = {}
-    place = 0
+    offset = 0
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.dtype not in _NAMES:
             kind = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
@@ -43,9 +43,9 @@ def write_safetensors(path: str, tensors: Mapping[str, Any]) -> None:
         checked_tensor(tensor, name)
         size = tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, place + size]
+            "dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, offset + size]
         }  # fmt: skip
-        place += size
+        offset += size
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with replacing(path) as temporary:
@@ -61,7 +61,7 @@ def write_safetensors(path: str, tensors: Mapping[str, Any]) -> None:
 
 
 def read_safetensors_header(path: str) -> dict[str, tuple[torch.dtype, tuple[int, ...], int]]:
-    """The tensors of a safetensors file: dtype, shape and the place of the first byte.
+    """The tensors of a safetensors file: dtype, shape and the offset of the first byte.
 
     Raises:
         ValueError: The header is malformed, or promises more than the file holds.
@@ -99,12 +99,12 @@ def _sizes(numbers: Any, name: str) -> list[int]:
     return numbers
 
 
-def read_safetensors_tensor(path: str, dtype: torch.dtype, shape: tuple[int, ...], place: int) -> torch.Tensor:
+def read_safetensors_tensor(path: str, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
     """One tensor of a safetensors file."""
     tensor, target = empty_tensor(shape, dtype)
     if target.size:
         with open(path, "rb") as file:
-            file.seek(place)
+            file.seek(offset)
             memory = memoryview(target.reshape(-1).view(np.uint8).data)
             if file.readinto(memory) != memory.nbytes:
                 raise OSError("the file ends inside a tensor; it is being changed or damaged")

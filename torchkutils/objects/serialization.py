@@ -15,6 +15,7 @@ from torchkutils.objects.plain_values import encode
 from torchkutils.objects.recorded_arguments import recorded_config
 from torchkutils.objects.registry import get_registered_name, instance_of, look_up, unknown_name
 from torchkutils.objects.scope import CustomObjectScope
+from torchkutils.objects.tensors import dtype_name
 
 __all__ = ["deserialize_keras_object", "serialize_keras_object"]
 
@@ -59,7 +60,7 @@ def serialize_keras_object(obj: Any) -> Any:
 def _inline_tensor(tensor: torch.Tensor, where: str) -> Any:
     data = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     wide = data.detach().double() if data.is_floating_point() else data.detach()
-    return {"dtype": str(tensor.dtype).removeprefix("torch."), "data": wide.tolist()}
+    return {"dtype": dtype_name(tensor.dtype), "data": wide.tolist()}
 
 
 def _tensor_of(body: Any) -> torch.Tensor:
@@ -106,18 +107,25 @@ def deserialize_keras_object(
     if identifier is None or inspect.isfunction(identifier):
         return identifier
     names, config = _interpreted(identifier, printable_module_name)
-    known = (look_up(name, custom_objects, module_objects) for name in names)
-    found = next((one for one in known if one is not None), None)
-    name = names[-1]
+    found = _first_known(names, custom_objects, module_objects)
     if found is None:
         raise unknown_name(names[0], printable_module_name, custom_objects, module_objects)
     if config is None:
         return found
+    name = names[-1]
     if not inspect.isclass(found):
         raise ValueError(f"class_name must name a class, got {name!r}, which is a {type(found).__name__}")
     visible = {**(module_objects or {}), **(custom_objects or {}), name: found}
     with CustomObjectScope(custom_objects or {}):
         return _build(found, name, config, visible)
+
+
+def _first_known(
+    names: list[str], custom_objects: Mapping[str, Any] | None, module_objects: Mapping[str, Any] | None
+) -> Any:
+    """The object of the first name that anything has; None where nothing has any of them."""
+    known = (look_up(name, custom_objects, module_objects) for name in names)
+    return next((found for found in known if found is not None), None)
 
 
 def _interpreted(identifier: Any, what: str) -> tuple[list[str], Mapping[str, Any] | None]:

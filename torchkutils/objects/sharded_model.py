@@ -64,7 +64,7 @@ class Team:
         return cls(spread.device_mesh)
 
     def meet(self, timeout: float) -> None:
-        """Wait until every rank has made this call: in a collective call, a missing rank would mean waiting in vain.
+        """Wait until every rank has made this call: a collective call without one of them would never return.
 
         Raises:
             RuntimeError: Some ranks did not come; they are named.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from torchkutils import _nested
 from torchkutils._torch_versions import newer_module_class
 from torchkutils.objects.parametrizations import plain_class
 
@@ -19,6 +20,8 @@ __all__ = ["build_stock", "construction_cost", "is_container", "stock_config"]
 _FOREIGN = {"device", "dtype", "_weight", "_freeze"}
 _SKIPPED = {"self", "device", "dtype", "size_average", "reduce", "_weight", "_freeze", "min_value", "max_value"}
 
+
+_LONGEST_RANGE = 1000
 
 _signature = functools.cache(inspect.signature)  # a model has many modules of few classes
 
@@ -34,10 +37,9 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](module)
     config = {name: getattr(module, name) for name in _argument_names(kind) if hasattr(module, name)}
-    for owner in kind.__mro__:
-        if owner in _ADAPTERS:
-            config.update(_ADAPTERS[owner](module))
-            break
+    adapter = next((_ADAPTERS[owner] for owner in kind.__mro__ if owner in _ADAPTERS), None)
+    if adapter is not None:
+        config.update(_adapted(adapter, module, where))
     result = {}
     for name, value in config.items():
         if name == "bias" and not isinstance(value, bool):
@@ -45,6 +47,16 @@ def stock_config(module: nn.Module, where: str) -> dict[str, Any]:
         elif not isinstance(value, nn.Parameter):
             result[name] = value
     return result
+
+
+def _adapted(adapter: Callable[[Any], dict[str, Any]], module: nn.Module, where: str) -> dict[str, Any]:
+    try:
+        return adapter(module)
+    except AttributeError as error:
+        raise ValueError(
+            f"{where} is a {plain_class(module).__name__} with other children than its constructor makes ({error}); "
+            "register a class around it"
+        ) from error
 
 
 def _refuse_unstorable(module: nn.Module, kind: type, where: str) -> None:
@@ -75,16 +87,27 @@ def _attention(module: Any) -> dict[str, Any]:
 
 
 def _transformer_layer(module: Any) -> dict[str, Any]:
+    attention, first, second = module.self_attn, module.linear1, module.linear2
+    sizes = ((attention, "embed_dim"), (first, "in_features"), (second, "out_features"))
     return {
-        "d_model": module.self_attn.embed_dim,
-        "nhead": module.self_attn.num_heads,
-        "dim_feedforward": module.linear1.out_features,
-        "dropout": module.dropout.p,
+        "d_model": _first_number(sizes, default=1),
+        "nhead": _first_number([(attention, "num_heads")], default=1),
+        "dim_feedforward": _first_number([(first, "out_features"), (second, "in_features")], default=1),
+        "dropout": _first_number([(module.dropout, "p")], default=0.0),
         "activation": module.activation,
-        "layer_norm_eps": module.norm1.eps,
-        "batch_first": module.self_attn.batch_first,
-        "bias": module.linear1.bias is not None,
+        "layer_norm_eps": _first_number([(module.norm1, "eps")], default=1e-5),
+        "batch_first": getattr(attention, "batch_first", False) is True,
+        "bias": getattr(first, "bias", None) is not None,
     }
+
+
+def _first_number(sources: Iterable[tuple[Any, str]], default: float) -> Any:
+    """The first of some attributes that is a number: a child may have been replaced by one without it.
+
+    What the constructor makes in its place does not matter then, since the child is stored as a difference.
+    """
+    values = (getattr(owner, name, None) for owner, name in sources)
+    return next((value for value in values if isinstance(value, int | float)), default)
 
 
 def _transformer_stack(module: Any) -> dict[str, Any]:
@@ -145,10 +168,11 @@ def build_stock(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     """Build a stock class from its decoded arguments.
 
     Raises:
-        ValueError: Arguments that a file never holds: a device, a dtype, another content of a container.
+        ValueError: Arguments that a file never holds: a device, a dtype, another content of a container, a long range.
     """
     if kind in _CONTAINERS:
         return _container(kind, config)
+    _check_ranges(kind, config.values())
     if kind is AveragedModel:
         return _build_averaged(config)
     foreign = sorted(set(config) & _FOREIGN)
@@ -157,20 +181,34 @@ def build_stock(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     return kind(**config)
 
 
+def _check_ranges(kind: type, arguments: Iterable[Any]) -> None:
+    """A few letters of a file stand for a range of any length, and torch's constructors make lists of what they get."""
+    for values in _nested.of_kind(range, *arguments):
+        if len(values) > _LONGEST_RANGE:
+            raise ValueError(
+                f"a range given to {kind.__name__} must have at most {_LONGEST_RANGE} numbers, got {values}"
+            )
+
+
 def _container(kind: type[nn.Module], config: dict[str, Any]) -> nn.Module:
     if len(config) != 1 or next(iter(config)) not in ("modules", "values", "parameters"):
         raise ValueError(f"a {kind.__name__} must have one argument, got {sorted(map(str, config))[:5]}")
     (values,) = config.values()
+    if isinstance(values, range):
+        _check_ranges(kind, [values])
     if isinstance(values, dict) and not all(isinstance(key, str) for key in values):
         raise ValueError(f"the keys of a {kind.__name__} must be text")
     if kind in (nn.Sequential, nn.Module):
-        module = kind()
-        for name, child in values.items():
-            module.add_module(name, child)
-        return module
+        return _with_children(kind(), values)
     if kind is nn.ParameterList:
-        return nn.ParameterList([_as_parameter(one) for one in values])
+        return nn.ParameterList(map(_as_parameter, values))
     return _parameter_dict(values) if kind is nn.ParameterDict else kind(values)
+
+
+def _with_children(module: nn.Module, children: dict[str, Any]) -> nn.Module:
+    for name, child in children.items():
+        module.add_module(name, child)
+    return module
 
 
 def _parameter_dict(values: dict[str, Any]) -> nn.Module:

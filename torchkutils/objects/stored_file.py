@@ -24,7 +24,7 @@ from torchkutils._call_hints import explained
 from torchkutils._typing import PathLike
 from torchkutils.objects.budget import Budget, parse_json, size_limit
 from torchkutils.objects.other_files import is_hdf5, kind_of_file
-from torchkutils.objects.tensors import StoredTensor, empty_tensor, numpy_dtype, stored_dtype
+from torchkutils.objects.tensors import StoredTensor, dtype_name, empty_tensor, numpy_dtype, stored_dtype
 
 __all__ = [
     "FORMAT",
@@ -34,6 +34,7 @@ __all__ = [
     "checked_group",
     "checked_path",
     "errors_with_path",
+    "is_keras_root",
     "linked",
     "opened_model_file",
 ]
@@ -167,15 +168,10 @@ class ModelFile:
         return names
 
     def _check_format(self, name: str) -> None:
-        found = self._attribute("format")
-        if found != FORMAT.encode():
-            keras = self._root.links.exists(b"model_weights") or any(
-                _lazy.h5py.h5a.exists(self._root, one) for one in (b"keras_version", b"model_config", b"layer_names")
-            )
-            keras = keras or (self._root.links.exists(b"layers") and self._root.links.exists(b"vars"))
-            kind = (
-                "a Keras model file, which load_weights reads into a model" if keras else "no model file of torchkutils"
-            )
+        if self._attribute("format") != FORMAT.encode():
+            kind = "no model file of torchkutils"
+            if is_keras_root(self._root):
+                kind = "a Keras model file, which load_weights reads into a model"
             raise ValueError(f"{name} is {kind}; {_WAY}")
         version = self._attribute("format_version")
         if not isinstance(version, (int, np.integer)) or not 1 <= version <= FORMAT_VERSION:
@@ -231,22 +227,18 @@ class ModelFile:
 
     def _dataset(self, path: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> Any:
         """A data set that lies in this very file, plain, and is no larger than what the file holds."""
-        h5py = _lazy.h5py
         group, raw = self._group_of(path)
         dataset = linked(group, raw, path)
-        if not isinstance(dataset, h5py.h5d.DatasetID):
-            raise ValueError(f"{path!r} must be a data set")
-        settings = dataset.get_create_plist()
-        layout = settings.get_layout()
-        if layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or settings.get_external_count():
-            raise ValueError(f"{path!r} must be stored plainly, not in chunks, virtually or in another file")
+        layout = _plain_layout(dataset, path)
         extent = dataset.shape
         if not _has_type(dataset, dtype) or (shape is not None and extent != shape):
             raise ValueError(f"{path!r} must hold {dtype} of shape {shape}, got another type or shape: {extent}")
-        stored = math.prod(extent) * dtype.itemsize
-        if stored and dataset.get_storage_size() != stored:
+        claimed = math.prod(extent) * dtype.itemsize
+        if not claimed:
+            return dataset
+        if dataset.get_storage_size() != claimed:
             raise ValueError(f"{path!r} claims the shape {extent}, which the file does not hold")
-        if stored and layout == h5py.h5d.CONTIGUOUS and not self._reaches(dataset.get_offset(), stored):
+        if layout == _lazy.h5py.h5d.CONTIGUOUS and not self._reaches(dataset.get_offset(), claimed):
             raise ValueError(f"{path!r} reaches past the end of the file")
         return dataset
 
@@ -268,7 +260,7 @@ class ModelFile:
         return found
 
     def check(self, name: str) -> int | None:
-        """Check a tensor's data set, once; gives the place of its first byte, None where only HDF5 can read it.
+        """Check a tensor's data set, once; gives the offset of its first byte, None where only HDF5 can read it.
 
         Raises:
             ValueError: The data set is not what the index says.
@@ -285,7 +277,7 @@ class ModelFile:
             if extent != stored.shape:
                 raise ValueError(f"{stored.dataset!r} must have shape {stored.shape}, got {extent}")
             return offset
-        if not stored.dataset.endswith(f"/{str(stored.dtype).removeprefix('torch.')}"):
+        if not stored.dataset.endswith(f"/{dtype_name(stored.dtype)}"):
             raise ValueError(f"{stored.dataset!r} must hold {stored.dtype}")
         if stored.offset + math.prod(stored.shape) > extent[0]:
             raise ValueError(f"the tensor {name[:60]!r} reaches past the end of {stored.dataset!r}")
@@ -370,6 +362,30 @@ def linked(group: Any, raw: bytes, path: str) -> Any:
     return h5py.h5o.open(group, raw)
 
 
+def is_keras_root(root: Any) -> bool:
+    """Whether the root group of an HDF5 file has what Keras writes there, Keras 2 or Keras 3."""
+    attributes = (b"keras_version", b"model_config", b"layer_names")
+    if any(_lazy.h5py.h5a.exists(root, name) for name in attributes) or root.links.exists(b"model_weights"):
+        return True
+    return bool(root.links.exists(b"layers") and root.links.exists(b"vars"))
+
+
+def _plain_layout(dataset: Any, path: str) -> int:
+    """How the bytes of a data set are laid out: in one piece, or inside its header.
+
+    Raises:
+        ValueError: It is no data set, or its bytes are chunked, virtual or in another file.
+    """
+    h5d = _lazy.h5py.h5d
+    if not isinstance(dataset, h5d.DatasetID):
+        raise ValueError(f"{path!r} must be a data set")
+    settings = dataset.get_create_plist()
+    layout = int(settings.get_layout())
+    if layout not in (h5d.CONTIGUOUS, h5d.COMPACT) or settings.get_external_count():
+        raise ValueError(f"{path!r} must be stored plainly, not in chunks, virtually or in another file")
+    return layout
+
+
 def _has_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
     """Whether the stored type is exactly the one of a dtype; a nested type is told by its class, never taken apart."""
     found, wanted = dataset.get_type(), _lazy.h5py.h5t.py_create(dtype, logical=True)
@@ -378,7 +394,7 @@ def _has_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
 
 
 def _handle_of(file: Any) -> int | None:
-    """The descriptor through which HDF5 reads the file, where the system can read at a place."""
+    """The descriptor through which HDF5 reads the file, where the system can read at an offset."""
     if not hasattr(os, "preadv"):
         return None
     try:
@@ -387,8 +403,8 @@ def _handle_of(file: Any) -> int | None:
         return None
 
 
-def read_at(handle: int, target: npt.NDArray[Any], place: int) -> None:
-    """Fill an array with the bytes of a file from a place on.
+def read_at(handle: int, target: npt.NDArray[Any], offset: int) -> None:
+    """Fill an array with the bytes of a file from an offset on.
 
     Raises:
         OSError: The file ends before.
@@ -396,7 +412,7 @@ def read_at(handle: int, target: npt.NDArray[Any], place: int) -> None:
     # Not every dtype has a buffer of its own: bytes have.
     memory: Any = memoryview(target.reshape(-1).view(np.uint8).data)
     while memory.nbytes:
-        count = os.preadv(handle, [memory[:_AT_ONCE]], place)
+        count = os.preadv(handle, [memory[:_AT_ONCE]], offset)
         if not count:
             raise OSError("the file ends inside a tensor; it is being changed or damaged")
-        memory, place = memory[count:], place + count
+        memory, offset = memory[count:], offset + count

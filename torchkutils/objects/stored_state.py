@@ -81,6 +81,22 @@ class StoredState:
             raise ValueError(f"its view {name[:60]!r} reaches past the end of {base.name[:60]!r}")
         return shape, base.dtype
 
+    def check(self, name: str) -> None:
+        """Check the data sets that a tensor is made of; nothing is read.
+
+        Raises:
+            ValueError: A data set is not what the index says.
+        """
+        self._described(name)
+        if name in self._views:
+            stored = [self._views[name]["of"]]
+        elif name in self._sparse:
+            stored = list(self._sparse[name]["parts"].values())
+        else:
+            stored = [name]
+        for one in stored:
+            self.file.check(one)
+
     def empty(self, name: Any) -> torch.Tensor:
         """A tensor on the meta device of the shape and dtype in the file."""
         shape, dtype = self._described(name)
@@ -160,40 +176,40 @@ def assign_state(model: nn.Module, state: StoredState) -> None:
     wanted = {slot.key for slot in slots}
     if set(names) != wanted:
         differing = sorted(wanted ^ set(names))[:5]
-        raise ValueError(f"its tensors are not those of its architecture: {differing} stand in one of both")
+        raise ValueError(f"its tensors are not those of its architecture: {differing} are in one of the two")
     for slot in slots:
         needed, found = tuple(slot.tensor.shape), state.shape(names[slot.key])
         if needed != found:
             raise ValueError(f"{slot.key!r} must have shape {needed} in the file, got {found}")
     flags = _checked_flags(state.file.index)
-    _Placing(state).place_all(slots)
+    _SlotFiller(state).fill(slots)
     _refuse_empty(model, state)
     _set_extra_state(model, state)
     refresh(model)
     _set_flags(model, slots, flags)
 
 
-class _Placing:
-    """Puts the tensors of a file in the places of a module; what has one name in the file becomes one object."""
+class _SlotFiller:
+    """Sets the parameters and buffers of a module; a tensor that has several names in the file becomes one object."""
 
     def __init__(self, state: StoredState) -> None:
         self._state = state
-        self._placed: dict[str, torch.Tensor] = {}
+        self._filled: dict[str, torch.Tensor] = {}
         self._used: dict[int, torch.Tensor] = {}
 
-    def place_all(self, slots: list[Slot]) -> None:
+    def fill(self, slots: list[Slot]) -> None:
         for slot in slots:
             source = self._state.file.names[slot.key]
             old = slot.tensor
-            new = self._placed.get(source)
+            new = self._filled.get(source)
             if new is None or isinstance(new, nn.Parameter) != isinstance(old, nn.Parameter):
-                new = self._filled(old, self._state.read(source) if new is None else new.detach())
-                self._placed.setdefault(source, new)
+                new = self._tensor_for(old, self._state.read(source) if new is None else new.detach())
+                self._filled.setdefault(source, new)
             if new is not old:
                 put(slot, new)
             self._used[id(new)] = new
 
-    def _filled(self, old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def _tensor_for(self, old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         if old.is_meta or id(old) in self._used or value.layout != torch.strided or value.is_meta:
             return as_parameter(value) if isinstance(old, nn.Parameter) else value
         # The module's own object stays: its constructor may have kept it elsewhere too.
@@ -202,7 +218,7 @@ class _Placing:
 
 
 def put(slot: Slot, tensor: torch.Tensor) -> None:
-    """Put a tensor in a place of a module."""
+    """Make a tensor the parameter or buffer of a slot."""
     if isinstance(tensor, nn.Parameter) and isinstance(slot.owner, nn.RNNBase):
         setattr(slot.owner, slot.attribute, tensor)  # recurrent layers keep a second list, which follows setattr alone
     elif slot.attribute in slot.owner._parameters:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["StoredTensor", "array_of", "checked_tensor", "empty_tensor", "numpy_dtype", "stored_dtype"]
+__all__ = ["StoredTensor", "array_of", "checked_tensor", "dtype_name", "empty_tensor", "numpy_dtype", "stored_dtype"]
 
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+"""Every dtype of torch, by its name in files."""
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -33,9 +34,15 @@ class StoredTensor(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The entry of the file's index."""
-        entry: dict[str, Any] = {"name": self.name, "dtype": str(self.dtype).removeprefix("torch.")}
-        entry |= {"shape": list(self.shape), "dataset": self.dataset}
-        return entry if self.offset is None else {**entry, "offset": self.offset}
+        entry: dict[str, Any] = {
+            "name": self.name,
+            "dtype": dtype_name(self.dtype),
+            "shape": list(self.shape),
+            "dataset": self.dataset,
+        }
+        if self.offset is not None:
+            entry["offset"] = self.offset
+        return entry
 
     @classmethod
     def from_json(cls, entry: Any) -> StoredTensor:
@@ -45,17 +52,22 @@ class StoredTensor(NamedTuple):
             ValueError: The entry is malformed.
         """
         try:
-            shape, offset = entry["shape"], entry.get("offset")
+            name, dataset, shape, offset = entry["name"], entry["dataset"], entry["shape"], entry.get("offset")
             if not isinstance(shape, list) or len(shape) > 64:
                 raise TypeError("shape")
-            for number in [*shape, 0 if offset is None else offset]:
-                if type(number) is not int or number < 0:
-                    raise TypeError("a size")
-            if not isinstance(entry["name"], str) or not isinstance(entry["dataset"], str):
+            if not all(type(size) is int and size >= 0 for size in [*shape, 0 if offset is None else offset]):
+                raise TypeError("a size")
+            if not isinstance(name, str) or not isinstance(dataset, str):
                 raise TypeError("a name")
-            return cls(entry["name"], DTYPES[entry["dtype"]], tuple(shape), entry["dataset"], offset)
+            return cls(name, DTYPES[entry["dtype"]], tuple(shape), dataset, offset)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"an entry of its index is malformed: {str(entry)[:100]}") from error
+
+
+@functools.cache
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype in files: torch's own, without `torch.`."""
+    return str(dtype).removeprefix("torch.")
 
 
 @functools.cache

@@ -38,7 +38,7 @@ def named_tree(root: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class Slot:
-    """A place in a module that holds a parameter or buffer."""
+    """One parameter or buffer of a module: the module, the attribute, and its state-dict key."""
 
     __slots__ = ("attribute", "key", "owner")
 
@@ -49,7 +49,7 @@ class Slot:
 
     @property
     def tensor(self) -> torch.Tensor:
-        """What stands there."""
+        """The parameter or buffer itself."""
         found: torch.Tensor | None = self.owner._parameters.get(self.attribute)
         if found is None:
             found = self.owner._buffers[self.attribute]

@@ -19,10 +19,20 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 
 class WeightSource(NamedTuple):
-    """A file of weights, whatever its format."""
+    """A file of weights, whatever its format.
+
+    Attributes:
+        shapes: The shape of each tensor, by key.
+        read: Gives a tensor.
+        check: Looks whether the file holds a tensor as it says; nothing is read.
+        read_into: Fills a tensor; False where that cannot be done without a copy, and nothing was done.
+        extra: Gives the extra state, by key.
+        extra_keys: The keys of the extra state.
+    """
 
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], torch.Tensor]
+    check: Callable[[str], None] = lambda key: None
     read_into: Callable[[str, torch.Tensor], bool] = lambda key, target: False
     extra: Callable[[], dict[str, Any]] = dict
     extra_keys: Set[str] = frozenset()

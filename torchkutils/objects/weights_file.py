@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from torchkutils._call_hints import hinting
+from torchkutils._caller_warnings import warn_caller
 from torchkutils._typing import PathLike
 from torchkutils.objects.file_writer import write_model_file
 from torchkutils.objects.model_file import checked_model
@@ -103,6 +106,11 @@ def _write(values: Mapping[str, Any], plain: Callable[[str], str], name: str) ->
     write_model_file(name, {"index": state.index()}, state.tensors)
 
 
+@hinting(
+    by_name="strict=False loads what both have, by name",
+    map_location="tensors go to where the model lies",
+    assign="tensors are copied into the model's",
+)
 def load_weights(
     model: nn.Module, path: PathLike, *, strict: bool = True, skip_mismatch: bool = False
 ) -> LoadedWeights:
@@ -162,34 +170,18 @@ def load_weights(
     return report
 
 
-class _Opened:
+@contextlib.contextmanager
+def _opened(path: PathLike, model: nn.Module) -> Iterator[WeightSource]:
     """A file of weights, opened as what it is."""
-
-    def __init__(self, path: PathLike, model: nn.Module) -> None:
-        self._name, self._model = checked_path(path), model
-        self._context: Any = None
-
-    def __enter__(self) -> WeightSource:
-        self._errors = errors_with_path(self._name)
-        self._errors.__enter__()
-        try:
-            kind = "HDF5" if is_hdf5(self._name) else kind_of_file(self._name)
-            found = foreign_source(self._name, kind, self._model)
-            if found is not None:
-                return found
-            self._context = opened_model_file(self._name)
-            return _own_source(self._context.__enter__())
-        except BaseException as error:
-            self._errors.__exit__(type(error), error, error.__traceback__)
-            raise
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if self._context is not None:
-            self._context.__exit__(kind, error, traceback)
-        self._errors.__exit__(kind, error, traceback)
-
-
-_opened = _Opened
+    name = checked_path(path)
+    with errors_with_path(name):
+        kind = "HDF5" if is_hdf5(name) else kind_of_file(name)
+        foreign = foreign_source(name, kind, model)
+        if foreign is not None:
+            yield foreign
+            return
+        with opened_model_file(name) as file:
+            yield _own_source(file)
 
 
 def _own_source(file: Any) -> WeightSource:
@@ -207,13 +199,11 @@ def _own_source(file: Any) -> WeightSource:
         file.read_into(name, target.view(stored_dtype(target.dtype)).numpy())
         return True
 
-    for name in set(file.names.values()):
-        if name in file.tensors:
-            file.check(name)
     extra = file.index.get("extra", {})
     return WeightSource(
         shapes={key: state.shape(name) for key, name in file.names.items()},
         read=lambda key: state.read(file.names[key]),
+        check=lambda key: state.check(file.names[key]),
         read_into=read_into,
         extra=lambda: {key: decode(value, special) for key, value in dict(extra).items()},
         extra_keys=set(extra),
@@ -221,7 +211,7 @@ def _own_source(file: Any) -> WeightSource:
 
 
 class _Target:
-    """The places of a model that a file may fill, by plain state-dict key."""
+    """The tensors and the extra state of a model that a file may fill, by plain state-dict key."""
 
     def __init__(self, model: nn.Module) -> None:
         plain = plain_keys(model)
@@ -230,32 +220,23 @@ class _Target:
             key: value for key, value in state.items() if isinstance(value, torch.Tensor) and not key.endswith(EXTRA)
         }
         self.extra = [key for key in state if key not in self.tensors]
+        self.keys = [*self.tensors, *self.extra]
         self._model = model
 
     def check(self, keys: list[str]) -> dict[str, Slot]:
-        """Find the places that must be filled by a new tensor; nothing is changed.
+        """Find the parameters and buffers that must be replaced by a new tensor; nothing is changed.
 
         Raises:
             ValueError: A tensor cannot be written to.
         """
-        slots: dict[str, Slot] | None = None
-        found = {}
+        on_meta = [key for key in keys if self.tensors[key].is_meta]
         for key in keys:
-            tensor = self.tensors[key]
-            if tensor.is_meta:
-                slots = {slot.key: slot for slot in slots_of(self._model)} if slots is None else slots
-                if key not in slots:
-                    raise ValueError(
-                        f"{key!r} lies on the meta device and is no tensor of a module; use to_empty first"
-                    )
-                found[key] = slots[key]
-            elif _writes_twice(tensor):
-                raise ValueError(
-                    f"{key!r} is expanded: several of its elements are one in memory; make it whole with .clone() first"
-                )
-            elif torch.nn.parameter.is_lazy(tensor):
-                raise ValueError(f"{key!r} has no shape yet; call the model once before loading")
-        return found
+            _check_writable(key, self.tensors[key])
+        slots = {slot.key: slot for slot in slots_of(self._model)} if on_meta else {}
+        for key in on_meta:
+            if key not in slots:
+                raise ValueError(f"{key!r} lies on the meta device and is no tensor of a module; use to_empty first")
+        return {key: slots[key] for key in on_meta}
 
     def fill(self, source: WeightSource, keys: list[str]) -> None:
         """Write what was found to fit."""
@@ -270,17 +251,28 @@ class _Target:
                     tensor.copy_(source.read(key))
                 else:
                     torch.autograd.graph.increment_version(tensor)
-        extra = source.extra() if self.extra else {}
+        self._set_extra_state(source.extra() if self.extra else {})
+
+    def _set_extra_state(self, found: Mapping[str, Any]) -> None:
         for key in self.extra:
-            if key in extra:
+            if key in found:
                 path = key.removesuffix(EXTRA).rstrip(".")
-                self._model.get_submodule(path).set_extra_state(extra[key])
+                self._model.get_submodule(path).set_extra_state(found[key])
+
+
+def _check_writable(key: str, tensor: torch.Tensor) -> None:
+    if is_lazy(tensor):
+        raise ValueError(f"{key!r} has no shape yet; call the model once before loading")
+    if not tensor.is_meta and _writes_twice(tensor):
+        raise ValueError(
+            f"{key!r} is expanded: several of its elements are one in memory; make it whole with .clone() first"
+        )
 
 
 def _materialise(
     slot: Slot, tensor: torch.Tensor, source: WeightSource, key: str, made: dict[int, torch.Tensor]
 ) -> None:
-    """Put a real tensor in the place of one on the meta device; tied places get one tensor."""
+    """Replace a tensor on the meta device by a real one; tied ones are replaced by one tensor."""
     if id(tensor) not in made:
         value = source.read(key).to(tensor.dtype)
         made[id(tensor)] = (
@@ -295,7 +287,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _writes_twice(tensor: torch.Tensor) -> bool:
-    """Whether several elements lie at one place in memory."""
+    """Whether several elements share one address in memory."""
     if tensor.layout != torch.strided or tensor.is_contiguous() or hasattr(tensor, "full_tensor"):
         return False
     sizes = [(stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
@@ -315,31 +307,49 @@ def _both(target: _Target, source: WeightSource, report: LoadedWeights) -> list[
 def _compared(
     target: _Target, source: WeightSource, path: PathLike, *, strict: bool, skip_mismatch: bool
 ) -> LoadedWeights:
-    """What the model and the file have in common.
+    """What of the model the file does not fill, and what of the file the model does not have.
 
     Raises:
-        ValueError: Names (with `strict`) or shapes differ.
+        ValueError: Names (with `strict`) or shapes (without `skip_mismatch`) differ, or a tensor cannot be written to.
     """
-    wanted = [*target.tensors, *target.extra]
-    there = {*source.shapes, *source.extra_keys}
-    missing = [key for key in wanted if key not in there]
-    unexpected = [key for key in [*source.shapes, *source.extra_keys] if key not in set(wanted)]
-    if strict and (missing or unexpected):
+    report = _differences(target, source)
+    if strict and (report.missing_keys or report.unexpected_keys):
         raise ValueError(
-            f"the names must be the model's: missing in the file {missing[:5]}, not in the model {unexpected[:5]}; "
-            "strict=False loads what both have"
+            f"the names must be the model's: missing in the file {report.missing_keys[:5]}, "
+            f"not in the model {report.unexpected_keys[:5]}; strict=False loads what both have"
         )
-    differing = [key for key, one in target.tensors.items() if source.shapes.get(key, one.shape) != tuple(one.shape)]
-    if differing and not skip_mismatch:
-        key = differing[0]
+    if report.mismatched_keys and not skip_mismatch:
+        key = report.mismatched_keys[0]
         raise ValueError(
             f"{key!r} must have shape {tuple(target.tensors[key].shape)}, the file has {source.shapes[key]}; "
             "skip_mismatch=True leaves it out"
         )
-    report = LoadedWeights(missing, unexpected, differing)
-    keys = _both(target, source, report)
-    target.check(keys)
-    if not keys and wanted:
-        message = f"load_weights read nothing: {os.fspath(path)} has no tensor that fits; the model has {wanted[:3]}, "
-        warnings.warn(f"{message}the file {unexpected[:3]}", UserWarning, stacklevel=3)
+    fitting = _both(target, source, report)
+    target.check(fitting)
+    for key in fitting:
+        source.check(key)
+    if target.keys and not fitting:
+        warn_caller(
+            f"load_weights read nothing: {os.fspath(path)} has no tensor that fits; the model has {target.keys[:3]}, "
+            f"the file {report.unexpected_keys[:3]}"
+        )
     return report
+
+
+def _differences(target: _Target, source: WeightSource) -> LoadedWeights:
+    wanted, there = target.keys, [*source.shapes, *source.extra_keys]
+    return LoadedWeights(
+        missing_keys=_without(wanted, there),
+        unexpected_keys=_without(there, wanted),
+        mismatched_keys=[
+            key
+            for key, tensor in target.tensors.items()
+            if key in source.shapes and not is_lazy(tensor) and source.shapes[key] != tuple(tensor.shape)
+        ],
+    )
+
+
+def _without(keys: list[str], others: list[str]) -> list[str]:
+    """The keys that are none of the others, in their order."""
+    known = set(others)
+    return [key for key in keys if key not in known]

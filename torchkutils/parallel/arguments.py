@@ -50,7 +50,9 @@ class _Survey:
         self._fixed: dict[str, int] = {}
         self._lists: dict[str, _List] = {}
 
-    def look(self, value: Any, path: str, rule_path: str, above: tuple[str, ...] = ()) -> None:
+    def look(
+        self, value: Any, path: str, rule_path: str, above: tuple[str, ...] = (), around: tuple[int, ...] = ()
+    ) -> None:
         """Take in one argument, or what lies inside it.
 
         Args:
@@ -58,6 +60,7 @@ class _Survey:
             path: Its name in messages: `args[0]`.
             rule_path: Its name in `batch_axes`: the parameter's.
             above: The lists around it whose entries are not known to be samples, by path.
+            around: `id` of each container around it.
         """
         if isinstance(value, np.ndarray):
             raise TypeError(f"{path} is a NumPy array, which cannot be cut over devices; pass torch.as_tensor({path})")
@@ -69,11 +72,13 @@ class _Survey:
             self.cuts[path] = "list"
             self._fixed[path] = len(value)
         elif (held := contents(value, path)) is not None:
+            if id(value) in around:
+                raise TypeError(f"{path} is a {type(value).__name__} that holds itself, which cannot be cut")
             if isinstance(value, list) and rule is None:
                 self._lists[path] = _List(path, len(value), above)
                 above = (*above, path)
             for where, below, part in zip(held.paths(path), held.paths(rule_path), held.values, strict=True):
-                self.look(part, where, below, above)
+                self.look(part, where, below, above, (*around, id(value)))
 
     def _look_at_tensor(self, tensor: Tensor, path: str, axis: int, above: tuple[str, ...]) -> None:
         if tensor.ndim == 0:

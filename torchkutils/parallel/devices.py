@@ -43,7 +43,7 @@ def _numbers(gpus: Any, available: int) -> list[Any]:
     if isinstance(gpus, int) and gpus > 1:
         return list(range(gpus))
     raise ValueError(
-        f"For multi-gpu usage to be effective, call `multi_gpu_model` with `gpus >= 2`. Received: `gpus={gpus}`"
+        f"For multi-gpu usage to be effective, call `multi_gpu_model` with `gpus >= 2`. Received: `gpus={gpus!r}`"
         + ("" if available else "; devices=['cpu', 'cpu'] runs the same code without GPUs")
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchkutils._nested import map_leaves, rebuild
+from torchkutils._nested import DEEPEST, map_leaves, rebuild
 from torchkutils.parallel.nested_batches import contents, is_object_with_tensors, walk
 from torchkutils.parallel.output_axes import OutputAxes, Sizes
 from torchkutils.parallel.scatter_gather import Plan, join_tensors, shard_weights, weighted_sum
@@ -77,6 +77,8 @@ class Merger:
     def _container(self, outputs: Sequence[Any], path: str, inside_object: bool) -> Any:
         first = outputs[0]
         self._check_types(outputs, path, type(first))
+        if path.count("[") + path.count(".") > DEEPEST:
+            raise TypeError(f"{path:.40}… lies over {DEEPEST} levels deep, as in a value that holds itself")
         if isinstance(first, list) and self._has_entries(outputs, path):
             joined = [_on(self._target, entry) for output in outputs for entry in output]
             return rebuild(first, joined)

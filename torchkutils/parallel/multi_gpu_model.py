@@ -27,6 +27,12 @@ _CHOICES = {
 }
 
 
+def _not_a_module(given: Any) -> str:
+    if inspect.isclass(given):
+        return f"the class {given.__name__}; give an instance of it: {given.__name__}(...)"
+    return type(given).__name__
+
+
 def multi_gpu_model(
     model: nn.Module,
     gpus: int | Sequence[int] | None = None,
@@ -115,7 +121,7 @@ def multi_gpu_model(
         if value not in _CHOICES[name]:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model must be a torch.nn.Module, got {_not_a_module(model)}")
     if isinstance(model, TemplateView):
         raise ValueError("model must not be a multi-GPU model already; pass its template, model.__template__")
     if strategy == "auto":

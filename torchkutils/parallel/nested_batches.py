@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from torchkutils._nested import DEEPEST, Children, children, of_kind
+from torchkutils._nested import DEEPEST, Children, children, of_kind, slots_of
 
 
 def contents(value: Any, path: str) -> Children | None:
@@ -31,17 +31,19 @@ def contents(value: Any, path: str) -> Children | None:
 
 def is_object_with_tensors(value: Any) -> bool:
     """Whether a value is an object of a user's class (no container) with tensors among its attributes."""
-    return hasattr(value, "__dict__") and children(value) is None and bool(of_kind(Tensor, value, objects=True))
+    has_attributes = hasattr(value, "__dict__") or bool(slots_of(type(value)))
+    return has_attributes and children(value) is None and bool(of_kind(Tensor, value, objects=True))
 
 
-def walk(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """The leaves with the way to each, from left to right."""
-    held = contents(value, path) if depth < DEEPEST else None
+def walk(value: Any, path: str, above: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The leaves with the way to each, from left to right; a container inside itself is a leaf."""
+    held = contents(value, path) if len(above) < DEEPEST and id(value) not in above else None
     if held is None:
         yield path, value
         return
+    inside = (*above, id(value))
     for where, content in zip(held.paths(path), held.values, strict=True):
-        yield from walk(content, where, depth + 1)
+        yield from walk(content, where, inside)
 
 
 def holds_tensors(value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Which module of one model is which of another: by path, then by what it is and where it stands.
+"""Which module of one model is which of another: by path, then by class, contents and position.
 
-1. The two models are a pair. In each pair, children of the same name are a pair. Names that only count ("0", "1") say
-   where a module stands, not what it is: there the cheapest alignment decides, so that one layer put between others is
-   one layer more, and not a change of all behind it.
+1. The two models are a pair. In each pair, children of the same name are a pair. A name that is only a number
+   ("0", "1") is a position and says nothing of the module: there the cheapest alignment decides, so that one inserted
+   layer is one added layer, and not a change of all layers behind it.
 2. Children that are left over are paired by what they are (all that is in them), then by their class, in order: a
    parent that was renamed keeps what is in it.
 3. What is left over anywhere is paired where all that is in it is equal: it was moved.
@@ -16,12 +16,12 @@ from collections.abc import Callable, Hashable
 
 from torchkutils.models.records import ModuleRecord, Trace
 
-# What two modules that were moved must have in common: a ReLU alone is everywhere.
+# A moved module without parameters must hold more modules than these: a ReLU alone is found everywhere.
 _FEWEST_INSIDE = 1
 # Longer lists are not aligned by costs: the product of their lengths.
 _LONGEST_ALIGNMENT = 40_000
-# Beside a missing module, which costs 1: two of one class that differ (a block that differs a little: less), two of
-# other classes at one place, a shift.
+# What a pair costs, where a module without its like costs 1: two modules of one class that differ (a block that differs
+# a little: the least), two of other classes with the same name, another name, and what is never a pair.
 _CHANGED, _LEAST_CHANGED, _OTHER_CLASS, _OTHER_PLACE, _NEVER = 0.5, 0.25, 1.5, 0.2, 3.0
 
 
@@ -112,15 +112,14 @@ class _Pairing:
             found.append((firsts.pop(0), seconds.pop(0)))
         if len(firsts) * len(seconds) > _LONGEST_ALIGNMENT:
             return found + self._roughly_aligned(firsts, seconds)
-        # costs[i][j]: of the best alignment of all from place i and from place j on.
-        rows, columns = len(firsts), len(seconds)
-        costs = [[float(rows - row + columns - column) for column in range(columns + 1)] for row in range(rows + 1)]
-        for row in reversed(range(rows)):
-            for column in reversed(range(columns)):
-                joined = self._cost(firsts[row], seconds[column]) + costs[row + 1][column + 1]
-                costs[row][column] = min(joined, costs[row + 1][column] + 1, costs[row][column + 1] + 1)
+        return found + self._cheapest(firsts, seconds)
+
+    def _cheapest(self, firsts: list[int], seconds: list[int]) -> list[tuple[int, int]]:
+        """The pairs of the alignment that costs the least: at each step both go on, or one of them alone."""
+        costs = self._costs_of_rests(firsts, seconds)
+        found = []
         row = column = 0
-        while row < rows and column < columns:
+        while row < len(firsts) and column < len(seconds):
             here = costs[row][column]
             if here == self._cost(firsts[row], seconds[column]) + costs[row + 1][column + 1]:
                 found.append((firsts[row], seconds[column]))
@@ -130,6 +129,16 @@ class _Pairing:
             else:
                 column += 1
         return found
+
+    def _costs_of_rests(self, firsts: list[int], seconds: list[int]) -> list[list[float]]:
+        """`costs[i][j]`: of the cheapest alignment of `firsts[i:]` and `seconds[j:]`."""
+        rows, columns = len(firsts), len(seconds)
+        costs = [[float(rows - row + columns - column) for column in range(columns + 1)] for row in range(rows + 1)]
+        for row in reversed(range(rows)):
+            for column in reversed(range(columns)):
+                joined = self._cost(firsts[row], seconds[column]) + costs[row + 1][column + 1]
+                costs[row][column] = min(joined, costs[row + 1][column] + 1, costs[row][column + 1] + 1)
+        return costs
 
     def _roughly_aligned(self, firsts: list[int], seconds: list[int]) -> list[tuple[int, int]]:
         """As `_aligned`, in little time: lists of one length by their places, others from both ends."""
@@ -160,18 +169,18 @@ class _Pairing:
         return _CHANGED if most == 0 else max(_LEAST_CHANGED, 1 - (inside[0] & inside[1]).total() / most)
 
     def moved(self) -> None:
-        """Pair what is equal and was moved to another place."""
-        left: dict[int, list[int]] = {}
+        """Pair equal modules that were moved elsewhere in the tree."""
+        left: dict[int, list[ModuleRecord]] = {}
         for module in self.after.modules:
             if module.index not in self.taken and self.after.holds(module.index):
-                left.setdefault(self.after.prints[module.index], []).append(module.index)
+                left.setdefault(self.after.prints[module.index], []).append(module)
         for module in self.before.modules:
-            if module.index in self.pairs or not self.before.holds(module.index):
-                continue
-            places = [place for place in left.get(self.before.prints[module.index], []) if place not in self.taken]
-            named = [place for place in places if self.after.modules[place].name == module.name]
-            if places:
-                self.join(module.index, (named or places)[0])
+            if module.index not in self.pairs and self.before.holds(module.index):
+                equal = [one for one in left.get(self.before.prints[module.index], ()) if one.index not in self.taken]
+                # The first one of the same name; without such, the first one.
+                equal.sort(key=lambda one: one.name != module.name)
+                if equal:
+                    self.join(module.index, equal[0].index)
 
 
 def paired(before: Trace, after: Trace) -> dict[int, int]:
@@ -199,6 +208,6 @@ def _class(side: _Side, index: int) -> Hashable:
 
 
 def _in_order(firsts: list[Hashable], seconds: list[Hashable]) -> list[tuple[int, int]]:
-    """Places of equal entries of two lists that stand in the same order in both."""
+    """Positions of equal entries of two lists, in an order that both have."""
     blocks = difflib.SequenceMatcher(None, firsts, seconds, autojunk=False).get_matching_blocks()
     return [(block.a + step, block.b + step) for block in blocks for step in range(block.size)]

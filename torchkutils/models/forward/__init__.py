@@ -1,1 +1,1 @@
-"""One watched forward."""
+"""Records one forward of a model."""

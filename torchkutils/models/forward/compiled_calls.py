@@ -1,9 +1,9 @@
-"""Calls of functions that `torch.compile` made, which a running forward must not have watched.
+"""Calls of functions that `torch.compile` made: what runs inside them must not be recorded.
 
 torch.compile follows every Python function that a compiled function runs, a function mode and replaced entry points
 too: it fails on them, or compiles once more for each look. So a look that meets such a function ends there
 (`CompiledFunctionMet`), all is put back, and forward runs again while `CompiledCalls` tells when this thread enters
-and leaves a compiled function: in between, nothing is watched.
+and leaves a compiled function: in between, nothing is recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Before: TypeAlias = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 
 
 class CompiledFunctionMet(BaseException):
-    """A compiled function was about to be compiled under watch. No exception of forward's: it must not catch it."""
+    """A function was about to be compiled while forward is recorded. A BaseException, so that no model catches it."""
 
 
 class CompiledCalls:

@@ -50,7 +50,8 @@ def _hint(trace: Trace, run: Run, given: Sequence[torch.Tensor]) -> str:
     if _ABOUT_DTYPES.search(error):
         return f"Inputs were made from input_size as {dtypes}; dtypes= chooses others."
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
-    return f"Inputs were made from input_size: {shapes} ({dtypes}), the batch axis first."
+    order = "the batch axis first, then the channels" if _channels_stand_last(given, error) else "the batch axis first"
+    return f"Inputs were made from input_size: {shapes} ({dtypes}), {order}."
 
 
 def _hint_on_data(data: Any, given: Sequence[torch.Tensor], dtypes: str, error: str) -> str:
@@ -59,7 +60,11 @@ def _hint_on_data(data: Any, given: Sequence[torch.Tensor], dtypes: str, error: 
         return f"input_data holds numbers alone{meant(data)}"
     if _OTHER_DTYPE.search(error):
         return f"The inputs are {dtypes}: where the weights are float32, give x.float() (x.float() / 255 for an image)."
-    channels = _CHANNELS.search(error)
-    if channels is not None and any(tensor.ndim > 2 and tensor.shape[-1] == int(channels[1]) for tensor in given):
+    if _channels_stand_last(given, error):
         return "The channels stand last; torch wants them after the batch axis: x.movedim(-1, 1)."
     return ""
+
+
+def _channels_stand_last(given: Sequence[torch.Tensor], error: str) -> bool:
+    channels = _CHANNELS.search(error)
+    return channels is not None and any(one.ndim > 2 and one.shape[-1] == int(channels[1]) for one in given)

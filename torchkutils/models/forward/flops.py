@@ -24,6 +24,7 @@ from torchkutils import _torch_versions
 from torchkutils._nested import map_leaves, of_kind
 from torchkutils.models.forward.flop_formulas import FORMULAS, Formula, attention_flops
 from torchkutils.models.forward.free_functions import FREE_FUNCTIONS
+from torchkutils.models.forward.torch_functions import plain_name
 from torchkutils.models.records import Collection, TensorValue, Value, tensors_in
 
 Target: TypeAlias = Callable[..., Any] | str
@@ -209,13 +210,7 @@ def _key(function: Any) -> Any:
         name = function.__name__.partition(".")[0]
     else:
         return function
-    return _plain_name(name)
-
-
-@functools.lru_cache(maxsize=4096)
-def _plain_name(name: str) -> str:
-    name = name.removeprefix("aten::").removeprefix("prims::")
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    return plain_name(name)
 
 
 def _belongs_to_torch(function: Any) -> bool:
@@ -350,7 +345,7 @@ def _size(value: TensorValue, axis: int) -> int:
     return int(value.shape[axis] or 0)
 
 
-def watched_wholly(kind: type[nn.Module]) -> bool:
+def must_be_seen_inside(kind: type[nn.Module]) -> bool:
     """Whether formulas of users may concern functions inside layers of this class, which then must be seen."""
     if not _registered:
         return False

@@ -15,10 +15,16 @@ from torchkutils._torch_versions import (
 )
 
 RunFunction: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+FunctionFailed: TypeAlias = Callable[[Exception, Callable[..., Any], tuple[Any, ...], dict[str, Any]], None]
+
+
+def _run_unseen(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return function(*args, **kwargs)
 
 
 class FunctionMode(TorchFunctionMode):
     """Hands each torch function that this thread calls to `run_function`, which runs it and gives its result.
+    What a function raised is told to `function_failed`.
 
     The mode is popped from torch's stack while only known code runs, since each function costs more with it; see
     "Why the mode is popped" in this folder's README.
@@ -29,10 +35,10 @@ class FunctionMode(TorchFunctionMode):
 
     on: bool
 
-    def __init__(self, run_function: RunFunction) -> None:
+    def __init__(self, run_function: RunFunction, function_failed: FunctionFailed) -> None:
         super().__init__()
         self.on = False
-        self._run_function = run_function
+        self._run_function, self._function_failed = run_function, function_failed
 
     def __enter__(self) -> FunctionMode:
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -45,6 +51,8 @@ class FunctionMode(TorchFunctionMode):
             self.push_mode()
         super().__exit__(*details)  # type: ignore[no-untyped-call]
         self.on = False
+        # The recorder and its mode would hold each other, and all that was recorded, until garbage is collected.
+        self._run_function = _run_unseen
 
     def _is_on_stack(self) -> bool:
         return any(function_mode_at(level) is self for level in range(function_modes()))
@@ -68,4 +76,8 @@ class FunctionMode(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return self._run_function(function, args, kwargs or {})
+        try:
+            return self._run_function(function, args, kwargs or {})
+        except Exception as error:
+            self._function_failed(error, function, args, kwargs or {})
+            raise

@@ -1,4 +1,4 @@
-"""What an exception that forward raised says and carries, whatever its class forbids."""
+"""Attributes, notes, message and traceback of an exception of forward, whose class may forbid each of them."""
 
 from __future__ import annotations
 

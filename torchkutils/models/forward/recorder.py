@@ -1,8 +1,8 @@
-"""What the calls of modules and torch functions during one forward mean: calls, and a data flow."""
+"""Turns the calls of modules and of torch functions during one forward into records: calls and a data flow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from threading import get_ident
 from typing import Any
@@ -14,8 +14,9 @@ from torchkutils.models.forward.call_stack import CallStack, RunningCall
 from torchkutils.models.forward.compiled_calls import CompiledCalls, CompiledFunctionMet
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.forward.entry_points import EntryPoints, StockEntryPoints, replace_entry_points
-from torchkutils.models.forward.flops import examples_at_once, function_flops, module_flops, watched_wholly
+from torchkutils.models.forward.flops import examples_at_once, function_flops, module_flops, must_be_seen_inside
 from torchkutils.models.forward.function_mode import FunctionMode
+from torchkutils.models.forward.misfits import Misfit, misfit_of
 from torchkutils.models.forward.provenance import Provenance
 from torchkutils.models.forward.raised_errors import message_of
 from torchkutils.models.forward.torch_functions import (
@@ -25,12 +26,14 @@ from torchkutils.models.forward.torch_functions import (
     QUIET,
     SHARING,
     asks_for_graph,
+    hands_out_memory,
+    plain_name,
     shown_name,
     written_tensors,
 )
 from torchkutils.models.records import Call, Collection, Edge, Failure, Node, Value
 from torchkutils.models.restore.saved_tensors import TensorStates
-from torchkutils.models.tree.example_inputs import positional_names
+from torchkutils.models.tree.example_inputs import Key, positional_names
 from torchkutils.models.tree.module_tree import ModuleTree
 from torchkutils.models.tree.nested_values import Descriptions, aliased, all_tensors_of, tensors_of
 
@@ -45,6 +48,7 @@ class Recorder:
         tree: The model, walked.
         states: Told of parameters that are about to change; None where nothing must be put back.
         compiled: Functions that torch.compile made run unwatched. Without it, forward is stopped where one is called.
+        fitted: The arguments that were made and may be made otherwise.
 
     Attributes:
         met_compiled: Whether one was met.
@@ -60,13 +64,23 @@ class Recorder:
     asked_for_graph: bool
     provenance: Provenance
 
-    def __init__(self, tree: ModuleTree, states: TensorStates | None, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        tree: ModuleTree,
+        states: TensorStates | None,
+        *,
+        compiled: bool = False,
+        fitted: Iterable[Key] = (),
+    ) -> None:
         self.tree, self.describe = tree, Descriptions()
         self.thread = 0
         self.met_compiled = self.asked_for_graph = False
+        self._misfit: tuple[BaseException, Misfit] | None = None
+        self._fitted = frozenset(fitted)
+        self._made: dict[Key, Any] = {}
         self._flow = DataFlow()
         self.provenance = Provenance(tree, self.describe, self._flow)
-        self._mode = FunctionMode(self._run_function)
+        self._mode = FunctionMode(self._run_function, self._function_failed)
         self._calls = CallStack()
         self._states = states
         # The names of the modules in the data flow: the model itself has no path.
@@ -83,7 +97,7 @@ class Recorder:
         with ExitStack() as block:
             for index in self.tree.index_of.values():
                 module = self.tree.modules[index]
-                inside_too = watched_wholly(type(module))
+                inside_too = must_be_seen_inside(type(module))
                 self._entries.append(replace_entry_points(self, module, index, inside_too=inside_too))
             block.callback(self._release)
             block.enter_context(self._mode)
@@ -105,12 +119,17 @@ class Recorder:
         """Run forward of the model and record it; gives what it raised."""
         model = self.tree.modules[0]
         self.provenance.add_inputs(args, kwargs, positional_names(model))
+        given: dict[Key, Any] = dict(enumerate(args))
+        given.update(kwargs.items())
+        self._made = {key: value for key, value in given.items() if key in self._fitted}
         try:
             with self:
                 output = model(*args, **kwargs)
             self.provenance.add_outputs(output)
         except BaseException as error:
             return error
+        finally:
+            self._made = {}
         return None
 
     def _unseen(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -130,7 +149,7 @@ class Recorder:
             raise CompiledFunctionMet
 
     def _before_compiled(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A compiled function is about to run: nothing is watched until it has ended."""
+        """A compiled function is about to run: nothing is recorded until it has ended."""
         self._compiled_under_mode = self._mode.on and self._mode.pop_mode()
         if self._calls.running:
             sources = self._unseen(self._taken_by_compiled, self._calls.running[-1], args, kwargs)
@@ -262,10 +281,10 @@ class Recorder:
         describe.transformed = running_transform() is not None
         outer, index, number = self._calls.enter(module)
         parent = None if outer is None else outer.index
-        inputs = describe.arguments(args, kwargs)
         # Most layers take one tensor and return one: no list is made of it.
         single = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
         given = args if single else tensors_of(*args, *kwargs.values())
+        inputs = describe.argument(given[0]) if single else describe.arguments(args, kwargs)
         sources = self._sources(given, outer)
         try:
             output = entry.stock_forward(entry.module, *args, **kwargs)
@@ -273,6 +292,8 @@ class Recorder:
             flow.add_edges(flow.add("call", self._names[module], index, None), sources)
             self._calls.add(Call(index, module, number, parent, inputs, None, 0, True, True))
             self._note_failure(index, inputs, error)
+            if self._made:
+                self._stock_call_failed(error, entry, args, kwargs)
             raise
         value = describe.of(output)
         flops, flops_known = self._stock_flops(entry, inputs, given, output, value)
@@ -301,6 +322,40 @@ class Recorder:
         if self.describe.transformed:
             count *= examples_at_once(given)
         return count, True
+
+    # -- inputs that do not fit ------------------------------------------------------------------------------------
+
+    def _function_failed(
+        self, error: Exception, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self._made:
+            name = plain_name(getattr(function, "__name__", ""))
+            self._unseen(self._note_misfit, error, name, args, kwargs)
+
+    def _stock_call_failed(
+        self, error: BaseException, entry: StockEntryPoints, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        name = ""
+        if isinstance(entry.module, torch.nn.Embedding):
+            name, args = "embedding", (*args, entry.module.weight)
+        self._unseen(self._note_misfit, error, name, args, kwargs)
+
+    def _note_misfit(self, error: BaseException, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep what the innermost function that an exception passed through says of the inputs."""
+        if self._misfit is not None and self._misfit[0] is error:
+            return
+        misfit = misfit_of(message_of(error), name, args, kwargs, self._made)
+        if misfit is not None:
+            self._misfit = error, misfit
+
+    def misfit(self, error: BaseException | None) -> Misfit | None:
+        """The input that could not be taken, where forward raised this error, or made it of that one."""
+        noted, self._misfit = self._misfit, None
+        while error is not None and noted is not None:
+            if noted[0] is error:
+                return noted[1]
+            error = error.__cause__ or error.__context__
+        return None
 
     # -- functions -------------------------------------------------------------------------------------------------
 
@@ -361,6 +416,9 @@ class Recorder:
         if self._states is not None:
             if name == "__set__":
                 self._states.rebound(args[0])
+            elif name == "__get__" and hands_out_memory(function):
+                # What is written through it is not counted, and a script's or another thread's write not seen.
+                self._states.written([args[0]])
             elif name in HOOKING:
                 self._states.hooked(args[0])
         self.asked_for_graph = self.asked_for_graph or asks_for_graph(function, name)

@@ -14,7 +14,7 @@ HOOKING = ("register_hook", "register_post_accumulate_grad_hook")
 LEAVING = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "__reduce_ex__"])
 # Those of them that share the tensor's memory.
 SHARING = frozenset(["numpy", "__array__", "__dlpack__"])
-# Functions that make a tensor of what lies there.
+# Functions that make a tensor of values in NumPy, in Python or in another library.
 ENTERING = frozenset(["tensor", "as_tensor", "asarray", "from_numpy", "frombuffer", "new_tensor"])
 # Functions that look at a tensor without computing from it.
 QUIET = frozenset(
@@ -29,7 +29,7 @@ _OPERATORS = "add sub mul div truediv floordiv mod pow matmul and or xor lshift 
 _IN_PLACE_OPERATORS = frozenset(f"__i{name}__" for name in _OPERATORS.split(" "))
 # Renormalises the rows of its table that it looks up.
 _TABLES = ("embedding", "embedding_bag")
-# Behind all positional arguments: the argument has to be named.
+# Behind all positional arguments: the argument must be named.
 _NO_POSITION = 1_000_000
 
 
@@ -38,11 +38,23 @@ def shown_name(name: str) -> str:
     return name.partition(".")[0].strip("_")
 
 
+@functools.lru_cache(maxsize=4096)
+def plain_name(name: str) -> str:
+    """The name of an operator or function without its namespace and the underscore of its in-place variant."""
+    name = name.removeprefix("aten::").removeprefix("prims::")
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
 def asks_for_graph(function: Any, name: str) -> bool:
     """Whether a function of `QUIET` sets or reads what a tensor has only with gradients."""
     if name in ("__get__", "__set__"):
         return getattr(function.__self__, "__name__", "") in ("requires_grad", "grad_fn", "grad")
     return name == "requires_grad_"
+
+
+def hands_out_memory(getter: Any) -> bool:
+    """Whether a property of a tensor gives one that is written to without autograd counting it: `x.data`."""
+    return getattr(getter.__self__, "__name__", "") == "data"
 
 
 def written_tensors(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:

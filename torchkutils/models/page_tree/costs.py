@@ -51,7 +51,7 @@ class Costs:
         self._operations = Operations(trace)
         sizes = call_bytes(trace)
         self._returned = [sizes[call.index][1] if call.leaf else 0 for call in trace.calls]
-        # Calls stand behind the calls around them.
+        # A call has a higher index than the call around it.
         for call in reversed(trace.calls):
             if call.parent is not None:
                 self._returned[call.parent] += self._returned[call.index]

@@ -68,10 +68,10 @@ class _Prints:
 
 def _folded(children: list[Item], prints: _Prints) -> list[Item]:
     """The children with each run of equal ones, or of a pattern of several, as one group."""
-    modules = [place for place, child in enumerate(children) if child.kind == "module"]
+    modules = [position for position, child in enumerate(children) if child.kind == "module"]
     if len(modules) < FEWEST:
         return children
-    numbers = [prints.of(children[place]) for place in modules]
+    numbers = [prints.of(children[position]) for position in modules]
     steps = [0, *(_counts_on(children[a], children[b]) for a, b in itertools.pairwise(modules))]
     folded: list[Item] = []
     done = at = 0
@@ -89,15 +89,15 @@ def _folded(children: list[Item], prints: _Prints) -> list[Item]:
 
 
 def _pattern(numbers: list[int], steps: list[int], at: int) -> tuple[int, int]:
-    """The shortest pattern that begins at a place and repeats, and how often it does."""
+    """The shortest pattern that begins at a position and repeats, and how often it does."""
     for period in range(1, LONGEST_PATTERN + 1):
-        place = at + period
+        position = at + period
         # Beyond the first pattern each module must be as the one a period before it, and count on from its neighbour.
-        if not all(steps[at + 1 : place]):
+        if not all(steps[at + 1 : position]):
             return 1, 1
-        while place < len(numbers) and steps[place] and numbers[place] == numbers[place - period]:
-            place += 1
-        repeats = (place - at) // period
+        while position < len(numbers) and steps[position] and numbers[position] == numbers[position - period]:
+            position += 1
+        repeats = (position - at) // period
         if repeats >= FEWEST:
             return period, repeats
     return 1, 1

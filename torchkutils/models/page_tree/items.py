@@ -17,7 +17,7 @@ class Item:
     Attributes:
         kind: "module", "function", "input", "output", "parameter", "buffer", "constant"; "group" for equal modules that
             follow each other, "range" for a part of a long list.
-        name: What stands in its box: for a module the part of its path that its parent's does not have.
+        name: The text in its box: for a module the part of its path that its parent's does not have.
         path: The module's path; "" for what is no module, and for the model.
         class_name: The module's class; of a group the class of its members.
         module: Index of its module in `Trace.modules`; None for what is no module.
@@ -25,12 +25,12 @@ class Item:
         outputs: Shapes that it gave.
         dtype: Of its outputs.
         arguments: The module's `extra_repr`.
-        calls: How many calls it stands for.
+        calls: How many calls it shows.
         cost: What it holds and runs.
         failed: Forward raised in it.
         untraced: Nobody saw where its tensors come from.
         children: What lies in it, in order of execution.
-        count: Of a group how many modules it stands for.
+        count: Of a group how many modules it shows.
     """
 
     kind: str

@@ -25,11 +25,11 @@ class Box:
         outputs: Shapes that it gave, likewise.
         dtype: Of its outputs.
         module: Index of its module in `Trace.modules`; None for what is no module.
-        calls: Numbers of the calls that it stands for.
+        calls: Numbers of the calls that it shows.
         failed: Whether forward raised in it.
         untraced: Nobody saw where its tensors come from: the arrows to it are guesses.
         repeated: It is part of a pattern that one call of forward repeats.
-        folded: How many equal blocks it stands for, itself and those behind it.
+        folded: How many equal blocks it shows: its own and those that follow.
         until: The title of the last of them.
         order: Index of its first node in `Trace.nodes`.
     """

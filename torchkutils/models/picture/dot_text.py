@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchkutils import _lazy
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from torchkutils.models.picture.digraph import ModelDigraph
 
 _subgraph_numbers = itertools.count()
-# In colours boxes stand closer, so that more of a model is seen at once.
+# With colours the boxes are closer together, so that more of a model is seen at once.
 _CLOSE = {"nodesep": "0.2", "ranksep": "0.3"}
 # How many spaces are as wide as a letter of a title, on average.
 _SPACES_PER_LETTER = 1.9
 # A longer title is as wide as several boxes.
 _WIDENED = 60
+# What needs no quotes in the DOT language.
+_UNQUOTED = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*|-?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)").fullmatch
+_KEYWORDS = frozenset(["node", "edge", "graph", "digraph", "subgraph", "strict"])
 # What ends a frame in the DOT language.
 _END = "\t}\n"
 
@@ -59,7 +62,7 @@ def draw(
 
 
 def _spacing(look: Look) -> dict[str, str]:
-    """How arrows run, and how far boxes stand from each other, where that is not Graphviz's own way."""
+    """How arrows run, and the distances between boxes, where they differ from Graphviz's defaults."""
     spacing = {} if look.splines is None else {"splines": look.splines}
     return spacing | _CLOSE if look.coloured else spacing
 
@@ -116,11 +119,12 @@ class _Writer:
         yield f'\tgraph [label="{label}" labeljust=l style=rounded {colours} fontname=Helvetica fontsize=12]\n'
 
     def _box(self, box: Box) -> None:
-        label = label_of(box, self._picture, self._drawing.look, self._drawing.facts)
-        self._graph.node(f"{self._prefix}{box.key}", label=_lazy.graphviz.nohtml(label), **self._marks(box))
+        attributes = {"label": label_of(box, self._picture, self._drawing.look, self._drawing.facts)}
+        attributes |= sorted(self._marks(box).items())
+        self._graph.body.append(_statement(self._name(box.key), attributes))
 
-    def _marks(self, box: Box) -> dict[str, Any]:
-        marks = {"tooltip": _plain(title_of(box, cut=False))} if self._tooltips else {}
+    def _marks(self, box: Box) -> dict[str, str]:
+        marks = {"tooltip": escape_label(title_of(box, cut=False))} if self._tooltips else {}
         styles = []
         if box.untraced or box.kind in ("parameter", "buffer", "constant"):
             styles.append("dashed")
@@ -137,17 +141,34 @@ class _Writer:
         return marks
 
     def _arrow(self, arrow: Arrow) -> None:
+        ends = f"{self._name(arrow.source)} -> {self._name(arrow.target)}"
         style = {"style": "dashed"} if arrow.guessed else {}
-        ends = (f"{self._prefix}{arrow.source}", f"{self._prefix}{arrow.target}")
         if arrow.count > DRAWN_ARROWS:
             # Graphviz draws no label on an orthogonal arrow, only beside it.
             name = "xlabel" if self._drawing.look.splines == "ortho" else "label"
-            self._graph.edge(*ends, **{name: f"×{arrow.count}"}, **style)
+            self._graph.body.append(_statement(ends, {name: f"×{arrow.count}"} | style))
             return
-        for _ in range(arrow.count):
-            self._graph.edge(*ends, **style)
+        self._graph.body += [_statement(ends, style)] * arrow.count
+
+    def _name(self, key: str) -> str:
+        """A box's name; that of a function may hold anything."""
+        name = self._prefix + key
+        return name if name.isascii() and name.isidentifier() else f'"{escape_label(name)}"'
+
+
+def _statement(subject: str, attributes: Mapping[str, str]) -> str:
+    """One line of a graph. `Digraph.node` and `edge` write the same, and take several times as long."""
+    if not attributes:
+        return f"\t{subject}\n"
+    listed = " ".join([f"{name}={_quoted(value)}" for name, value in attributes.items()])
+    return f"\t{subject} [{listed}]\n"
+
+
+def _quoted(text: str) -> str:
+    """A name or a value, escaped already, as the DOT language takes it."""
+    return text if _UNQUOTED(text) and text.lower() not in _KEYWORDS else f'"{text}"'
 
 
 def _plain(text: str) -> Any:
-    """A label that is no HTML, whatever angle brackets stand in it."""
+    """A label that Graphviz does not read as HTML, even with angle brackets in it."""
     return _lazy.graphviz.nohtml(escape_label(text))

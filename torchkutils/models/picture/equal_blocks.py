@@ -1,4 +1,4 @@
-"""Modules that stand side by side and are equal: the blocks of a transformer, drawn once where that is asked for."""
+"""Equal modules that follow each other, as the blocks of a transformer: drawn once where `fold` asks for it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def _print_of(module: ModuleRecord, prints: dict[int, Hashable]) -> Hashable:
 
 
 def folded(boxes: dict[str, Box], arrows: list[Arrow], siblings: dict[int, int]) -> tuple[dict[str, Box], list[Arrow]]:
-    """The same graph with each chain of equal blocks as one box, which says how many it stands for.
+    """The same graph with each chain of equal blocks as one box, which says how many blocks it shows.
 
-    A block joins the one before it where it takes that one's output, gives its own to nobody but the next one, and
-    takes everything else from where the first one takes it.
+    A block joins the one before it where it takes that one's output, gives its own output only to the next one, and
+    takes everything else from where the first block takes it.
     """
     chains = _chains(boxes, arrows, siblings)
     first_of: dict[str, str] = {}
@@ -61,29 +61,33 @@ def folded(boxes: dict[str, Box], arrows: list[Arrow], siblings: dict[int, int])
 
 def _chains(boxes: dict[str, Box], arrows: list[Arrow], siblings: dict[int, int]) -> list[list[str]]:
     """The keys of blocks that fold into one, a list for each chain of at least two."""
-    takes: dict[str, set[str]] = {}
-    gives: dict[str, set[str]] = {}
-    for arrow in arrows:
-        takes.setdefault(arrow.target, set()).add(arrow.source)
-        gives.setdefault(arrow.source, set()).add(arrow.target)
-
-    def joins(key: str, chain: list[str]) -> bool:
-        """Whether a block is one more of a chain."""
-        equal = _group(boxes[chain[-1]], siblings) == _group(boxes[key], siblings)
-        follows = gives.get(chain[-1]) == {key}
-        return equal and follows and takes.get(key, set()) - {chain[-1]} <= takes.get(chain[0], set())
-
+    neighbours = _Neighbours(arrows)
     chains: list[list[str]] = []
+    group = None
     for key, box in boxes.items():
-        if _group(box, siblings) is None or len(box.calls) > 1 or box.failed:
+        own = None if box.module is None else siblings.get(box.module)
+        if own is None or len(box.calls) > 1 or box.failed:
             continue
-        if chains and joins(key, chains[-1]):
+        if own == group and neighbours.joins(key, chains[-1]):
             chains[-1].append(key)
         else:
             chains.append([key])
+        group = own
     return [chain for chain in chains if len(chain) > 1]
 
 
-def _group(box: Box, siblings: dict[int, int]) -> int | None:
-    """What a block has in common with those that are equal to it; None for what has no equal."""
-    return None if box.module is None else siblings.get(box.module)
+class _Neighbours:
+    """For each box the boxes that it takes from and gives to."""
+
+    def __init__(self, arrows: list[Arrow]) -> None:
+        self._takes: dict[str, set[str]] = {}
+        self._gives: dict[str, set[str]] = {}
+        for arrow in arrows:
+            self._takes.setdefault(arrow.target, set()).add(arrow.source)
+            self._gives.setdefault(arrow.source, set()).add(arrow.target)
+
+    def joins(self, key: str, chain: list[str]) -> bool:
+        """Whether a box continues a chain."""
+        last = chain[-1]
+        others = self._takes.get(key, set()) - {last}
+        return self._gives.get(last) == {key} and others <= self._takes.get(chain[0], set())

@@ -33,6 +33,8 @@ def escape_label(text: str) -> str:
 
 def printable(text: str) -> str:
     """Text on one line, each character that has no shape replaced."""
+    if text.isprintable():
+        return text
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
@@ -52,7 +54,7 @@ def title_of(box: Box, *, names: bool = True, cut: bool = True, inside: str = ""
 
 
 def name_inside(path: str, module: str) -> str:
-    """A path without that of the module whose frame it stands in, which says it already.
+    """A path without the path of the module whose frame is around it: the frame says that part already.
 
     >>> name_inside("encoder.layer.0.output", "encoder.layer.0")
     'output'
@@ -60,7 +62,9 @@ def name_inside(path: str, module: str) -> str:
     rest = path.removeprefix(module)
     if not module or rest == path:
         return path
-    return rest[1:] if rest.startswith(".") else (rest if rest.startswith("[") else path)
+    if rest.startswith("["):
+        return rest
+    return rest[1:] if rest.startswith(".") else path
 
 
 def frame_title(graph: PictureGraph, frame: str) -> str:
@@ -119,19 +123,23 @@ def failed_text(error: str) -> str:
 
 def parameter_facts(box: Box, graph: PictureGraph, *, params: bool, trainable: bool) -> list[str]:
     """How many parameters a module holds and whether they are trained."""
-    if box.module is None or not (params or trainable):
-        return []
-    facts = []
+    facts: list[str] = []
+    if box.module is None:
+        return facts
     if params:
         below = held_in(graph.trace, box.module)
         facts.append("params: ?" if below.lazy else f"params: {below.elements:,}")
-    held = [tensor for member in subtree(graph.trace, box.module) for tensor in member.parameters]
-    if trainable and held:
-        facts.append(_trained({tensor.requires_grad for tensor in held}))
+    if trainable:
+        members = subtree(graph.trace, box.module)
+        flags = frozenset(tensor.requires_grad for member in members for tensor in member.parameters)
+        facts += _TRAINED[flags]
     return facts
 
 
-def _trained(flags: set[bool]) -> str:
-    if len(flags) > 1:
-        return "partly trainable"
-    return "trainable" if flags == {True} else "frozen"
+# By what `requires_grad` is among the parameters of a module; one without parameters says nothing.
+_TRAINED: dict[frozenset[bool], list[str]] = {
+    frozenset(): [],
+    frozenset([True]): ["trainable"],
+    frozenset([False]): ["frozen"],
+    frozenset([True, False]): ["partly trainable"],
+}

@@ -1,7 +1,8 @@
-"""What kind of layer a module is, by the names of its classes, and the colour that a picture gives to the kind."""
+"""What kind of layer a module or a function is, by its name, and the colour of the kind in pictures and pages."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,19 +22,33 @@ class Colour:
     fill: str
     text: str = "#000000"
 
+    def mixed(self, paper: str, part: float) -> str:
+        """The fill as a part of a mixture with the colour of the paper.
+
+        >>> Colour("#000000").mixed("#ffffff", 0.5)
+        '#808080'
+        """
+        pairs = zip(_channels(self.fill), _channels(paper), strict=True)
+        return "#" + "".join(f"{round(part * own + (1 - part) * other):02x}" for own, other in pairs)
+
+
+def _channels(colour: str) -> bytes:
+    """Red, green and blue of "#RRGGBB"."""
+    return bytes.fromhex(colour[1:])
+
 
 # Okabe and Ito's colours ("Color Universal Design", 2008), which people with any kind of colour vision tell apart, and
-# two greys. Where black text would be hard to read, it is white.
+# two greys. Where black text would be hard to read, it is white. The order is that of a page's legend.
 PALETTE: Mapping[str, Colour] = {
     "convolution": Colour("#56B4E9"),
+    "linear": Colour("#0072B2", "#FFFFFF"),
     "attention": Colour("#CC79A7"),
     "normalisation": Colour("#F0E442"),
     "activation": Colour("#E69F00"),
     "recurrent": Colour("#D55E00"),
     "embedding": Colour("#009E73"),
-    "linear": Colour("#0072B2", "#FFFFFF"),
     "pooling": Colour("#B5B5B5"),
-    "dropout": Colour("#E5E5E5"),
+    "dropout": Colour("#D6D6D6"),
 }
 
 # Tried in this order: what is attention may be a projection, and what ends in "Activation" may begin with "Conv".
@@ -63,19 +78,46 @@ _EXACT = {
 }
 
 
+_FUNCTIONS = (
+    ("attention", r"attention"),
+    ("normalisation", r"(^|_)norm($|_)|normalize$"),
+    ("activation", r"relu|gelu|silu|mish|sigmoid|tanh|softmax|softplus|softsign|^[esc]elu|^glu"),
+    ("embedding", r"embedding"),
+    ("recurrent", r"^(lstm|gru|rnn)"),
+    ("pooling", r"pool"),
+    ("dropout", r"dropout"),
+    ("linear", r"linear|^(b|add|badd)?mm$|^matmul$|^einsum$"),
+    ("convolution", r"conv"),
+)
+
+
 def kind_of(class_names: Iterable[str]) -> str:
     """A key of `PALETTE`, or "" for what has no colour; the first of a class's names that says something decides.
 
     >>> [kind_of([name]) for name in ("Conv2d", "BertSelfAttention", "LlamaRMSNorm", "BasicBlock")]
     ['convolution', 'attention', 'normalisation', '']
     """
-    for name in class_names:
-        if name in _EXACT:
-            return _EXACT[name]
-        for kind, pattern in _RULES:
-            if re.search(pattern, name):
-                return kind
-    return ""
+    return next(filter(None, map(_kind_of_class, class_names)), "")
+
+
+# A large model has many modules of few classes.
+@functools.lru_cache(maxsize=4096)
+def _kind_of_class(name: str) -> str:
+    return _EXACT[name] if name in _EXACT else _first_match(_RULES, name)
+
+
+@functools.lru_cache(maxsize=4096)
+def kind_of_function(name: str) -> str:
+    """A key of `PALETTE` by the name of a function of torch, or "".
+
+    >>> [kind_of_function(name) for name in ("softmax", "scaled_dot_product_attention", "matmul", "add")]
+    ['activation', 'attention', 'linear', '']
+    """
+    return _first_match(_FUNCTIONS, name.lower())
+
+
+def _first_match(rules: Iterable[tuple[str, str]], name: str) -> str:
+    return next((kind for kind, pattern in rules if re.search(pattern, name)), "")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from torchkutils.models.picture.boxes import Arrow, Box
 from torchkutils.models.records import Trace
 
-# What is no layer stays where it hangs on one that stays.
-_HANGING = ("input", "output", "parameter", "buffer", "constant")
+# Boxes that are no layers: they are kept where a kept layer takes or gives them.
+_NO_LAYERS = ("input", "output", "parameter", "buffer", "constant")
 
 
 def boxes_in_range(
@@ -27,9 +27,9 @@ def boxes_in_range(
     begin, end = _ends(list(boxes.values()), layer_range, trace)
     inside = set()
     for key, box in boxes.items():
-        if begin <= box.order <= end and box.kind not in _HANGING:
+        if begin <= box.order <= end and box.kind not in _NO_LAYERS:
             inside.add(key)
-    kept = inside | _hanging_on(inside, boxes, arrows)
+    kept = inside | _joined_to(inside, boxes, arrows)
     return (
         {key: box for key, box in boxes.items() if key in kept},
         [arrow for arrow in arrows if arrow.source in kept and arrow.target in kept],
@@ -38,25 +38,25 @@ def boxes_in_range(
 
 def _ends(boxes: list[Box], layer_range: tuple[str, str], trace: Trace) -> tuple[int, int]:
     """Where the range begins and ends in the data flow."""
-    paths, places = [], []
+    paths, orders = [], []
     for box in boxes:
         if box.module is not None:
             paths.append(trace.modules[box.module].path)
-            places.append(box.order)
+            orders.append(box.order)
     first, last = positions_in_range(paths, layer_range)
-    firsts, lasts = [places[position] for position in first], [places[position] for position in last]
+    firsts, lasts = [orders[position] for position in first], [orders[position] for position in last]
     if min(firsts) > max(lasts):
         firsts, lasts = lasts, firsts
     return min(firsts), max(lasts)
 
 
-def _hanging_on(inside: set[str], boxes: dict[str, Box], arrows: list[Arrow]) -> set[str]:
+def _joined_to(inside: set[str], boxes: dict[str, Box], arrows: list[Arrow]) -> set[str]:
     """Inputs, outputs and parameters that a box of the range takes or gives."""
     found = set()
     for arrow in arrows:
-        if arrow.target in inside and boxes[arrow.source].kind in _HANGING:
+        if arrow.target in inside and boxes[arrow.source].kind in _NO_LAYERS:
             found.add(arrow.source)
-        if arrow.source in inside and boxes[arrow.target].kind in _HANGING:
+        if arrow.source in inside and boxes[arrow.target].kind in _NO_LAYERS:
             found.add(arrow.target)
     return found
 
@@ -73,8 +73,8 @@ def positions_in_range(paths: Sequence[str], layer_range: tuple[str, str]) -> tu
 
 def _fitting(name: str, paths: Sequence[str]) -> list[int]:
     inside = re.compile(rf"{re.escape(name)}(?:[.\[]|$)")
-    found = [place for place, path in enumerate(paths) if inside.match(path)]
-    found = found or [place for place, path in enumerate(paths) if re.match(name, path)]
+    found = [position for position, path in enumerate(paths) if inside.match(path)]
+    found = found or [position for position, path in enumerate(paths) if re.match(name, path)]
     if found:
         return found
     known = [path for path in dict.fromkeys(paths) if path]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from torchkutils.models.records import Trace
+from torchkutils.models.records import Trace, fields_among
 
 Direction: TypeAlias = Literal["TB", "BT", "LR", "RL"]
 Splines: TypeAlias = Literal["ortho", "curved", "polyline", "spline", "line"]
@@ -74,6 +75,15 @@ class Look:
         if self.layer_range is not None:
             object.__setattr__(self, "layer_range", checked_range(self.layer_range))
 
+    @staticmethod
+    def asked_for(arguments: Mapping[str, Any]) -> Look:
+        """The look that a public function was asked for: its arguments by name, those that are no field left out.
+
+        Raises:
+            ValueError, TypeError: As the constructor.
+        """
+        return Look(**fields_among(Look, arguments))
+
     @property
     def across(self) -> bool:
         """Whether the graph runs from left to right or back, where Graphviz turns records by a right angle."""
@@ -90,7 +100,7 @@ class Look:
             return self.depth
         if self.expand_nested:
             return max(module.depth for module in trace.modules)
-        # A root whose one child does all the work is looked through.
+        # A model that only wraps one other module is opened, and so is that one.
         limit, root = 1, trace.modules[0]
         while len(root.children) == 1 and trace.modules[root.children[0]].children:
             root = trace.modules[root.children[0]]

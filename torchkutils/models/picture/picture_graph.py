@@ -82,11 +82,11 @@ class PictureGraph:
     # -- for the page ----------------------------------------------------------------------------------------------
 
     def in_order_of_execution(self) -> list[Box]:
-        """The boxes, each where its first node ran; what failed stands last."""
+        """The boxes in the order in which their first nodes ran; one that failed is the last."""
         return sorted(self.boxes.values(), key=lambda box: box.order)
 
     def calls_of_frames(self) -> dict[str, list[Call]]:
-        """The calls that each open module's frame stands for."""
+        """The calls that each open module's frame shows."""
         calls: dict[str, list[Call]] = {}
         for call in self.trace.calls:
             place = self._frames.place_of(call.index)
@@ -136,21 +136,19 @@ class PictureGraph:
         frame_of = {frame.module: frame for frame in reversed(self._frames.by_key.values())}
         for node in held:
             holders = self._module_and_holders(index_of.get(node.name.rpartition(".")[0], 0))
-            closed = takers.get(node.index, [])
-            if closed and all(call is not None and call.module in holders for call in closed):
+            if takers[node.index] and takers[node.index].issubset(holders):
                 # What a closed module takes from itself is not shown.
                 self._flow.is_hidden(node)
-                continue
-            frames = [frame_of[index] for index in holders if index in frame_of]
-            self._plain_box(node, frames[0] if frames else None)
+            else:
+                self._plain_box(node, next(filter(None, map(frame_of.get, holders)), None))
 
-    def _closed_takers(self, sources: set[int]) -> dict[int, list[Call | None]]:
-        """For each of some nodes, the closed call of everything that takes it; None for what is in the open."""
-        takers: dict[int, list[Call | None]] = {}
+    def _closed_takers(self, sources: set[int]) -> dict[int, set[int | None]]:
+        """For each of some nodes the closed modules that take it; None for what takes it in the open."""
+        takers: dict[int, set[int | None]] = {source: set() for source in sources}
         for edge in self.trace.edges:
             if edge.source in sources:
-                taker = self.trace.nodes[edge.target].call
-                takers.setdefault(edge.source, []).append(self._frames.place_of(taker).closed)
+                closed = self._frames.place_of(self.trace.nodes[edge.target].call).closed
+                takers[edge.source].add(None if closed is None else closed.module)
         return takers
 
     def _module_and_holders(self, module: int) -> list[int]:
@@ -167,9 +165,12 @@ class PictureGraph:
         outputs = {node.index for node in self.trace.nodes if node.kind == "output"}
         if len(outputs) > 1:
             return True
-        sources = [edge.source for edge in self.trace.edges if edge.target in outputs]
-        elsewhere = {edge.source for edge in self.trace.edges if edge.target not in outputs}
-        return any(source in elsewhere or self.trace.nodes[source].kind == "input" for source in sources)
+        returned: set[int] = set()
+        elsewhere = {node.index for node in self.trace.nodes if node.kind == "input"}
+        for edge in self.trace.edges:
+            takers = returned if edge.target in outputs else elsewhere
+            takers.add(edge.source)
+        return not returned.isdisjoint(elsewhere)
 
     def _plain_box(self, node: Node, frame: Frame | None) -> None:
         """A box for an input, an output, a parameter, a buffer or a constant."""
@@ -217,11 +218,23 @@ class PictureGraph:
         if not (self.functions or joins or node.untraced):
             self._flow.leads_back_to(node, origins)
             return
+        box = self._function_box(node)
+        box.saw(self._taken(node), shape_text(node.output))
+        number = -1 if node.call is None else node.call
+        if self._repeated is not None and self._repeated.is_one_of_several(node):
+            # Each repetition counts as a call of the box.
+            number = len(self.trace.calls) + node.index
+            box.repeated = True
+        if number >= 0:
+            box.calls.add(number)
+        self._flow.starts_at(node, box.key, number)
+
+    def _function_box(self, node: Node) -> Box:
+        """The box of a function, which it may share with the same function in other calls."""
         key = self._function_key(node)
-        box = self.boxes.get(key)
-        if box is None:
+        if key not in self.boxes:
             frame = self._frames.place_of(node.call).frame
-            box = self.boxes[key] = Box(
+            self.boxes[key] = Box(
                 key=key,
                 kind="function",
                 title=node.name,
@@ -231,15 +244,7 @@ class PictureGraph:
                 untraced=node.untraced,
                 order=node.index,
             )
-        box.saw(self._taken(node), shape_text(node.output))
-        number = -1 if node.call is None else node.call
-        if self._repeated is not None and self._repeated.is_one_of_several(node):
-            # Each repetition counts as a call of the box.
-            number = len(self.trace.calls) + node.index
-            box.repeated = True
-        if number >= 0:
-            box.calls.add(number)
-        self._flow.starts_at(node, key, number)
+        return self.boxes[key]
 
     def _function_key(self, node: Node) -> str:
         """The same function of a module called again shares the box, as the module itself does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from torchkutils.models.picture.boxes import Arrow, Box
 
@@ -19,6 +19,7 @@ def without_steering(
     boxes: dict[str, Box], arrows: list[Arrow], outputs: Container[str]
 ) -> tuple[dict[str, Box], list[Arrow]]:
     """Leave out functions whose result only decides what Python does: comparisons, and numbers that nothing takes.
+    Those that take nothing of the model either (`torch.arange`, indexed and dropped) go whatever they give.
 
     `outputs` are the boxes that the model's outputs come from.
     """
@@ -31,7 +32,12 @@ def without_steering(
     def steers(key: str) -> bool:
         return boxes[key].kind == "function" and key not in outputs and not takers.get(key)
 
-    ends = [key for key, box in boxes.items() if (box.dtype == "bool" or box.outputs == "()") and steers(key)]
+    fed = _fed(boxes, takers)
+    ends = [
+        key
+        for key, box in boxes.items()
+        if (box.dtype == "bool" or box.outputs == "()" or key not in fed) and steers(key)
+    ]
     dropped: set[str] = set()
     while ends:
         end = ends.pop()
@@ -41,6 +47,17 @@ def without_steering(
             if steers(giver):
                 ends.append(giver)
     return _without(dropped, boxes, arrows)
+
+
+def _fed(boxes: Mapping[str, Box], takers: Mapping[str, set[str]]) -> set[str]:
+    """The boxes that something of the model leads to: an input, a module, a tensor that it holds, what nobody saw."""
+    stack = [key for key, box in boxes.items() if box.kind != "function" or box.untraced]
+    fed = set(stack)
+    while stack:
+        new = takers.get(stack.pop(), set()) - fed
+        fed |= new
+        stack += new
+    return fed
 
 
 def _without(dropped: set[str], boxes: dict[str, Box], arrows: list[Arrow]) -> tuple[dict[str, Box], list[Arrow]]:

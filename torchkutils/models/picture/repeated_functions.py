@@ -18,7 +18,7 @@ class Run:
     Attributes:
         start: Where the first repetition begins.
         length: Of the pattern.
-        times: How often it stands there.
+        times: How often the pattern is repeated there.
     """
 
     start: int
@@ -53,16 +53,16 @@ def _longest(sequence: Sequence[Hashable], start: int, end: int) -> Run | None:
     best: Run | None = None
     for length in range(1, min((end - start) // 2, _LONGEST_PATTERN) + 1):
         same = 0
-        for place in range(start, end - length):
-            same = same + 1 if sequence[place] == sequence[place + length] else 0
+        for position in range(start, end - length):
+            same = same + 1 if sequence[position] == sequence[position + length] else 0
             times = same // length + 1
             if times > 1 and (best is None or times * length > best.times * best.length):
-                best = Run(place - same + 1, length, times)
+                best = Run(position - same + 1, length, times)
     return best
 
 
 class RepeatedFunctions:
-    """For each function between modules its place in the pattern that its call repeats."""
+    """For each function between modules its position in the pattern that its call repeats."""
 
     def __init__(self, trace: Trace) -> None:
         self._places: dict[int, int] = {}
@@ -88,19 +88,19 @@ class RepeatedFunctions:
 
     def _number(self, steps: list[tuple[Hashable, int | None]]) -> None:
         runs = runs_in([token for token, _ in steps])
-        run_of = {place: run for run in runs for place in range(run.start, run.end)}
-        for place, (_, node) in enumerate(steps):
+        run_of = {position: run for run in runs for position in range(run.start, run.end)}
+        for position, (_, node) in enumerate(steps):
             if node is None:
                 continue
-            run = run_of.get(place)
-            self._places[node] = place if run is None else run.start + (place - run.start) % run.length
+            run = run_of.get(position)
+            self._places[node] = position if run is None else run.start + (position - run.start) % run.length
             if run is not None:
                 self._several.add(node)
 
     def place_of(self, node: Node) -> int:
-        """Where the function stands, the same in each repetition."""
+        """The position of the function, the same in each repetition."""
         return self._places[node.index]
 
     def is_one_of_several(self, node: Node) -> bool:
-        """Whether the function stands in a part that is repeated."""
+        """Whether the function is in a part that is repeated."""
         return node.index in self._several

@@ -1,9 +1,9 @@
 """A drawn SVG as a notebook shows it in a cell: as wide as the cell, not too high, in the notebook's own colours.
 
 As HTML the picture has no background, and its lines and texts have the colour of the text around it (`currentColor`):
-so it follows the theme of JupyterLab, VS Code or whatever page it stands in. What stands on a filled box stays as it
-was drawn. As an image of its own there is nothing around, and JupyterLab does not tell images its theme: there
-`svg:root` applies, which inside a page is no one, and gives it a background, light or dark as the reader prefers.
+so it follows the theme of JupyterLab, VS Code or any other page. Text on a filled box keeps its colour. As an image
+(`image/svg+xml`) the picture is a document of its own, and JupyterLab does not tell images its theme. The rule for
+`svg:root` matches only there: it sets a background, light or dark by the reader's `prefers-color-scheme`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _EDGE = re.compile(r'<g id="\w+" class="edge">(.*?)</g>', re.DOTALL)
 _LINE = re.compile(r'<(path|polygon) [^>]*?(?: d| points)="([^"]*)"')
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _TRAILING = re.compile("(?: |&#160;)+$")
-# Parts of its size that a title may have where there is no place for it else.
+# Parts of its size that a title may have where there is no free position at full size.
 _SMALLER = (1.0, 0.9, 0.8, 0.75)
 # Between a frame and its title, in points.
 _MARGIN = 8.0
@@ -72,8 +72,8 @@ class _Title(NamedTuple):
         label: The title, without the spaces behind it.
         spaces: How many these are.
         left: Where Graphviz begins the label.
-        place: Where nothing crosses the title; None where there is no such place.
-        part: Of its size, for this place.
+        position: Where nothing crosses the title; None where there is no such position.
+        part: Of its size, for this position.
         size: Of the font.
         attributes: Of the text, before and behind its size.
     """
@@ -83,7 +83,7 @@ class _Title(NamedTuple):
     label: str
     spaces: int
     left: float
-    place: float | None
+    position: float | None
     part: float
     size: float
     attributes: tuple[str, str]
@@ -101,10 +101,10 @@ def with_free_titles(svg: str) -> str:
 
     def moved(frame: re.Match[str]) -> str:
         title = _title(frame, arrows, _SMALLER)
-        place, part = (title.left, 1.0) if title.place is None else (title.place, title.part)
+        position, part = (title.left, 1.0) if title.position is None else (title.position, title.part)
         before, after = title.attributes
         return (
-            f'{title.head}<text xml:space="preserve" text-anchor="start" x="{place:.2f}"{before}'
+            f'{title.head}<text xml:space="preserve" text-anchor="start" x="{position:.2f}"{before}'
             f'font-size="{part * title.size:.2f}"{after}>{title.label}</text>'
         )
 
@@ -112,22 +112,22 @@ def with_free_titles(svg: str) -> str:
 
 
 def _title(frame: re.Match[str], arrows: _Arrows, sizes: Sequence[float]) -> _Title:
-    """Where a frame's title has a place, at the largest of the sizes that has one."""
+    """Where a frame's title has a position, at the largest of the sizes that has one."""
     head, name, border, y, before, size, after, text = frame.groups()
     label = _TRAILING.sub("", text)
     spaces = len(text[len(label) :].replace("&#160;", " "))
     width = _width(html.unescape(label))
     sides = [float(number) for number in _NUMBER.findall(border)[::2]]
     left, right = min(sides) + _MARGIN, max(sides) - _MARGIN
-    place, part = None, 1.0
+    position, part = None, 1.0
     for part in sizes:
         height = part * float(size)
         across = arrows.crossing(float(y) - height, float(y) + 0.3 * height)
-        place = _free_place(across, left, right, width * height)
-        if place is not None:
+        position = _free_position(across, left, right, width * height)
+        if position is not None:
             break
     attributes = (f' y="{y}"{before}', after)
-    return _Title(html.unescape(name), head, label, spaces, left, place, part, float(size), attributes)
+    return _Title(html.unescape(name), head, label, spaces, left, position, part, float(size), attributes)
 
 
 def _with_spaces(source: str, svg: str) -> str:
@@ -138,9 +138,9 @@ def _with_spaces(source: str, svg: str) -> str:
     arrows = _Arrows(svg)
     for frame in _FRAME.finditer(svg):
         title = _title(frame, arrows, (1.0,))
-        if title.place is None or not title.spaces:
+        if title.position is None or not title.spaces:
             continue
-        moved = min(title.spaces, round((title.place - title.left) / (_SPACE * title.size)))
+        moved = min(title.spaces, round((title.position - title.left) / (_SPACE * title.size)))
         line = re.compile(rf'(\tsubgraph "?{re.escape(title.frame)}"? {{\n\tgraph \[label=")([^"]*?)( {{{moved}}})(" )')
         source = line.sub(lambda found: f"{found[1]}{found[3]}{found[2]}{found[4]}", source, count=1)
     return source
@@ -155,13 +155,13 @@ def _width(text: str) -> float:
     return 0.28 * narrow + 0.9 * wide + 0.72 * capitals + foreign + 0.56 * others
 
 
-def _free_place(crossing: list[tuple[float, float]], left: float, right: float, width: float) -> float | None:
-    """The leftmost place between two borders that is free of what crosses; None where there is none."""
-    place = left
+def _free_position(crossing: list[tuple[float, float]], left: float, right: float, width: float) -> float | None:
+    """The leftmost position between two borders that is free of what crosses; None where there is none."""
+    position = left
     for begin, end in crossing:
-        if end > place and begin < place + width:
-            place = end
-    return place if place + width <= right + _GAP else None
+        if end > position and begin < position + width:
+            position = end
+    return position if position + width <= right + _GAP else None
 
 
 class _Arrows:

@@ -41,19 +41,32 @@ class ContainerStates:
     Args:
         empty: Dicts and sets that hold nothing, as most of a module's own do: `clear` is all that they need.
         filled: Dicts and sets whose contents are not walked.
-        reached: What the values that may change reach.
+        reached: What the values that may change reach; None for nothing.
     """
 
-    def __init__(self, empty: list[Any], filled: list[Any], reached: Reachable) -> None:
+    def __init__(self, empty: list[Any], filled: list[Any], reached: Reachable | None = None) -> None:
         self._empty = empty
-        plain = [held for held in filled if type(held) is dict]
-        self._dicts = [*plain, *reached.dicts]
-        others = [*(held for held in filled if type(held) is not dict), *reached.others]
+        self._dicts = [held for held in filled if type(held) is dict]
+        others = [held for held in filled if type(held) is not dict]
+        slotted = []
+        if reached is not None:
+            self._dicts += reached.dicts
+            others += reached.others
+            slotted = reached.slotted
         self._others = [(container, _contents(container)) for container in others]
-        self._slots = _slots(reached.slotted)
+        self._slots = _slots(slotted)
         self._lengths = list(map(dict.__len__, self._dicts))
         self._keys = list(itertools.chain.from_iterable(map(dict.keys, self._dicts)))
         self._values = list(itertools.chain.from_iterable(map(dict.values, self._dicts)))
+
+    def changed(self) -> bool:
+        """Whether any of them holds something else."""
+        return (
+            not holds(self._dicts, self._lengths, self._keys, self._values)
+            or not all(itertools.starmap(_holds_the_same, self._others))
+            or any(getattr(value, name, _NEVER_SET) is not before for value, name, before in self._slots)
+            or any(self._empty)
+        )
 
     def restore(self) -> None:
         """Give the containers that changed their contents back."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 from torchkutils._torch_versions import set_version_counters, untransformed
+from torchkutils.models.restore.packed_contents import PackedContents, can_be_packed
 from torchkutils.models.tree.module_tree import ORDINARY, ModuleTree
 
 _requires_grad: Callable[[torch.Tensor], bool] = operator.attrgetter("requires_grad")
 _gradient: Callable[[torch.Tensor], torch.Tensor | None] = operator.attrgetter("grad")
+_version: Callable[[torch.Tensor], int] = operator.attrgetter("_version")
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
@@ -34,7 +37,7 @@ class TensorStates:
     requires_grad: list[bool]
     leaves: list[torch.Tensor]
     gradients: list[torch.Tensor | None]
-    addresses: list[int]
+    addresses: array.array[int]
 
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         self._tree = tree
@@ -43,43 +46,69 @@ class TensorStates:
         self.tensors = [*tree.tensors, *beside]
         # A sparse or nested tensor has no one address to compare.
         self.addressed = self.tensors
+        buffers = tree.buffers
         if tree.unusual:
             self.tensors = list(itertools.filterfalse(is_lazy, self.tensors))
             self.addressed = [tensor for tensor in self.tensors if id(tensor) not in tree.unusual]
+            buffers = list(itertools.filterfalse(is_lazy, buffers))
         self.requires_grad = list(map(_requires_grad, self.tensors))
         self.leaves = [t for t in self.tensors if type(t) is torch.nn.Parameter or t.is_leaf]
         self.gradients = list(map(_gradient, self.leaves))
+        self.hooks: dict[int, tuple[torch.Tensor, list[tuple[Any, list[Any]]]]] = {}
+        # By `id` of a tensor: another tensor on the same memory, which keeps that memory alive.
+        self.memories: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._hold(itertools.chain(buffers, beside))
+        if tree.unusual:
+            self._hold([tensor for tensor in self.tensors if id(tensor) in tree.unusual])
         # By `id` of a tensor: what can be written to, and a copy of what was there.
         self.contents: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.hooks: dict[int, tuple[torch.Tensor, list[tuple[Any, list[Any]]]]] = {}
         # How often autograd has counted a write.
         self.versions: dict[int, tuple[torch.Tensor, int]] = {}
-        self.memories: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._keep_buffers()
+        self._keep_all(buffers)
         # Whether something was seen that may have moved a tensor, or whether that cannot be told.
         self._moved = bool(tree.unusual)
         self.addresses = _addresses(self.addressed)
-        for tensor in beside:
-            self._hold(tensor)
+        self._counts = _counts(self.tensors)
         self._by_storage: dict[int, list[torch.Tensor]] | None = None
 
-    def _keep_buffers(self) -> None:
-        unusual = self._tree.unusual
-        buffers = self._tree.buffers
-        if unusual:
-            buffers = list(itertools.filterfalse(is_lazy, buffers))
-        for tensor in buffers:
-            self._hold(tensor)
-            self.keep(tensor)
-        for tensor in self.tensors if unusual else ():
-            if id(tensor) in unusual:
-                self._hold(tensor)
+    def _keep_all(self, buffers: list[torch.Tensor]) -> None:
+        """Remember the contents of all buffers: of small ones at once, of others one by one."""
+        small = [tensor for tensor in buffers if id(tensor) not in self._tree.unusual and can_be_packed(tensor)]
+        self.packed = PackedContents(small)
+        self.versions.update({id(tensor): (tensor, tensor._version) for tensor in small})
+        if len(small) < len(buffers):
+            for tensor in buffers:
+                # Those whose version is known are packed.
+                self.keep(tensor)
 
     def take_gradients(self) -> None:
         """Set all gradients to None until the end, so that a backward inside forward does not add to them."""
         if not set(map(type, self.gradients)) <= {type(None)}:
             for tensor in self.leaves:
                 tensor.grad = None
+
+    def keep_all(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Remember the contents of those of these tensors that are looked after."""
+        looked_after = set(map(id, self.tensors))
+        for tensor in tensors:
+            if id(tensor) in looked_after:
+                self.keep(tensor)
+
+    def written_unseen(self) -> list[str]:
+        """The tensors of the model that something wrote to unseen, by autograd's count; their contents are lost."""
+        counts = _counts(self.tensors)
+        if counts == self._counts:
+            return []
+        changed = map(operator.ne, counts, self._counts)
+        lost = [tensor for tensor in itertools.compress(self.tensors, changed) if not self._comes_back(tensor)]
+        return [self._tree.tensor_name(tensor) or "a tensor among the attributes or inputs" for tensor in lost]
+
+    def _comes_back(self, tensor: torch.Tensor) -> bool:
+        """Whether its contents are kept, or it was given other memory and gets its own back."""
+        if id(tensor) in self.contents or id(tensor) in self.versions:
+            return True
+        _, memory = self.memories.get(id(tensor), (tensor, tensor))
+        return not _has_storage(tensor) or _layout(tensor) != _layout(memory)
 
     def written(self, tensors: Sequence[torch.Tensor]) -> None:
         """A function is about to write to these tensors: parameters, plain attributes or views of them."""
@@ -92,7 +121,7 @@ class TensorStates:
             for held in self._by_storage.get(_storage(tensor), ()):
                 # In-place functions may change a shape too.
                 self._moved = True
-                self._hold(held)
+                self._hold([held])
                 self.keep(held)
 
     def _held_by_storage(self) -> dict[int, list[torch.Tensor]]:
@@ -107,7 +136,7 @@ class TensorStates:
         """A tensor is about to be given other memory; if it is one of the model's, its memory is held."""
         if self._has(tensor):
             self._moved = True
-            self._hold(tensor)
+            self._hold([tensor])
 
     def _has(self, tensor: Any) -> bool:
         return any(tensor is held for held in self.tensors)
@@ -122,9 +151,10 @@ class TensorStates:
             before.append((hooks, list(hooks.items()) if hooks else []))
         self.hooks[id(tensor)] = (tensor, before)
 
-    def _hold(self, tensor: torch.Tensor) -> None:
-        if id(tensor) not in self.memories:
-            self.memories[id(tensor)] = (tensor, tensor.detach())
+    def _hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Keep the memory of these tensors alive, as it is now; what is held already stays."""
+        for tensor in tensors:
+            self.memories.setdefault(id(tensor), (tensor, tensor.detach()))
 
     def keep(self, tensor: torch.Tensor) -> None:
         """Remember the contents of this tensor."""
@@ -149,6 +179,7 @@ class TensorStates:
 
     def _restore_contents(self) -> None:
         """Always: batch normalisation writes its running statistics, and autograd does not count these writes."""
+        self.packed.restore()
         if not self.contents:
             return
         # A tensor that was made in inference mode can be written to in no other.
@@ -216,9 +247,17 @@ def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-def _addresses(tensors: list[torch.Tensor]) -> list[int]:
+def _counts(tensors: list[torch.Tensor]) -> array.array[int]:
+    """How often each was written to; nothing where one does not count, as those made in inference mode."""
+    try:
+        return array.array("Q", map(_version, tensors))
+    except RuntimeError:
+        return array.array("Q")
+
+
+def _addresses(tensors: list[torch.Tensor]) -> array.array[int]:
     kind: Any = torch.Tensor
-    return list(map(kind.data_ptr, tensors))
+    return array.array("Q", map(kind.data_ptr, tensors))
 
 
 def _writable(tensor: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchkutils.models.restore.reachable import Held, cell_contents
+from torchkutils.models.restore.reachable import CachedFunction, Held, cell_contents
 
 # A larger array is not copied; a change of it is noticed by a checksum, and told.
 _LARGEST_COPY = 256 * 2**20
@@ -41,6 +41,10 @@ class ValueStates:
     def __init__(self, stateful: list[Held]) -> None:
         self.lost: list[str] = []
         self._states = [(held, _state_of(held.value)) for held in stateful]
+
+    def changed(self) -> bool:
+        """Whether any of them changed."""
+        return any(state is not None and state.changed() for _, state in self._states)
 
     def restore(self) -> None:
         """Put back each value that changed."""
@@ -73,7 +77,7 @@ class _State:
 
 
 class _IteratorState(_State):
-    """Of a built-in iterator: a copy of it takes its place where it is held."""
+    """Of a built-in iterator: a copy replaces it in the dict or list that holds it."""
 
     def __init__(self, iterator: Any) -> None:
         super().__init__(lambda: _position(iterator), None)
@@ -167,6 +171,17 @@ def _memory_file_state(file: Any) -> _State:
     return _State(lambda: (file.getvalue(), file.tell()), write)
 
 
+def _cached_function_state(function: Any) -> _State:
+    """Of functools.lru_cache: what it holds cannot be read; a cache that was empty can be emptied again."""
+
+    def write(_: Any) -> None:
+        function.cache_clear()
+
+    before = function.cache_info()
+    unused = before.hits == before.misses == before.currsize == 0
+    return _State(lambda: function.cache_info()[1::2], write if unused else None)
+
+
 def _file_state(file: io.IOBase) -> _State | None:
     if isinstance(file, io.BytesIO | io.StringIO) and not file.closed:
         return _memory_file_state(file)
@@ -177,7 +192,7 @@ def _file_state(file: io.IOBase) -> _State | None:
 
 
 def _generator_position(generator: types.GeneratorType[Any, Any, Any]) -> Any:
-    """Where a Python generator stands: the instruction, and what its variables are."""
+    """The position of a Python generator: the instruction, and the values of its variables."""
     frame = generator.gi_frame
     if frame is None:
         return None
@@ -186,7 +201,7 @@ def _generator_position(generator: types.GeneratorType[Any, Any, Any]) -> Any:
 
 
 def _position(value: Any) -> Any:
-    """Where a built-in iterator stands, by what pickle would keep of it; of anything else its identity."""
+    """The position of a built-in iterator, read from what pickle would keep of it; of any other value its identity."""
     if isinstance(value, types.GeneratorType):
         return _generator_position(value)
     if isinstance(value, int | float | range):
@@ -233,5 +248,6 @@ _STATES: tuple[tuple[Any, Callable[[Any], _State | None]], ...] = (
     (np.random.RandomState, _legacy_state),
     ((bytearray, array.array), _buffer_state),
     (io.IOBase, _file_state),
+    (CachedFunction, _cached_function_state),
     (types.GeneratorType, lambda value: _State(lambda: _generator_position(value), None)),
 )

@@ -21,7 +21,7 @@ def failed_mark(row: SummaryRow) -> str:
 
 
 def marks_of(row: SummaryRow) -> str:
-    """What Keras's label has no place for: calls, sharing, parameters of another kind or out of reach."""
+    """What Keras's label does not say: several calls, sharing, parameters of another kind, modules not registered."""
     marks = []
     if row.calls > 1:
         marks.append(f"{row.calls} calls")

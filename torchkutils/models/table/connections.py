@@ -17,7 +17,7 @@ def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
     """For each shown module what its calls took from other shown calls; functions between them are looked through.
 
     `encoder.norm[0][1]` is the second tensor that the first call of `encoder.norm` gave. Where a function joins what
-    another one has joined (a sum with a running sum), the latest call of the earlier one stands for it: each residual
+    another one has joined (a sum with a running sum), only the latest call of the earlier one is named: each residual
     block would otherwise name all blocks before it.
     """
     if trace.engine.edges == "definition":
@@ -25,7 +25,7 @@ def inbound_names(trace: Trace, shown: set[int]) -> dict[int, tuple[str, ...]]:
     box = _boxes(trace, shown)
     reaching: dict[int, Taken] = {}
     inbound: dict[int, tuple[str, ...]] = {}
-    # Edges are sorted by their targets, and sources stand before their targets.
+    # Edges are sorted by their targets, and a source has a lower index than its target.
     for target, edges in itertools.groupby(trace.edges, operator.attrgetter("target")):
         taken = _taken(edges, box, reaching, trace.nodes[target].joins)
         here = box[target]

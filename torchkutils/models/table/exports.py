@@ -70,7 +70,7 @@ def markdown_text(title: str, table: Sequence[Sequence[str]], columns: Sequence[
 
 
 def _markdown(text: str) -> str:
-    """Each character that Markdown or HTML would read as markup stands as its number."""
+    """Text in which each character that Markdown or HTML reads as markup is written as its number."""
     return text.translate(_MARKDOWN_NUMBERS).replace("\n", " ").replace("  ", "&nbsp;&nbsp;")
 
 

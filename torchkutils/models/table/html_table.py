@@ -9,12 +9,35 @@ from dataclasses import dataclass
 _OPEN_UP_TO = 60
 _LIGHT = "--tk-text:#1f2328;--tk-back:#ffffff;--tk-rule:#d0d7de;--tk-hover:#f3f5f7;--tk-faint:#59636e;--tk-bad:#b3261e"
 _DARK = "--tk-text:#e6edf3;--tk-back:#111111;--tk-rule:#3d444d;--tk-hover:#22272e;--tk-faint:#9198a1;--tk-bad:#ff8a80"
+# What the pages around say of their theme: JupyterLab; VS Code; Colab; Sphinx, Furo, marimo; Bootstrap.
+_LIGHT_PAGES = (
+    'body[data-jp-theme-light="true"]',
+    "body.vscode-light",
+    "body.vscode-high-contrast-light",
+    'html[theme="light"]',
+    '[data-theme="light"]',
+    '[data-bs-theme="light"]',
+)
+_DARK_PAGES = (
+    'body[data-jp-theme-light="false"]',
+    "body.vscode-dark",
+    "body.vscode-high-contrast:not(.vscode-high-contrast-light)",
+    'html[theme="dark"]',
+    '[data-theme="dark"]',
+    '[data-bs-theme="dark"]',
+)
+
+
+def _under(pages: Sequence[str], colours: str) -> str:
+    return f"{','.join(f'{page} .tk-summary' for page in pages)}{{{colours}}}"
+
+
+_THEMES = f"{_under(_LIGHT_PAGES, _LIGHT)}\n{_under(_DARK_PAGES, _DARK)}"
 _STYLE = f"""
 .tk-summary{{{_LIGHT};color:var(--tk-text);background:var(--tk-back);overflow-x:auto;padding:.5em;
 font:13px/1.6 ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace}}
 @media (prefers-color-scheme:dark){{.tk-summary{{{_DARK}}}}}
-body[data-jp-theme-light="true"] .tk-summary,body.vscode-light .tk-summary{{{_LIGHT}}}
-body[data-jp-theme-light="false"] .tk-summary,body.vscode-dark .tk-summary,html[theme="dark"] .tk-summary{{{_DARK}}}
+{_THEMES}
 .tk-summary .tk-row{{display:grid;min-width:max-content;border-bottom:1px solid var(--tk-rule);list-style:none}}
 .tk-summary .tk-head{{font-weight:600;border-bottom-width:2px}}
 .tk-summary .tk-row>span{{white-space:pre;padding-right:2ch}}

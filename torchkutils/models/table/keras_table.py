@@ -77,7 +77,7 @@ def blocks_of(
         rows: In the order of the table.
         columns: By name.
         total_params: What shares are parts of.
-        marked: Labels say what Keras's have no place for.
+        marked: Labels say more than Keras's: see `marks_of`.
     """
     shallowest = min((row.depth for row in rows), default=0)
     blocks = []

@@ -88,7 +88,7 @@ def tree_lines(trace: Trace, rows: Sequence[SummaryRow], totals: Totals, *, fold
 
 
 def _with_shown_names(lines: list[TreeLine]) -> list[TreeLine]:
-    """Connections to siblings that have no line of their own lead to the line that stands for them."""
+    """Connections to siblings that have no line of their own name the line that shows them."""
     names: dict[str, str] = {}
     for line in lines:
         label = f"{line.rows[0].path}–{line.rows[-1].name}"
@@ -155,7 +155,7 @@ def _lines(branches: list[_Branch]) -> Iterator[TreeLine]:
     while waiting:
         line = waiting.pop()
         first, folded = line.group[0], len(line.group) > 1
-        # Equal siblings stand for all that lies below them; another line only for its own row.
+        # A line of equal siblings counts all that lies below them; another line counts its own row only.
         counted = _rows_of_all(line.group) if folded else [first.row]
         params = _sum_of_params(counted)
         yield TreeLine(

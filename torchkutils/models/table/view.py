@@ -30,7 +30,7 @@ TREE_DEPTH = 3
 
 
 def is_numeric(column: str) -> bool:
-    """Whether a column holds numbers, which stand on the right."""
+    """Whether a column holds numbers, which are aligned to the right."""
     return COLUMNS[column][1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +18,23 @@ from torchkutils.models.tree.offloaded import execution_device
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 Sizes: TypeAlias = Sequence[int | None]
+Key: TypeAlias = int | str
+"""An argument of the model, by position or by name."""
+
+
+class MadeAs(NamedTuple):
+    """How an input is made.
+
+    Attributes:
+        dtype: None for the model's own floating dtype.
+        smallest: Of integers and bools.
+        largest: Likewise.
+    """
+
+    dtype: torch.dtype | None
+    smallest: int = 0
+    largest: int = 1
+
 
 # The sizes that open dimensions have in two runs: small ones for a first axis, which is the batch; large ones for other
 # axes, since layers with a stride shorten a small axis to 1 at any size.
@@ -29,7 +46,7 @@ def model_arguments(
     run: Run,
     *,
     open_sizes: tuple[int, int] = OPEN_SIZES[0][0],
-    largest_index: int | None = None,
+    made_as: Mapping[Key, MadeAs] | None = None,
 ) -> Arguments:
     """Positional and keyword arguments for one call of the model, from the sizes or the data of a run.
 
@@ -39,7 +56,7 @@ def model_arguments(
         model: Whose forward is to be called.
         run: Gives `input_size` or `input_data`, `input_kwargs` and `dtypes`.
         open_sizes: The size of an open first axis, and of other open axes.
-        largest_index: The largest of the indices that are made; None lets the model's tables decide.
+        made_as: What single inputs are made as; the model decides on the others. A dtype that was asked for stays.
 
     Raises:
         ValueError: Both sizes and data, a negative size, as many dtypes as there are not sizes, an argument twice.
@@ -50,7 +67,7 @@ def model_arguments(
     if run.input_size is None:
         args, kwargs = _from_data(model, run.input_data)
     else:
-        args, kwargs = _Made(model, run.dtypes, open_sizes, largest_index).arguments(run.input_size)
+        args, kwargs = _Made(model, run.dtypes, open_sizes, made_as or {}).arguments(run.input_size)
     return args, _joined(kwargs, _named(model, run.input_kwargs))
 
 
@@ -81,9 +98,17 @@ def pairs_of_open_sizes(input_size: Any) -> tuple[tuple[tuple[int, int], tuple[i
     return OPEN_SIZES if open_axes(input_size)[1] else OPEN_SIZES[:1]
 
 
-def wrapping_hint(model: torch.nn.Module, run: Run) -> str | None:
+def made_inputs(run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[Key, Any]:
+    """The arguments that were made from sizes."""
+    if run.input_size is None:
+        return {}
+    given = run.input_kwargs or {}
+    return {**dict(enumerate(args)), **{name: value for name, value in kwargs.items() if name not in given}}
+
+
+def wrapping_hint(model: torch.nn.Module, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """How `input_data` or the names of a dict may have been meant, where they do not fit forward; None elsewhere."""
-    unknown = _unknown_name(model, run)
+    unknown = _unknown_name(model, run) or _missing_names(model, args, kwargs)
     if run.input_size is None:
         return unknown or _hint_about_data(model, run.input_data)
     # A dict of sizes may have been meant as names, or as the keys of one argument.
@@ -127,6 +152,28 @@ def _unknown_name(model: torch.nn.Module, run: Run) -> str | None:
         if name not in parameters:
             return f"forward has no argument {name!r}; it takes ({', '.join(parameters)})"
     return None
+
+
+def _missing_names(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """What forward needs beside what it was given."""
+    try:
+        signature = inspect.signature(model.forward)
+        bound = signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return None
+    missing = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and parameter.name not in bound
+    ]
+    if not missing:
+        return None
+    example = ", ".join(f"{name!r}: ..." for name in missing)
+    return f"forward needs {' and '.join(missing)} too: numbers, strings, flags and tensors by name go into " + (
+        f"input_kwargs={{{example}}}"
+    )
 
 
 # -- data ----------------------------------------------------------------------------------------------------------
@@ -199,23 +246,23 @@ class _Made:
         model: What they are for.
         dtypes: As given: one, or a list or dict like the sizes; None takes the model's own.
         open_sizes: The size of an open first axis, and of other open axes.
-        largest_index: Of integer inputs; None lets the model's tables decide.
+        made_as: As in `model_arguments`.
     """
 
     def __init__(
-        self, model: torch.nn.Module, dtypes: Any, open_sizes: tuple[int, int], largest_index: int | None
+        self, model: torch.nn.Module, dtypes: Any, open_sizes: tuple[int, int], made_as: Mapping[Key, MadeAs]
     ) -> None:
-        self.dtypes, self.open_sizes = dtypes, open_sizes
+        self.dtypes, self.open_sizes, self.made_as = dtypes, open_sizes, made_as
         self.device = _device(model)
-        self.dtype = torch.int64 if _begins_with_table(model) else _floating_dtype(model)
-        self.largest_index = _largest_index(model) if largest_index is None else largest_index
+        self.floating = _floating_dtype(model)
+        self.otherwise = MadeAs(torch.int64 if _begins_with_table(model) else None, 0, _largest_index(model))
 
     def arguments(self, input_size: Any) -> Arguments:
         if isinstance(input_size, Mapping):
             kinds = self._dtypes_by_name(input_size)
-            return (), {name: self._tensor(size, kinds.get(name)) for name, size in input_size.items()}
+            return (), {name: self._tensor(name, size, kinds.get(name)) for name, size in input_size.items()}
         sizes = _list_of_sizes(input_size)
-        return tuple(map(self._tensor, sizes, self._dtypes_by_position(len(sizes)))), {}
+        return tuple(map(self._tensor, range(len(sizes)), sizes, self._dtypes_by_position(len(sizes)))), {}
 
     def _dtypes_by_name(self, input_size: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(self.dtypes, Mapping):
@@ -232,12 +279,13 @@ class _Made:
             raise ValueError(f"dtypes has {len(self.dtypes)} entries for {number} sizes; give one a size")
         return self.dtypes
 
-    def _tensor(self, size: Any, dtype: Any) -> torch.Tensor:
+    def _tensor(self, key: Key, size: Any, dtype: Any) -> torch.Tensor:
         shape = self._shape(size)
-        kind = self.dtype if dtype is None else torch_dtype(dtype, "dtypes")
+        made = self.made_as.get(key, self.otherwise)
+        kind = (made.dtype or self.floating) if dtype is None else torch_dtype(dtype, "dtypes")
         if kind.is_floating_point or kind.is_complex:
             return torch.rand(shape, device=self.device, dtype=torch.float32).to(kind)
-        return torch.randint(self.largest_index + 1, shape, device=self.device).to(kind)
+        return torch.randint(made.smallest, made.largest + 1, shape, device=self.device).to(kind)
 
     def _shape(self, size: Any) -> list[int]:
         if not isinstance(size, Sequence) or isinstance(size, str):

@@ -1,4 +1,4 @@
-"""The model among what people hand over in its place."""
+"""The module that a caller gave, or a message that says what was given instead of one."""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ class ModuleTree:
         self._walk(model)
         self.filled: list[Any] = list(filter(None, self._own_containers))
         self.empty: list[Any] = list(itertools.filterfalse(None, self._own_containers))
+        self._own_containers = []
         if self._any_hidden:
             self._find_unregistered()
 
@@ -180,10 +181,10 @@ class ModuleTree:
     def _look_into_values(self, names: Sequence[str], values: Sequence[Any], index: int) -> Below:
         """Note the attributes that a class adds to those of `nn.Module`; gives the modules inside them."""
         found: Below = []
-        for name, value in zip(names, values, strict=True):
+        for name, value in _nested.changeable(zip(names, values, strict=True)):
             if isinstance(value, torch.Tensor):
                 self.attribute_tensors.append(value)
-            elif not _nested.is_constant(value) and not _is_stateless(value):
+            elif not _is_stateless(value):
                 self.loose.append((value, index, name))
                 found += _modules_inside(name, value)
         self._any_hidden = self._any_hidden or bool(found)
@@ -243,6 +244,9 @@ def only_calls_children(module: torch.nn.Module) -> bool:
 
 def _modules_inside(name: str, container: Any) -> Below:
     """Modules that torch does not register: those in lists, tuples, dicts and dataclasses."""
+    if type(container) is list and _nested.are_constants(container):
+        # As the paddings of a convolution.
+        return []
     if not _nested.of_kind(torch.nn.Module, container):
         return []
     return [(path, m) for path, m in _nested.leaves_with_paths(container, name) if isinstance(m, torch.nn.Module)]

@@ -33,7 +33,8 @@ class Descriptions:
     def __init__(self) -> None:
         self.transformed = False
         self._tensors: dict[tuple[torch.Size, torch.dtype], TensorValue] = {}
-        self._single: dict[int, Collection] = {}
+        self._collections: dict[tuple[Any, ...], Collection] = {}
+        self._arguments: dict[tuple[torch.Size, torch.dtype], Collection] = {}
         self._scalars: dict[type[Any], OtherValue] = {}
 
     def of(self, value: Any, objects: bool = False, above: tuple[int, ...] = ()) -> Value:
@@ -44,11 +45,11 @@ class Descriptions:
             objects: Describe an object that is no container by the tensors that it reaches, not by its class alone.
             above: `id` of each container around it.
         """
+        if isinstance(value, torch.Tensor):
+            return self._of_tensor(value)
         kind = type(value)
         if kind in _SCALARS:
             return self._of_scalar(kind)
-        if isinstance(value, torch.Tensor):
-            return self._of_tensor(value)
         if id(value) in above or len(above) >= _nested.DEEPEST:
             return OtherValue(kind.__name__)
         held = _nested.children(value)
@@ -75,31 +76,38 @@ class Descriptions:
         return found
 
     def _of_container(self, name: str, held: _nested.Children, objects: bool, above: tuple[int, ...]) -> Collection:
-        keys = held.keys if held.form != "key" else map(str, held.keys)
-        values = [self.of(item, objects, above) for item in held.values]
-        return Collection(name, tuple(zip(keys, values, strict=True)))
+        keys = held.keys if held.form != "key" else [str(key) for key in held.keys]
+        return self._collection(name, keys, [self.of(item, objects, above) for item in held.values])
+
+    def _collection(self, name: str, keys: Sequence[int | str], values: list[Value]) -> Collection:
+        """A collection of records; equal ones are one object where what they hold is shared too."""
+        # What is stored holds the values, so no other object gets their identities.
+        key = (name, *keys, *map(id, values))
+        found = self._collections.get(key)
+        if found is None:
+            found = self._collections[key] = Collection(name, tuple(zip(keys, values, strict=True)))
+        return found
 
     def _of_object(self, value: Any) -> Value:
         values = [self.of(tensor) for tensor in tensors_in_objects(value)]
         name = type(value).__name__
-        return Collection(name, tuple(enumerate(values))) if values else OtherValue(name)
+        return self._collection(name, range(len(values)), values) if values else OtherValue(name)
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Collection:
         """The arguments of a call: positional ones by position, keyword ones by name."""
         if len(args) == 1 and not kwargs:
-            return self._single_argument(args[0])
-        items: list[tuple[int | str, Value]] = list(enumerate(map(self.of, args)))
-        items += [(name, self.of(value)) for name, value in kwargs.items()]
-        return Collection("arguments", tuple(items))
+            return self._collection("arguments", (0,), [self.of(args[0])])
+        keys: list[int | str] = [*range(len(args)), *kwargs]
+        return self._collection("arguments", keys, [self.of(value) for value in (*args, *kwargs.values())])
 
-    def _single_argument(self, argument: Any) -> Collection:
-        value = self.of(argument)
-        # What is stored holds the value, so no other object gets its identity.
-        found = self._single.get(id(value))
+    def argument(self, tensor: torch.Tensor) -> Collection:
+        """What `arguments` gives for a call with this one tensor, as most calls are."""
+        if self.transformed or tensor.is_nested:
+            return self.arguments((tensor,), {})
+        key = (tensor.shape, tensor.dtype)
+        found = self._arguments.get(key)
         if found is None:
-            found = Collection("arguments", ((0, value),))
-            if type(argument) in _PLAIN:
-                self._single[id(value)] = found
+            found = self._arguments[key] = self.arguments((tensor,), {})
         return found
 
 

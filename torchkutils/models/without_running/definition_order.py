@@ -13,7 +13,7 @@ from torchkutils.models.without_running.symbolic import Flow, sequential_flow, s
 
 
 def structure_trace(tree: ModuleTree, run: Run, why: str) -> Trace:
-    """No forward: torch.fx follows it with symbols; where it cannot, the order of definition takes its place.
+    """Nothing runs: torch.fx follows forward with symbols; where it cannot, the order of definition is taken.
 
     Args:
         tree: The model, walked.
@@ -42,17 +42,24 @@ def _symbolic(tree: ModuleTree, run: Run, records: tuple[ModuleRecord, ...]) -> 
 
 def _in_order(model: torch.nn.Module, run: Run, records: tuple[ModuleRecord, ...], reason: str) -> Trace:
     """Each module has one call, leaves are joined in order of definition."""
-    first = [record for record in records if record.same_as is None]
-    call_of = {record.index: number for number, record in enumerate(first)}
-    calls: list[Call] = []
-    for record in first:
-        parent = None if record.parent is None else call_of[record.parent]
-        calls.append(Call(len(calls), record.index, 0, parent, None, None, 0, False, not record.children))
-    leaves = [call for call in calls if call.leaf]
+    calls = _one_call_each(records)
     nodes = [Node(0, "input", "input", None, None)]
-    for call in leaves:
-        nodes.append(Node(len(nodes), "call", records[call.module].path or records[0].name, call.index, None))
+    for call in calls:
+        if call.leaf:
+            nodes.append(Node(len(nodes), "call", records[call.module].path or records[0].name, call.index, None))
     nodes.append(Node(len(nodes), "output", "output", None, None))
     edges = tuple(Edge(target - 1, target, guessed=True) for target in range(1, len(nodes)))
     engine = Engine("structure", "definition", reason)
-    return Trace(type(model).__name__, records, tuple(calls), tuple(nodes), edges, engine, run.mode)
+    return Trace(type(model).__name__, records, calls, tuple(nodes), edges, engine, run.mode)
+
+
+def _one_call_each(records: tuple[ModuleRecord, ...]) -> tuple[Call, ...]:
+    """One call of each module, inside that of the module that holds it; of a shared one at its first record."""
+    call_of: dict[int | None, int | None] = {None: None}
+    calls: list[Call] = []
+    for record in records:
+        if record.same_as is None:
+            call_of[record.index] = len(calls)
+            parent = call_of[record.parent]
+            calls.append(Call(len(calls), record.index, 0, parent, None, None, 0, False, not record.children))
+    return tuple(calls)
