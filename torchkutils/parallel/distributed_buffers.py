@@ -69,20 +69,20 @@ class RankBuffers:
             device: This rank's.
             counts: False where this rank had no sample, and computed another rank's to keep pace.
         """
-        merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
-        held = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
-        if not held:
+        if not self._untrained():
             return
         number_of_calls, edited = self._agreed_calls()
         with torch.inference_mode(False):
             if edited:
                 self._put_firsts(device)
-                held = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
-                merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
             if self._calls:
                 self._merge_statistics(device, number_of_calls, counts)
-            take_from_first([buffer for buffer in held if id(buffer) not in merged], device)
+            merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
+            take_from_first([buffer for buffer in self._untrained() if id(buffer) not in merged], device)
         self._counted = self._versions()
+
+    def _untrained(self) -> list[Tensor]:
+        return [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
 
     def _put_firsts(self, device: torch.device) -> None:
         """Put rank 0's buffers in place of those that another rank changed between two forwards."""
