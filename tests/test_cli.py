@@ -35,6 +35,18 @@ def late():
     return torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Embedding(9, 2))
 
 
+def table():
+    class Table(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.table = torch.nn.Linear(5, 5), torch.nn.Embedding(9, 5)
+
+        def forward(self, ids):
+            return self.layer(self.table(ids))
+
+    return Table()
+
+
 def number():
     return 7
 """
@@ -52,6 +64,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "torchkutils", *arguments], capture_output=True, text=True, timeout=100, check=False
     )
+
+
+def test_notes_go_where_messages_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", "factories:table", "--input-size", "1,7"]) == 0
+    printed = capsys.readouterr()
+    assert "Note" not in printed.out
+    assert printed.err == "Note: ids was made as int64, which forward wants; dtypes= decides otherwise\n"
 
 
 def test_summary_finds_a_factory_in_the_current_folder() -> None:

@@ -49,7 +49,12 @@ def summary(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(summarize(model, **keywords).to_dict(), indent=1))
     else:
-        print_summary(model, style=options.style, **keywords)
+        print_summary(model, print_fn=_print_line, style=options.style, **keywords)
+
+
+def _print_line(line: str) -> None:
+    """Print a line of a table; notes go where messages go, so that a pipe gets the table alone."""
+    print(line, file=sys.stderr if line.startswith("Note: ") else sys.stdout)
 
 
 def plot(options: argparse.Namespace) -> None:

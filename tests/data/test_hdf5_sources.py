@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import io
 import multiprocessing
@@ -22,6 +23,7 @@ from torch.utils.data import ConcatDataset, DataLoader, StackDataset, Subset, ra
 
 import tests.data.hdf5_files as files
 from torchkutils import ChunkShuffleSampler, HDF5Matrix
+from torchkutils.data.remote_bytes import RemoteBytes
 
 ARRAY = np.arange(400, dtype="f4").reshape(100, 4)
 
@@ -83,6 +85,7 @@ def test_few_of_many_files_are_open(tmp_path):
 import resource, os, sys, h5py, numpy as np, torch, pathlib
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 from torchkutils import ChunkShuffleSampler, HDF5Matrix
+from torchkutils.data.remote_bytes import RemoteBytes
 folder = pathlib.Path({str(tmp_path)!r})
 for number in range(120):
     with h5py.File(folder / f"f{{number}}.h5", "w") as file:
@@ -392,6 +395,21 @@ def test_servers_with_and_without_ranges_give_the_rows(options, mode, chained, s
     rows = HDF5Matrix(chained + server.url(mode), "x")
     for key in ([5, 90, 5], slice(3, 50), 7, slice(None, None, -3)):
         np.testing.assert_array_equal(rows[key].numpy(), ARRAY[key])
+
+
+def test_no_garbage_is_collected_while_hdf5_waits_for_a_server(serve, monkeypatch):
+    # A thread of fsspec's that finds an object of h5py in it waits for the lock that the reader holds: for ever.
+    collecting, cat_ranges = [], RemoteBytes._fetched
+
+    def noted(self, missing):
+        collecting.append(gc.isenabled())
+        return cat_ranges(self, missing)
+
+    monkeypatch.setattr(RemoteBytes, "_fetched", noted)
+    HDF5Matrix(serve(file_bytes(ARRAY)).url("range"), "x")
+    assert collecting
+    assert not any(collecting)
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,12 @@ def test_what_is_more_than_its_values_takes_torchs_way(name, slots):
     assert message.slot == -1
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_beside_what_takes_torchs_way_a_batch_arrives_as_it_was_made(name, slots):
+    batch = (PLAIN[name], TORCHS_WAY["a sparse tensor"])
+    assert_same(through(slots, batch)[0], default_convert(batch))
+
+
 @pytest.mark.parametrize("length", [3, 2**16])
 def test_what_arrives_is_the_receivers_own(length, slots):
     source = np.ones(length, "f4")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import copy
+import io
 import itertools
 import pickle
 import re
@@ -15,6 +17,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils import dlpack
 
 import torchkutils
 from tests.models.pictured import WAYS, Classifier, Plain, Recurrent, Residual, ResidualNet, edges_of, titles_of
@@ -570,3 +573,48 @@ def test_a_block_whose_output_goes_elsewhere_ends_a_fold():
     source = torchkutils.model_to_dot(Blocks(skip=True), fold=True, depth=2, input_size=[(1, 4), (1, 4)]).source
     assert {"3 × Block (blocks.0 … blocks.2)", "3 × Block (blocks.3 … blocks.5)"} <= set(titles_of(source))
     assert edges_of(source)["3 × Block (blocks.0 … blocks.2)", "add"] == 1
+
+
+def saved_and_loaded(x):
+    file = io.BytesIO()
+    torch.save(x, file)
+    file.seek(0)
+    return torch.load(file)
+
+
+def with_data_of(x):
+    made = torch.zeros(2, 4)
+    made.data = x
+    return made
+
+
+@pytest.mark.parametrize(
+    ("way", "traced_through"),
+    [
+        (copy.copy, False),
+        (copy.deepcopy, True),
+        (lambda x: torch.empty(0).set_(x), False),
+        (lambda x: torch.tensor([]).set_(x.untyped_storage(), 0, (2, 4), (4, 1)), False),
+        (with_data_of, False),
+        (lambda x: dlpack.from_dlpack(dlpack.to_dlpack(x)), True),
+        (lambda x: pickle.loads(pickle.dumps(x)), False),
+        (saved_and_loaded, False),
+        (lambda x: torch.tensor(x.tolist()), False),
+        (lambda x: torch.frombuffer(bytearray(x.numpy().tobytes()), dtype=torch.float32).view(2, 4), False),
+    ],
+    ids=["copy", "deepcopy", "set_", "set_ a storage", "data", "dlpack", "pickle", "save", "tolist", "frombuffer"],
+)
+def test_a_picture_does_not_fall_apart_where_tensors_leave_and_return(way, traced_through):
+    class Leaves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.b(way(self.a(x)))
+
+    source = torchkutils.model_to_dot(Leaves(), input_size=(2, 4)).source
+    assert ("style=dashed" in source) is not traced_through
+    arrows = [line.split()[::2][:2] for line in source.splitlines() if " -> " in line]
+    # A chain from the input to the second layer.
+    assert len({start for start, _ in arrows}) == len(arrows) == (2 if traced_through else 3)

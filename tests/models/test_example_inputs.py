@@ -57,8 +57,8 @@ class Layers(nn.Module):
             self.add_module(name, part)
         self.function = function
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self.function(self, *inputs)
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
+        return self.function(self, *inputs, **named)
 
 
 def packed(self: Any, x: torch.Tensor, lengths: torch.Tensor) -> Any:
@@ -129,6 +129,11 @@ def test_an_input_is_made_as_what_the_first_function_wants(name: str, engine: An
         pytest.skip("its shapes depend on values, or meta takes any dtype")
     trace = traced(model, input_size=sizes, engine=engine)
     assert [node.output.dtype for node in trace.nodes if node.kind == "input"] == dtypes  # type: ignore[union-attr]
+
+
+def test_what_was_made_otherwise_is_told() -> None:
+    (note,) = summarize(FITTED["lengths"][0], input_size={"x": (2, 5, 3), "lengths": (2,)}).notes
+    assert note == "lengths was made as int64, which forward wants; dtypes= decides otherwise"
 
 
 def test_clip_runs_from_sizes() -> None:

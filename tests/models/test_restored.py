@@ -802,3 +802,64 @@ def test_gradients_are_a_choice() -> None:
         with torch.set_grad_enabled(not grad):
             summarize(Looks(), input_size=(1, 2), grad=grad)
     assert seen == [False, True]
+
+
+class Buffers(nn.Module):
+    """Writes to buffers of every kind; torch sees some of the writes, and numpy's memory takes others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        numbers = torch.arange(4)
+        with torch.inference_mode():
+            inferred = torch.ones(3)
+        held = {
+            "not_a_number": torch.full((4,), float("nan")),
+            "minus_zero": torch.tensor([-0.0, 0.0]),
+            "large": torch.zeros(300, 300),
+            "brain": torch.ones(3, dtype=torch.bfloat16),
+            "eighth": torch.ones(3).to(torch.float8_e4m3fn),
+            "flag": torch.tensor(True),
+            "imaginary": torch.ones(2, dtype=torch.complex64),
+            "nothing": torch.empty(0),
+            "transposed": torch.arange(6.0).reshape(2, 3).t(),
+            "expanded": torch.zeros(1).expand(5),
+            "numbers": numbers,
+            "some_numbers": numbers[1:3],
+            "rebound": torch.ones(3, 4, 2),
+            "inferred": inferred,
+        }
+        for name, tensor in held.items():
+            self.register_buffer(name, tensor)
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.not_a_number.fill_(1)
+        self.minus_zero.neg_()
+        self.large.add_(1)
+        self.brain.mul_(2)
+        self.eighth.zero_()
+        self.flag.logical_not_()
+        self.imaginary.mul_(1j)
+        self.transposed.add_(1)
+        self.some_numbers.detach().numpy()[:] = 7
+        self.rebound.data = torch.zeros(1)
+        self.expanded.data = torch.ones(5)
+        return self.norm(x)
+
+    def bits(self) -> dict[str, tuple[Any, ...]]:
+        return {name: _bits(tensor) for name, tensor in self.named_buffers()}
+
+
+def _bits(tensor: torch.Tensor) -> tuple[Any, ...]:
+    contents = tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
+    version = None if tensor.is_inference() else tensor._version
+    return id(tensor), tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, version, contents
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_buffers_of_every_kind_are_put_back_bit_for_bit(mode: Any) -> None:
+    model = Buffers()
+    before = model.bits()
+    summary = summarize(model, input_size=(4, 3), mode=mode)
+    assert model.bits() == before
+    assert summary.notes == ()

@@ -604,10 +604,14 @@ def test_what_meta_cannot_run_is_said_in_a_note():
 def test_nothing_keeps_the_model_alive():
     model = Residual()
     gone = weakref.ref(model)
-    trace = traced(model, input_size=(2, 3))
-    del model
-    gc.collect()
-    assert gone() is None
+    # What was recorded holds no circle either: it is freed at once, not when garbage is collected.
+    gc.disable()
+    try:
+        trace = traced(model, input_size=(2, 3))
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
     assert trace.modules
 
 
@@ -793,6 +797,41 @@ def test_as_deep_as_the_model_itself_can_run():
     for _ in range(200):
         model = nn.Sequential(model)
     assert len(traced(model, input_size=(1, 2)).calls) == 201
+
+
+def test_a_model_deeper_than_a_copy_can_follow_runs_on_meta():
+    model = nn.Linear(2, 2)
+    for _ in range(200):
+        model = nn.Sequential(model)
+    # What torch imports at the first run on meta is not imported 200 levels deep.
+    traced(nn.Linear(2, 2), input_size=(1, 2), engine="meta")
+    with pytest.raises(RecursionError, match="recursion"):
+        copy.deepcopy(model)
+    assert len(traced(model, input_size=(1, 2), engine="meta").calls) == 201
+
+
+def test_a_model_deeper_than_python_s_limit_is_told_so():
+    model = nn.Linear(2, 2)
+    for _ in range(400):
+        model = nn.Sequential(model)
+    with pytest.raises(RecursionError, match="recursion") as caught:
+        traced(model, input_size=(1, 2))
+    (note,) = caught.value.__notes__
+    assert "sys.setrecursionlimit" in note
+    assert len(note) < 700
+
+
+def test_a_nested_tensor_may_be_made_in_forward():
+    class Makes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 6)
+
+        def forward(self, x):
+            return self.layer(torch.nested.nested_tensor([x[0], x[1, :2]], layout=torch.jagged)).values()
+
+    trace = traced(Makes(), input_size=(2, 3, 5))
+    assert trace.nodes[-1].output.shape == (5, 6)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,37 @@ def test_a_pre_hook_may_call_its_own_module(hook: str) -> None:
     assert [(call.module, call.number) for call in trace.calls] == [(0, 0), (1, 0), (1, 1)]
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ["own", "own"], ["other"], ["own", "other", "own"], ["own forward", "own"],
+        ["other forward", "own", "own forward"],
+        ["other", "other", "own", "own"],
+    ],
+    ids="+".join,
+)  # fmt: skip
+@pytest.mark.parametrize("hook", ["pre", "post"])
+def test_a_hook_may_call_its_own_module_and_others(steps: list[str], hook: str) -> None:
+    """As many calls of each module as torch makes."""
+    one, other, busy = nn.Linear(4, 4), nn.Linear(4, 4), []
+
+    def work(module: nn.Module, args: tuple[torch.Tensor, ...], *_: Any) -> None:
+        if not busy:
+            busy.append(1)
+            calls = {"own": module, "other": other, "own forward": module.forward, "other forward": other.forward}
+            for step in steps:
+                calls[step](*args)
+
+    if hook == "pre":
+        one.register_forward_pre_hook(work)
+    else:
+        one.register_forward_hook(work)
+    trace = traced(Made(lambda self, x: self.one(x), one=one, other=other), input_size=(2, 4))
+    called = [trace.modules[call.module].path for call in trace.calls]
+    own = sum(step.startswith("own") for step in steps)
+    assert (called.count("one"), called.count("other")) == (own + 1, len(steps) - own)
+
+
 @pytest.mark.parametrize("forward", [written, through_a_view], ids=["item assignment", "a view written in place"])
 def test_writes_in_place_keep_their_edges(forward: Callable[..., Any]) -> None:
     trace = traced(Made(forward, **parts("a", "b", "c")), input_size=(2, 4))

@@ -259,7 +259,9 @@ def image_dataset_from_directory(
 
     Returns:
         A `Sequence` of (images, labels), or of images without labels: float32 of shape (N, C, H, W), values 0–255. Its
-        `class_names` and `file_paths` say what is in it. `.loader(num_workers=2)` reads in workers.
+        `class_names` and `file_paths` say what is in it. `.loader(num_workers=2)` reads in workers, by one thread each;
+        without workers torch resizes by `torch.get_num_threads()` threads, which wait for each other at each image
+        where other programs keep the cores busy.
 
     Raises:
         ImportError: Pillow is missing (`pip install 'torchkutils[images]'`).

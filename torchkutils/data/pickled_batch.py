@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.multiprocessing import reductions
 
 from torchkutils.data.sequence_state import NotSendableError, holds_values_alone, why_not_sendable
 from torchkutils.data.shared_slots import LARGEST, Slots
@@ -99,7 +100,9 @@ class Sender:
 
     def _by_torch(self, batch: Any) -> Message:
         try:
-            return Message(bytes(ForkingPickler.dumps(batch)))
+            sink = io.BytesIO()
+            _SharingPickler(sink, pickle.HIGHEST_PROTOCOL).dump(batch)
+            return Message(sink.getvalue())
         except Exception as shared:
             try:
                 content = pickle.dumps(batch, protocol=pickle.HIGHEST_PROTOCOL)
@@ -159,6 +162,15 @@ class Receiver:
         return flat if own else flat.clone()
 
 
+class _SharingPickler(ForkingPickler):
+    """torch's own way, through shared memory, which loses the mark that values are to be read as their conjugates."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and (value.is_conj() or value.is_neg()):
+            return reductions.reduce_tensor(value.resolve_conj().resolve_neg())  # type: ignore[no-untyped-call]
+        return NotImplemented
+
+
 class _Packer(pickle.Pickler):
     """Pickles a batch without the contents of its plain tensors and arrays.
 
@@ -208,7 +220,6 @@ class _Packer(pickle.Pickler):
     def _reduced(self, tensor: torch.Tensor) -> Any:
         plain = type(tensor) is torch.Tensor and not tensor.requires_grad and holds_values_alone(tensor)
         if plain:
-            # torch's own way loses the mark that says that a tensor's values are to be read as their conjugates.
             tensor = tensor.resolve_conj().resolve_neg()
         memory = tensor.untyped_storage().data_ptr() if plain else 0
         flat = _in_memorys_order(tensor) if plain and memory not in self._memory else None

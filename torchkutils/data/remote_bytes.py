@@ -6,11 +6,13 @@ fsspec's `cat_ranges`: file systems that work asynchronously (http, s3, gcs, abf
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 BLOCK_BYTES = 16 * 2**10
@@ -182,9 +184,25 @@ class RemoteFile(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         size = max(0, min(len(view), self._remote.size - self._position))
         if size:
-            view[:size] = self._remote.read(self._position, size, at_least=_METADATA_BYTES)
+            with _no_garbage_collection():
+                view[:size] = self._remote.read(self._position, size, at_least=_METADATA_BYTES)
         self._position += size
         return size
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage while HDF5, which reads here, holds its lock and fsspec's thread works.
+
+    If that thread found an object of h5py among the garbage, it would wait for the lock, and the reader for it.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def cause_of(error: BaseException) -> str | None:

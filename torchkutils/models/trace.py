@@ -32,6 +32,7 @@ from torchkutils.models.tree.example_inputs import (
     model_arguments,
     open_axes,
     pairs_of_open_sizes,
+    positional_names,
     wrapping_hint,
 )
 from torchkutils.models.tree.given_model import given_model
@@ -230,6 +231,7 @@ class _Forward:
         notes = (
             *(f"{name} was changed by forward and could not be put back" for name in before.lost),
             *(f"{name} was changed by forward, and stays changed" for name in before.left),
+            *self._fit.told(positional_names(tree.modules[0])),
         )
         name = type(tree.modules[0]).__name__
         return Trace(name, records, calls, nodes, edges, self.engine, run.mode, failure, notes), error

@@ -15,6 +15,8 @@ from torchkutils.models.records import Run, Trace, shape_text
 _ABOUT_DTYPES = re.compile(r"dtype|scalar type|type as|Long|Int\b|Half|BFloat16|index out of range|indices")
 
 _OTHER_DTYPE = re.compile(r"should be the same|must have the same dtype|not implemented for '(Byte|Char|Int|Long)'")
+# Longer are only those of modules that are nested hundreds of levels deep.
+_LONGEST_PATH = 400
 _CHANNELS = re.compile(r"to have (\d+) channels")
 
 
@@ -36,14 +38,23 @@ def _where(trace: Trace) -> str:
     if failure is None:
         return f"forward of {trace.model_name} was not entered."
     module = trace.modules[trace.calls[failure.call].module]
-    path = f"{module.path} ({module.class_name})" if module.path else f"{module.class_name} (the model itself)"
+    path = (
+        f"{_shortened(module.path)} ({module.class_name})" if module.path else f"{module.class_name} (the model itself)"
+    )
     return f"forward failed in {path}, which was given {shape_text(failure.inputs)}."
 
 
+def _shortened(path: str) -> str:
+    """A path without its middle, where it is so long that nobody would read it."""
+    return path if len(path) <= _LONGEST_PATH else f"{path[: _LONGEST_PATH // 2]} … {path[-_LONGEST_PATH // 2 :]}"
+
+
 def _hint(trace: Trace, run: Run, given: Sequence[torch.Tensor]) -> str:
+    error = "" if trace.failure is None else trace.failure.error
+    if error.startswith("RecursionError"):
+        return "The model is nested deeper than Python's limit, which sys.setrecursionlimit raises."
     if trace.engine.ran == "meta":
         return "The trace ran on the meta device, where no value is known; engine='real' runs it."
-    error = "" if trace.failure is None else trace.failure.error
     dtypes = ", ".join(f"{tensor.dtype}".removeprefix("torch.") for tensor in given)
     if run.input_size is None:
         return _hint_on_data(run.input_data, given, dtypes, error)

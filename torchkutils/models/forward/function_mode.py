@@ -22,6 +22,10 @@ def _run_unseen(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     return function(*args, **kwargs)
 
 
+def _ignore(*failure: Any) -> None:
+    """Nothing is recorded any more."""
+
+
 class FunctionMode(TorchFunctionMode):
     """Hands each torch function that this thread calls to `run_function`, which runs it and gives its result.
     What a function raised is told to `function_failed`.
@@ -52,7 +56,7 @@ class FunctionMode(TorchFunctionMode):
         super().__exit__(*details)  # type: ignore[no-untyped-call]
         self.on = False
         # The recorder and its mode would hold each other, and all that was recorded, until garbage is collected.
-        self._run_function = _run_unseen
+        self._run_function, self._function_failed = _run_unseen, _ignore
 
     def _is_on_stack(self) -> bool:
         return any(function_mode_at(level) is self for level in range(function_modes()))

@@ -26,10 +26,23 @@ def on_meta(model: torch.nn.Module, arguments: Arguments) -> tuple[torch.nn.Modu
             meta = torch.nn.Parameter(meta, requires_grad=tensor.requires_grad)
         stand_ins[id(tensor)] = meta
     try:
-        copied = copy.deepcopy(model, stand_ins)
+        copied = _copied(model, stand_ins)
     except Exception as error:
         raise ValueError(
             f"engine='meta' works on a copy, and the model cannot be copied ({error}); use 'real'"
         ) from error
     args, kwargs = map_tensors(arguments, lambda tensor: tensor.detach().to("meta"))
     return copied, (args, kwargs)
+
+
+def _copied(model: torch.nn.Module, stand_ins: dict[int, Any]) -> torch.nn.Module:
+    """A copy around other tensors; of a model that is nested too deep for recursion from the inside out."""
+    memo = dict(stand_ins)
+    try:
+        return copy.deepcopy(model, memo)
+    except RecursionError:
+        memo = dict(stand_ins)
+        # Each module finds the copies of those that it holds in the memo.
+        for module in reversed(list(model.modules())):
+            copy.deepcopy(module, memo)
+        return copy.deepcopy(model, memo)

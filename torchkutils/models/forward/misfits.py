@@ -7,7 +7,7 @@ first function that cannot take one of them knows better: a lookup wants integer
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -88,6 +88,17 @@ class InputFit:
         self.misfit: Misfit | None = None
         self._makes_any = run.input_size is not None
         self._tried: set[tuple[Key, MadeAs]] = set()
+
+    def told(self, names: Sequence[str]) -> list[str]:
+        """What was made otherwise than as floats, or as the indices that a model begins with, for a summary's notes."""
+        found = []
+        for key, made in self.made_as.items():
+            name = key
+            if isinstance(key, int):
+                name = names[key] if key < len(names) else f"input {key}"
+            dtype = "floats" if made.dtype is None else str(made.dtype).removeprefix("torch.")
+            found.append(f"{name} was made as {dtype}, which forward wants; dtypes= decides otherwise")
+        return found
 
     def another(self, error: Exception) -> bool:
         """Make one input otherwise than in the forward that raised this; False where no way is left."""

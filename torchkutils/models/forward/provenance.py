@@ -13,7 +13,13 @@ from torchkutils.models.forward.call_stack import RunningCall
 from torchkutils.models.forward.data_flow import DataFlow, Source
 from torchkutils.models.records import NodeKind
 from torchkutils.models.tree.module_tree import ModuleTree
-from torchkutils.models.tree.nested_values import Descriptions, all_tensors_of, named_tensors, storage_of
+from torchkutils.models.tree.nested_values import (
+    Descriptions,
+    address_of,
+    all_tensors_of,
+    named_tensors,
+    storage_of,
+)
 
 _SWEPT_EVERY = 256
 _THROUGH_NUMPY = "not traced through NumPy"
@@ -55,6 +61,8 @@ class Provenance:
         self._made: dict[int, tuple[weakref.ref[torch.Tensor], Source, int]] = {}
         # By storage: the source that wrote to it last, and when.
         self._written: dict[int, tuple[Source, int]] = {}
+        # The storages of tensors that were made of nothing. No mode sees `set_` and `x.data = y`, which exchange them.
+        self._storages: dict[int, int] = {}
         self._unknown: list[_Unknown] = []
         # The sources of tensors that were handed to NumPy or Python.
         self._left: list[Source] = []
@@ -88,11 +96,17 @@ class Provenance:
         self._clock += 1
         if len(self._made) >= self._sweep_at:
             self._forget_freed()
+        if self._storages:
+            self._storages.pop(id(tensor), None)
         self._made[id(tensor)] = (weakref.ref(tensor), source, self._clock)
         if self._describe.transformed and (inner := untransformed(tensor)) is not tensor:
             # What leaves a transform is the tensor inside, or a view of it.
             self._made[id(inner)] = (weakref.ref(inner), source, self._clock)
             self._written[storage_of(inner)] = (source, self._clock)
+
+    def note_storages(self, value: Any) -> None:
+        """These tensors were made of nothing: with another storage, their data come from elsewhere."""
+        self._storages.update({id(tensor): storage_of(tensor) for tensor in all_tensors_of(value)})
 
     def _forget_freed(self) -> None:
         """Most tensors of a forward live for a short time."""
@@ -154,13 +168,17 @@ class Provenance:
             tensor = untransformed(tensor)
         source, time = None, 0
         entry = self._made.get(id(tensor))
-        if entry is not None and entry[0]() is tensor:
+        if entry is not None and entry[0]() is tensor and not self._has_other_storage(tensor):
             _, source, time = entry
         if self._written:
             write = self._written.get(storage_of(tensor))
             if write is not None and write[1] > time:
                 return write[0]
         return source
+
+    def _has_other_storage(self, tensor: torch.Tensor) -> bool:
+        before = self._storages.get(id(tensor)) if self._storages else None
+        return before is not None and before != storage_of(tensor)
 
     def _source_of_unknown(self, tensor: torch.Tensor, otherwise: int | None, call: int | None) -> Source:
         """The source of a parameter, a buffer, or a tensor that nothing is known of."""
@@ -173,8 +191,9 @@ class Provenance:
             return source
         if otherwise is not None:
             return otherwise, 0
+        made_here = self._has_other_storage(tensor)
         source = self._added("constant", "constant", tensor)
-        self._note_unknown(tensor, source[0], call)
+        self._note_unknown(tensor, source[0], call, made_here)
         return source
 
     def _added(self, kind: NodeKind, name: str, tensor: torch.Tensor) -> Source:
@@ -184,11 +203,14 @@ class Provenance:
 
     def _source_of_memory(self, tensor: torch.Tensor) -> Source | None:
         """The source of another tensor in the same memory: torch shows no function mode what `as_subclass` does."""
-        storage = storage_of(tensor)
+        storage, address = storage_of(tensor), address_of(tensor)
         newest, found = 0, None
         for reference, source, time in self._made.values():
             other = reference()
-            if other is not None and time > newest and storage_of(other) == storage:
+            if other is None or other is tensor or time <= newest:
+                continue
+            # What another library handed back has a storage of its own around the same memory.
+            if storage_of(other) == storage or (address and address_of(other) == address):
                 newest, found = time, source
         return found
 
@@ -212,12 +234,12 @@ class Provenance:
             # It came from outside, another way than by the arguments.
             self._flow.add_edge_once(call.node, source)
 
-    def _note_unknown(self, tensor: torch.Tensor, node: int | None, call: int | None) -> None:
+    def _note_unknown(self, tensor: torch.Tensor, node: int | None, call: int | None, made_here: bool = False) -> None:
         """It may be a constant that the model keeps somewhere; whether it lives on afterwards will tell."""
         if self._left:
             self._unknown.append(_Unknown(weakref.ref(tensor), node, call, self._left, _THROUGH_NUMPY))
             self._left = []
-        elif not is_memory_of_others(tensor):
+        elif made_here or not is_memory_of_others(tensor):
             sources = self._flow.newest_unused()
             self._unknown.append(_Unknown(weakref.ref(tensor), node, call, sources, "not traced"))
 

@@ -20,6 +20,7 @@ from torchkutils.models.forward.misfits import Misfit, misfit_of
 from torchkutils.models.forward.provenance import Provenance
 from torchkutils.models.forward.raised_errors import message_of
 from torchkutils.models.forward.torch_functions import (
+    CREATING,
     ENTERING,
     HOOKING,
     LEAVING,
@@ -409,6 +410,8 @@ class Recorder:
         if name in ENTERING and not computed:
             self.provenance.enter(node)
         self.provenance.set_sources(produced, node)
+        if not sources or name.startswith(CREATING):
+            self.provenance.note_storages(produced)
         return node
 
     def _run_quiet(self, function: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -16,6 +16,8 @@ LEAVING = frozenset(["numpy", "__array__", "tolist", "__dlpack__", "__reduce_ex_
 SHARING = frozenset(["numpy", "__array__", "__dlpack__"])
 # Functions that make a tensor of values in NumPy, in Python or in another library.
 ENTERING = frozenset(["tensor", "as_tensor", "asarray", "from_numpy", "frombuffer", "new_tensor"])
+# How the names of functions begin that make a tensor of nothing, perhaps of another one's shape.
+CREATING = ("empty", "zeros", "ones", "full", "rand", "new_", "tensor")
 # Functions that look at a tensor without computing from it.
 QUIET = frozenset(
     [

@@ -33,11 +33,7 @@ def without_steering(
         return boxes[key].kind == "function" and key not in outputs and not takers.get(key)
 
     fed = _fed(boxes, takers)
-    ends = [
-        key
-        for key, box in boxes.items()
-        if (box.dtype == "bool" or box.outputs == "()" or key not in fed) and steers(key)
-    ]
+    ends = [key for key, box in boxes.items() if steers(key) and (key not in fed or _may_decide(box))]
     dropped: set[str] = set()
     while ends:
         end = ends.pop()
@@ -58,6 +54,11 @@ def _fed(boxes: Mapping[str, Box], takers: Mapping[str, set[str]]) -> set[str]:
         fed |= new
         stack += new
     return fed
+
+
+def _may_decide(box: Box) -> bool:
+    """Whether Python can decide by what a box gives: a comparison, or a single number."""
+    return box.dtype == "bool" or box.outputs == "()"
 
 
 def _without(dropped: set[str], boxes: dict[str, Box], arrows: list[Arrow]) -> tuple[dict[str, Box], list[Arrow]]:

@@ -15,7 +15,7 @@ def can_be_packed(tensor: torch.Tensor) -> bool:
     if tensor.nbytes > _LARGEST or tensor.is_meta or tensor.is_inference() or not tensor.is_contiguous():
         return False
     # Where its memory was taken away (as fully_shard does), nothing can be read; torch does not check that.
-    return tensor.untyped_storage().size() > 0
+    return tensor.untyped_storage().nbytes() > 0
 
 
 class PackedContents:

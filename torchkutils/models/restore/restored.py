@@ -95,6 +95,9 @@ class restored:  # noqa: N801
 
 def _add_trees(trees: list[ModuleTree], reached: Reachable) -> None:
     """Walk the modules that values reach and that are no part of those trees."""
+    if not reached.modules:
+        # As in most models: the walk above knows all of them.
+        return
     known = set(itertools.chain.from_iterable(tree.index_of for tree in trees))
     met = 0
     while met < len(reached.modules):

@@ -365,3 +365,6 @@ def print_model_summary(
         positions=positions,
         print_line=print_line,
     )
+    # With a width the rows are Keras's own, to the byte.
+    for note in () if asked else summary.notes:
+        print_line(f"Note: {note}")

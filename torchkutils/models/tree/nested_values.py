@@ -127,6 +127,9 @@ def sizes_of(tensor: torch.Tensor) -> tuple[int | None, ...]:
     """The shape of a tensor; None where the parts of a nested one differ."""
     if not tensor.is_nested:
         return tuple(tensor.shape)
+    if tensor.is_meta:
+        # The lengths are values. torch makes such a tensor inside of torch.nested.nested_tensor, too.
+        return (tensor.size(0), *(None,) * (tensor.dim() - 1))
     sizes: list[int | None] = [tensor.size(0)]
     for lengths in zip(*(part.shape for part in tensor.unbind()), strict=True):
         sizes.append(lengths[0] if len(set(lengths)) == 1 else None)
@@ -256,3 +259,13 @@ def storage_of(tensor: torch.Tensor) -> int:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError, ValueError):
         return id(tensor)
+
+
+def address_of(tensor: torch.Tensor) -> int:
+    """Where the memory behind a tensor begins; 0 where there is none, or no one may know."""
+    if inside_function_transform():
+        tensor = untransformed(tensor)
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError, ValueError):
+        return 0
