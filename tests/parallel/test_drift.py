@@ -462,26 +462,6 @@ def test_another_structure_on_one_rank(outputs, tmp_path, monkeypatch):
     assert (tmp_path / "1").exists()
 
 
-# The lines of docs/strategies.md about what one rank alone does, and what runs each.
-ON_THE_PAGE = {
-    "loads a state, edits a value in place, draws initial values anew": _what_only_one_rank_does_raises_on_all,
-    "takes one optimizer step more, a fused one too": _an_optimizer_step_of_one_rank,
-    "clips or scales an exchanged gradient in place, then steps": _gradients_that_one_rank_changes,
-    "edits a value through `.data` or `.numpy()`": _what_only_one_rank_does_raises_on_all,
-    "edits a value by less than a ten-thousandth of its tensor's largest": _equal_ranks_are_no_false_alarm,
-    "loads other weights for an evaluation and puts its own back": _equal_ranks_are_no_false_alarm,
-    "replaces the gradient by a new tensor, freezes a layer, trains by another method": (
-        _another_structure_on_one_rank_raises_on_all
-    ),
-}
-
-
-def test_the_page_says_what_one_rank_alone_may_do():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
-    table = page.partition("| One rank alone … | Seen |\n|---|---|\n")[2].partition("\n\n")[0]
-    assert [line.split("|")[1].strip() for line in table.splitlines()] == list(ON_THE_PAGE)
-
-
 def test_without_a_group_nothing_is_exchanged():
     assert not distributed.is_initialized()
     with multi_gpu_model(nn.Linear(2, 2), devices=["cpu", "cpu"]).no_sync():

@@ -14,6 +14,8 @@ import torch
 from torch import distributed, nn
 from torch.utils.checkpoint import checkpoint
 
+from tests.parallel import test_drift as drift
+from tests.parallel import test_rank_faults as rank_faults
 from tests.ranks import SHARDS, on_ranks, same_on_all_ranks
 from torchkutils import multi_gpu_model
 
@@ -271,7 +273,7 @@ WAYS = {
     "new gradient tensors": (_new_gradients, "raises", "raises", None, None),
     "a gradient hook": (_gradient_hook, "exchanged", "exchanged", None, None),
     "another learning rate": (_another_learning_rate, "raises", "raises", None, None),
-    "a loss that fails": (_failing_loss, "raises", "raises", None, "raises"),
+    "a loss that fails": (_failing_loss, "raises", "raises", None, None),
     "checkpointing around the model": (_checkpointed, *["exchanged"] * 4),
     "loaded, then evaluated": (_loaded_before_evaluation, *["raises"] * 4),
     "a buffer changed, then evaluated": (_buffer_before_evaluation, None, *["raises"] * 3),
@@ -305,6 +307,7 @@ def _all_cases(rank, folder, strategy, outputs):
     for number, (name, way, expected) in enumerate(_cases(strategy, outputs)):
         # A group of its own: after an error messages may be under way.
         distributed.destroy_process_group()
+        _met(folder, rank, f"begin{number}")
         distributed.init_process_group(
             "gloo",
             init_method=f"file://{folder}/store{number}",
@@ -338,6 +341,32 @@ def test_no_rank_drifts_or_waits(strategy, outputs, tmp_path):
     on_ranks(_all_cases, tmp_path, pathlib.Path(tmp_path), strategy, outputs)
     assert (tmp_path / "done.0").exists()
     assert (tmp_path / "done.1").exists()
+
+
+# The lines of docs/strategies.md about what one rank alone does, and what runs each.
+ON_THE_PAGE = {
+    "freezes, unfreezes, replaces, adds or ties parameters": "replace a layer",
+    "loads a state, also of a frozen part, or draws initial values anew": "load a frozen part",
+    "converts to another dtype or device, and back": "convert to double and back",
+    "takes one optimizer step more or less, has another optimizer or learning rate": "one optimizer step more",
+    "clips or scales an exchanged gradient in place, then steps": drift._gradients_that_one_rank_changes,
+    "replaces a gradient by a new tensor": "new gradient tensors",
+    "trains by another method, or inside `no_sync`": "no_sync on one rank",
+    "is in `eval()`": "eval()",
+    "changes buffers before a forward in training": "change a buffer that a graph needs",
+    "changes buffers before an evaluation": "a buffer changed, then evaluated",
+    "edits a value through `.data` or `.numpy()`": drift._what_only_one_rank_does_raises_on_all,
+    "edits a value by less than a ten-thousandth of its tensor's largest": drift._equal_ranks_are_no_false_alarm,
+    "loads other weights for an evaluation and puts its own back": drift._equal_ranks_are_no_false_alarm,
+    "raises an exception, or has no more batches": rank_faults.test_a_broken_rank_ends_the_others_in_time,
+}
+
+
+def test_the_page_says_what_one_rank_alone_may_do():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
+    table = page.partition("| One rank alone … | ddp | fsdp |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines()] == list(ON_THE_PAGE)
+    assert all(callable(run) or run in BETWEEN_STEPS or run in WAYS for run in ON_THE_PAGE.values())
 
 
 def test_the_table_has_cases_of_each_kind():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
 from tests.ranks import batch, on_ranks
 from torchkutils import multi_gpu_model
@@ -126,6 +127,12 @@ def _averaged(p, x):
     return average(x)
 
 
+def _checkpointed(p, x):
+    output = checkpoint(p, x.clone().requires_grad_(), use_reentrant=False)
+    _loss(output).backward()
+    return output
+
+
 X = batch(5)
 LABELS = torch.tensor([0, -100, -100, 2, 1])
 # kind, what is frozen first, what is changed after the first call, how it is trained, options
@@ -156,6 +163,7 @@ LINES = {
     "`copy.deepcopy(parallel_model)`": ("rows", False, None, lambda p: (_train(p, X), copy.deepcopy(p)(X))[1], {}),
     "averaged weights, `AveragedModel(parallel_model)`": ("rows", False, None, lambda p: _averaged(p, X), {}),
     "gradients clipped on every rank": ("rows", False, None, lambda p: _clipped(p, X), {}),
+    "gradient checkpointing around the model": ("rows", False, None, lambda p: _checkpointed(p, X), {}),
     "an attribute that forward sets": ("sets", False, None, lambda p: _train(p, X), {}),
 }
 

@@ -1,11 +1,10 @@
 """What multi_gpu_model gives is known to type checkers: a user's script, as they see it."""
 
-import importlib.util
-import pathlib
-import subprocess
 import sys
 
 import pytest
+
+from tests.test_types import checked, pyright
 
 SCRIPT = """
 import torch
@@ -37,28 +36,16 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 WRONG = "from torchkutils import multi_gpu_model\nfrom torch import nn\nmulti_gpu_model(nn.ReLU()).sharded_loss(1)\n"
 
 
-PYRIGHT = pathlib.Path(__file__).parents[2] / "build" / "pyright" / "bin" / "pyright"
-
-
-def checkers():
-    """The type checkers that are at hand, as commands; `make test-slow` installs pyright beside the rest."""
-    found = {"mypy": [], "pyright": []}
-    if importlib.util.find_spec("mypy"):
-        found["mypy"] = [sys.executable, "-m", "mypy", "--strict"]
-    if PYRIGHT.exists():
-        found["pyright"] = [str(PYRIGHT), "--pythonpath", sys.executable]
-    return found
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_a_users_script_is_typed(checker, tmp_path):
-    run = checkers()[checker]
-    if not run:
-        pytest.skip(f"{checker} is not installed here")
-    right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
-    right.write_text(SCRIPT, encoding="utf-8")
-    wrong.write_text(WRONG, encoding="utf-8")
-    done = subprocess.run([*run, str(right)], capture_output=True, text=True, cwd=tmp_path, check=False)
+    if checker == "mypy":
+        pytest.importorskip("mypy")
+    command = [sys.executable, "-m", "mypy", "--strict"] if checker == "mypy" else [pyright()]
+    if None in command:
+        pytest.skip("pyright is not installed here; `make test-slow` installs it")
+    (tmp_path / "right.py").write_text(SCRIPT, encoding="utf-8")
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
+    done = checked([*command, "right.py"], tmp_path)
     assert done.returncode == 0, done.stdout
-    assert subprocess.run([*run, str(wrong)], capture_output=True, cwd=tmp_path, check=False).returncode != 0
+    assert checked([*command, "wrong.py"], tmp_path).returncode != 0

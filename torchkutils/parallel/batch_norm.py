@@ -108,11 +108,16 @@ def update_statistics(module: RunningNorm, shards: Sequence[Statistics]) -> None
     pooled_mean, pooled_variance = pool(shards, mean.device)
     if tracked is not None and not isinstance(module, InstanceNormBase):
         tracked.add_(1)
-    momentum = module.momentum
-    if momentum is None:
-        momentum = 0.0 if isinstance(module, InstanceNormBase) or tracked is None else 1.0 / float(tracked)
+    momentum = _momentum(module)
     mean.mul_(1 - momentum).add_(pooled_mean, alpha=momentum)
     variance.mul_(1 - momentum).add_(pooled_variance, alpha=momentum)
+
+
+def _momentum(module: RunningNorm) -> float:
+    if module.momentum is not None:
+        return module.momentum
+    tracked = module.num_batches_tracked
+    return 0.0 if isinstance(module, InstanceNormBase) or tracked is None else 1.0 / float(tracked)
 
 
 def _pool_elements(shards: Sequence[Statistics], home: torch.device) -> tuple[Tensor, Tensor]:

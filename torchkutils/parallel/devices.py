@@ -17,12 +17,12 @@ def gpu_devices(gpus: int | Sequence[int] | None) -> list[torch.device]:
         ValueError: Fewer than two, or some that are not here; in Keras's words.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus is None or (isinstance(gpus, int) and gpus == 0 and not isinstance(gpus, bool)):
+    if gpus is None or (_is_integer(gpus) and gpus == 0):
         gpus = available
     numbers = _numbers(gpus, available)
-    if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):
+    if not all(map(_is_integer, numbers)):
         raise ValueError(f"gpus must hold the ids of GPUs as integers, got {numbers}")
-    if any(not 0 <= number < available for number in numbers):
+    if not set(numbers) <= set(range(available)):
         wanted = ["cpu", *(f"cuda:{number}" for number in numbers)]
         here = ["cpu", *(f"cuda:{number}" for number in range(available))]
         raise ValueError(
@@ -30,6 +30,10 @@ def gpu_devices(gpus: int | Sequence[int] | None) -> list[torch.device]:
             f"However this machine only has: {here}. Try reducing `gpus`."
         )
     return [torch.device("cuda", number) for number in numbers]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _numbers(gpus: Any, available: int) -> list[Any]:

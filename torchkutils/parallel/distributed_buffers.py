@@ -35,6 +35,21 @@ class RankBuffers:
         return self._versions() != self._counted
 
     @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put the buffers back afterwards."""
+        before = [(buffer, buffer.clone()) for buffer in self._template.buffers()]
+        edited = self.edited()
+        try:
+            yield
+        finally:
+            for buffer, value in before:
+                # A graph may hold it.
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+            if not edited:
+                self._counted = self._versions()
+
+    @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
         """Keep the running statistics as they are during a forward, and record the shard's own instead."""
         self._calls = []
@@ -54,20 +69,20 @@ class RankBuffers:
             device: This rank's.
             counts: False where this rank had no sample, and computed another rank's to keep pace.
         """
-        merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
-        held = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
-        if not held:
+        if not self._untrained():
             return
         number_of_calls, edited = self._agreed_calls()
         with torch.inference_mode(False):
             if edited:
                 self._put_firsts(device)
-                held = [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
-                merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
             if self._calls:
                 self._merge_statistics(device, number_of_calls, counts)
-            take_from_first([buffer for buffer in held if id(buffer) not in merged], device)
+            merged = {id(module._buffers[name]) for module, _ in self._calls for name in _STATISTICS}
+            take_from_first([buffer for buffer in self._untrained() if id(buffer) not in merged], device)
         self._counted = self._versions()
+
+    def _untrained(self) -> list[Tensor]:
+        return [buffer for buffer in self._template.buffers() if not buffer.requires_grad]
 
     def _put_firsts(self, device: torch.device) -> None:
         """Put rank 0's buffers in place of those that another rank changed between two forwards."""

@@ -124,7 +124,8 @@ class DistributedModel(ParallelModel):
             # They agree on each of the template's forwards.
             return
         changed = not self._structure.still_holds()
-        if self._coupled and not self._joining:
+        waits = self._coupled or (self._exchange is not None and self._exchange.sorts_now())
+        if waits and not self._joining:
             self._agree_to_begin(changed)
         if changed:
             self._follow_structure()
@@ -303,23 +304,12 @@ class DistributedModel(ParallelModel):
         longer = Shard(self._control.rank, self._device, 0, max(part.lengths[0], 1) + 1)
         try:
             [(places, names)] = part.arguments.calls([longer])
-            with torch.no_grad(), random_state_kept(), self._buffers_kept():
+            with torch.no_grad(), random_state_kept(), self._rank_buffers.kept():
                 if self._strategy == "fsdp":
                     return outline(self._engine(*places, **names))
                 return outline(throw_away_copy(self.template)(*places, **names))
         except Exception:
             return None
-
-    @contextlib.contextmanager
-    def _buffers_kept(self) -> Iterator[None]:
-        kept = [(buffer, buffer.clone()) for buffer in self.template.buffers()]
-        try:
-            yield
-        finally:
-            for buffer, before in kept:
-                # The forward's graph may hold it.
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
 
     def no_sync(self) -> AbstractContextManager[None]:
         """A block whose backward passes exchange no gradients between ranks; the next one outside sends their sum."""

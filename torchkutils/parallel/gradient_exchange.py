@@ -83,6 +83,7 @@ class GradientExchange:
         self._fired: set[int] = set()
         self._loose: set[int] = set()
         self._heard: list[Message] = []
+        self._has_exchanged = self._has_sorted = False
         self._exchanged: dict[int, _Exchanged] = {}
         self._others: dict[int, weakref.ref[Tensor]] = {}
         watch_steps(self)
@@ -103,7 +104,7 @@ class GradientExchange:
         # Frozen ones too: every rank computes with them.
         frozen = [parameter for parameter in self._template.parameters() if not parameter.requires_grad]
         self._checks = ParameterChecks([*self._tensors, *frozen], self._control)
-        self._armed = False
+        self._armed = self._has_exchanged = self._has_sorted = False
         self._pass.note = None
         self._fired.clear()
         self._exchanged, self._others = {}, {}
@@ -118,6 +119,13 @@ class GradientExchange:
         for place, tensor in enumerate(self._tensors):
             noting = _noting(me, place, self._pass if place in self._by_engine else _Pass())
             self._hooks.append(tensor.register_post_accumulate_grad_hook(noting))  # type: ignore[no-untyped-call]
+
+    def sorts_now(self) -> bool:
+        """Whether the engine's forward waits for the other ranks': once, after the first exchange, to sort buckets."""
+        if self._has_sorted or not self._has_exchanged or not torch.is_grad_enabled():
+            return False
+        self._has_sorted = True
+        return True
 
     def arm(self) -> None:
         """The engine's forward ran, and its next backward exchanges gradients."""
@@ -219,6 +227,7 @@ class GradientExchange:
 
     def _engine_finished(self) -> None:
         heard, self._heard = self._heard, []
+        self._has_exchanged = True
         if heard:
             self._checks.check(heard)
         self._exchanged = {}

@@ -27,16 +27,22 @@ def check_mergeable(fn: Any, targets: Any, reduction: str, weights: Any) -> None
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', what fn does over samples, got {reduction!r}")
     function, options = _options(fn)
+    _check_reduction(function, options, reduction)
+    if weights is not None:
+        _check_weights(weights, reduction)
+    elif reduction == "mean" and (function in _FUNCTIONS or isinstance(function, _CLASSES)):
+        _check_equal_weights(options, targets)
+
+
+def _check_reduction(function: Any, options: dict[str, Any], reduction: str) -> None:
     own = options.get("reduction") or "mean"
     known = function in _FUNCTIONS or (isinstance(function, nn.Module) and "reduction" in options)
     if known and own != reduction and (own, reduction) != ("batchmean", "mean"):
         raise ValueError(f"reduction must be what fn does, {own!r} here, got {reduction!r}; change one of them")
-    if weights is not None:
-        _check_weights(weights, reduction)
-        return
-    weighted = function in _FUNCTIONS or isinstance(function, _CLASSES)
-    if reduction == "sum" or not weighted:
-        return
+
+
+def _check_equal_weights(options: dict[str, Any], targets: Any) -> None:
+    """Refuse a mean over classes in which samples weigh unequally."""
     if options.get("weight") is not None:
         raise ValueError(
             "fn must weigh every sample alike to be merged from shards, got class weights with a mean; give the "

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchkutils._nested import DEEPEST, map_leaves, rebuild
+from torchkutils._nested import DEEPEST, Children, map_leaves, rebuild
 from torchkutils.parallel.nested_batches import contents, is_object_with_tensors, walk
 from torchkutils.parallel.output_axes import OutputAxes, Sizes
 from torchkutils.parallel.scatter_gather import Plan, join_tensors, shard_weights, weighted_sum
@@ -82,13 +82,18 @@ class Merger:
         if isinstance(first, list) and self._has_entries(outputs, path):
             joined = [_on(self._target, entry) for output in outputs for entry in output]
             return rebuild(first, joined)
-        opened = [held for held in (contents(output, path) for output in outputs) if held is not None]
-        if len(opened) < len(outputs) or any(list(one.keys) != list(opened[0].keys) for one in opened):
-            self._refuse_structures(outputs)
+        opened = self._opened(outputs, path)
         plain = inside_object or is_object_with_tensors(first)
         columns = zip(*[held.values for held in opened], strict=True)
         parts = [self.merge(column, where, plain) for where, column in zip(opened[0].paths(path), columns, strict=True)]
         return rebuild(first, parts)
+
+    def _opened(self, outputs: Sequence[Any], path: str) -> list[Children]:
+        """What each replica's container holds, by the same keys."""
+        opened = [held for held in (contents(output, path) for output in outputs) if held is not None]
+        if len(opened) < len(outputs) or any(list(one.keys) != list(opened[0].keys) for one in opened):
+            self._refuse_structures(outputs)
+        return opened
 
     def _tensor(self, tensors: Sequence[Tensor], path: str) -> Tensor:
         if len(tensors) == 1:
@@ -102,14 +107,18 @@ class Merger:
             return tensors[0].to(self._target)
         if axis == "list":
             raise ValueError(f"{path} must be a list to be merged by entries, got a tensor; correct batch_axes")
-        weights = self._weights if axis == "mean" else [1.0] * len(tensors)
-        if axis == "mean" and self._tokens and tensors[0].ndim == 0 and self._axes.said.rule(path) is None:
-            weights = token_weights(
-                path, [one.count(tensor) for one, tensor in zip(self._tokens, tensors, strict=True)], weights
-            )
-        if axis == "sum" and not tensors[0].is_floating_point():
+        if axis == "mean":
+            return weighted_sum(tensors, self._weights_of(tensors, path), self._target)
+        if not tensors[0].is_floating_point():
             return torch.stack([tensor.to(self._target) for tensor in tensors]).sum(0)
-        return weighted_sum(tensors, weights, self._target)
+        return weighted_sum(tensors, [1.0] * len(tensors), self._target)
+
+    def _weights_of(self, tensors: Sequence[Tensor], path: str) -> Sequence[float]:
+        """How the replicas' means weigh: by samples, or by tokens."""
+        if not self._tokens or tensors[0].ndim or self._axes.said.rule(path) is not None:
+            return self._weights
+        counts = [one.count(tensor) for one, tensor in zip(self._tokens, tensors, strict=True)]
+        return token_weights(path, counts, self._weights)
 
     def _count(self, counts: Sequence[Tensor], path: str, inside_object: bool) -> Tensor:
         """A 0-d tensor of integers or a bool: no mean of the replicas' is the whole batch's."""

@@ -116,10 +116,7 @@ def multi_gpu_model(
     >>> parallel.weight is template.weight
     True
     """
-    chosen = {"strategy": strategy, "outputs": outputs, "split": split, "buffers": buffers, "launch": launch}
-    for name, value in chosen.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
+    _check_choices(strategy=strategy, outputs=outputs, split=split, buffers=buffers, launch=launch)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {_not_a_module(model)}")
     if isinstance(model, TemplateView):
@@ -144,6 +141,12 @@ def multi_gpu_model(
     if cpu_relocation:
         model.to("cpu")
     return ReplicatedModel(model, places, settings, launch)
+
+
+def _check_choices(**chosen: str) -> None:
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
 
 
 def _check_distributed(strategy: str, gpus: Any, devices: Any, launch: str, cpu_relocation: bool) -> None:

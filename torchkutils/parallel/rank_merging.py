@@ -102,9 +102,7 @@ class RankMerger:
     def _make_of_value(self, value: Any, path: str, inside_object: bool) -> Any:
         rule = self._axes.said.rule(path)
         if isinstance(value, _NUMBERS) and not isinstance(value, bool):
-            if rule is None and not inside_object and not (isinstance(value, float) and self._handed_in(value)):
-                raise ValueError(number_refused(path, value))
-            return type(value).__qualname__ if rule is not None else value
+            return self._make_of_number(value, path, inside_object) if rule is None else type(value).__qualname__
         if rule == "first" or self._handed_in(value) or isinstance(value, torch.device):
             return "passed on"
         if value is None or isinstance(value, bool | str | bytes | torch.dtype | torch.Size):
@@ -113,6 +111,12 @@ class RankMerger:
             return pickle.dumps(value)
         except Exception as error:
             raise ValueError(value_refused(path, value)) from error
+
+    def _make_of_number(self, number: Any, path: str, inside_object: bool) -> Any:
+        """A number that nothing says how to merge: one that no piece decides is the same on all ranks."""
+        if inside_object or (isinstance(number, float) and self._handed_in(number)):
+            return number
+        raise ValueError(number_refused(path, number))
 
     def learn(self, output: Any, trial: Trial) -> bool:
         """Find the axes that are unknown so far, the ranks together; whether there were any.
@@ -219,11 +223,14 @@ class RankMerger:
             return add_ranks(tensor, float(self._lengths[self._rank] > 0))
         if axis == "first":
             return add_ranks(tensor, float(self._rank == 0))
-        weights = self._weights
-        if self._tokens is not None and tensor.ndim == 0 and self._axes.said.rule(path) is None:
-            own_count = self._tokens.count(tensor) if self._lengths[self._rank] else 0.0
-            weights = token_weights(path, self._control.objects(own_count), weights)
-        return add_ranks(tensor, weights[self._rank])
+        return add_ranks(tensor, self._weights_of(tensor, path)[self._rank])
+
+    def _weights_of(self, tensor: Tensor, path: str) -> list[float]:
+        """How the ranks' means weigh: by samples, or by tokens."""
+        if self._tokens is None or tensor.ndim or self._axes.said.rule(path) is not None:
+            return self._weights
+        own_count = self._tokens.count(tensor) if self._lengths[self._rank] else 0.0
+        return token_weights(path, self._control.objects(own_count), self._weights)
 
     def _merged_number(self, number: Any, path: str) -> Any:
         rule = self._axes.said.rule(path)

@@ -96,20 +96,29 @@ class _Tensors:
     @classmethod
     def of(cls, snapshot: Snapshot, fallback: torch.device) -> _Tensors:
         """Sort what a template holds."""
-        buffers = {
-            id(buffer): (module, name, buffer)
-            for module in snapshot.modules
-            for name, buffer in module._buffers.items()
-            # A buffer that is trained is a weight: it has one gradient, summed over the replicas.
-            if buffer is not None and not buffer.requires_grad
-        }
+        buffers = _own_buffers(snapshot.modules)
         weights = [tensor for tensor in snapshot.tensors if id(tensor) not in buffers]
-        trained = (tensor for tensor in weights if isinstance(tensor, nn.Parameter) or tensor.requires_grad)
-        home = next((tensor.device for tensor in trained), fallback)
-        # A tensor attribute that lies elsewhere than the weights stays where its owner put it.
-        moving = [tensor for tensor in weights if tensor.is_leaf and tensor.device == home]
-        kept = {id(tensor) for tensor in moving}
-        return cls(home, buffers, moving, [tensor for tensor in weights if id(tensor) not in kept])
+        home = next((tensor.device for tensor in weights if _is_trained(tensor)), fallback)
+        moving: list[Tensor] = []
+        rest: list[Tensor] = []
+        for tensor in weights:
+            # A tensor attribute that lies elsewhere than the weights stays where its owner put it.
+            (moving if tensor.is_leaf and tensor.device == home else rest).append(tensor)
+        return cls(home, buffers, moving, rest)
+
+
+def _own_buffers(modules: Sequence[nn.Module]) -> dict[int, tuple[nn.Module, str, Tensor]]:
+    return {
+        id(buffer): (module, name, buffer)
+        for module in modules
+        for name, buffer in module._buffers.items()
+        # A buffer that is trained is a weight: it has one gradient, summed over the replicas.
+        if buffer is not None and not buffer.requires_grad
+    }
+
+
+def _is_trained(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) or tensor.requires_grad
 
 
 class ReplicaSet:

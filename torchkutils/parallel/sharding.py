@@ -74,26 +74,32 @@ def check_still_sharded(template: nn.Module) -> None:
 
 def _blocks(template: nn.Module) -> list[nn.Module]:
     """The blocks that become groups of their own, inner ones first."""
-    uses = Counter(id(parameter) for _, parameter in template.named_parameters(remove_duplicate=False))
-    members = [
-        child
-        for module in template.modules()
-        if isinstance(module, (nn.Sequential, nn.ModuleList))
-        for child in module.children()
-    ]
+    uses = _uses_of_parameters(template)
     blocks: list[nn.Module] = []
     taken: set[int] = set()
-    for block in reversed(list(dict.fromkeys(members))):
-        if isinstance(block, (nn.ModuleList, nn.ModuleDict)) and type(block).forward is nn.Module.forward:
-            continue
-        inside = Counter(id(parameter) for _, parameter in block.named_parameters(remove_duplicate=False))
+    for block in _candidates(template):
         # A parameter that is tied to one outside must be gathered with it.
-        closed = all(uses[key] == count for key, count in inside.items())
+        closed = all(uses[key] == count for key, count in _uses_of_parameters(block).items())
         own = [parameter for parameter in block.parameters() if id(parameter) not in taken]
         if closed and sum(parameter.numel() for parameter in own) >= GROUP_ELEMENTS:
             blocks.append(block)
             taken |= {id(parameter) for parameter in own}
     return blocks
+
+
+def _uses_of_parameters(module: nn.Module) -> Counter[int]:
+    return Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
+
+
+def _candidates(template: nn.Module) -> list[nn.Module]:
+    """What `nn.Sequential` and `nn.ModuleList` hold and can be called, inner ones first."""
+    holders = [module for module in template.modules() if isinstance(module, (nn.Sequential, nn.ModuleList))]
+    members = dict.fromkeys(child for holder in holders for child in holder.children())
+    return [member for member in reversed(list(members)) if not _is_mere_container(member)]
+
+
+def _is_mere_container(module: nn.Module) -> bool:
+    return isinstance(module, (nn.ModuleList, nn.ModuleDict)) and type(module).forward is nn.Module.forward
 
 
 def _check_shardable(template: nn.Module, groups: Iterable[nn.Module]) -> None:
@@ -109,10 +115,14 @@ def _check_shardable(template: nn.Module, groups: Iterable[nn.Module]) -> None:
     for group in groups:
         own = {name: p for name, p in group.named_parameters() if id(p) not in taken and not hasattr(p, "full_tensor")}
         taken |= {id(parameter) for parameter in own.values()}
-        dtypes = {parameter.dtype: name for name, parameter in own.items() if parameter.requires_grad}
-        if len(dtypes) > 1:
-            found = ", ".join(f"{name} in {dtype}" for dtype, name in dtypes.items())
-            raise ValueError(
-                f"trained parameters must have one dtype to be sharded together, got {found}; convert them, or apply "
-                "torch.distributed.fsdp.fully_shard to the parts first"
-            )
+        _check_one_dtype(own)
+
+
+def _check_one_dtype(parameters: Mapping[str, nn.Parameter]) -> None:
+    dtypes = {parameter.dtype: name for name, parameter in parameters.items() if parameter.requires_grad}
+    if len(dtypes) > 1:
+        found = ", ".join(f"{name} in {dtype}" for dtype, name in dtypes.items())
+        raise ValueError(
+            f"trained parameters must have one dtype to be sharded together, got {found}; convert them, or apply "
+            "torch.distributed.fsdp.fully_shard to the parts first"
+        )

@@ -33,39 +33,23 @@ class Snapshot:
         self._modes = [module.training for module in self.modules]
         self._dicts = [module.__dict__ for module in self.modules]
         self._counts = list(map(len, self._dicts))
-        parts = [(name, part) for module in self.modules for name, part in _dicts_of(module)]
-        self._parts = [(part, dict(part)) for _, part in parts if part]
-        self._empty = [part for name, part in parts if not part and name not in _HOOKS]
-        self._no_hooks = [part for name, part in parts if not part and name in _HOOKS]
-        self._hooks_made = RemovableHandle.next_id
         self._lists = [(held, copy.copy(held)) for held in lists]
-        both = [part for module in self.modules for part in (module._parameters, module._buffers)]
-        self._holders: list[dict[str, Any]] = [part for part in both if part]
-        self._empty += [part for part in both if not part]
-        self._held = list(chain.from_iterable(map(dict.values, self._holders)))
+        self._contents = _Contents(self.modules)
 
     def still_holds(self) -> bool:
         """Whether nothing was added, replaced or removed since."""
-        # Tensors by identity: == compares values, and equal values may belong to another parameter.
-        held = list(chain.from_iterable(map(dict.values, self._holders)))
-        if len(held) != len(self._held) or not all(map(operator.is_, held, self._held)) or any(self._empty):
-            return False
-        # A module has a dozen places for hooks, nearly all empty: they are looked at once a hook was made anywhere.
-        if self._hooks_made != RemovableHandle.next_id:
-            if any(self._no_hooks):
-                return False
-            self._hooks_made = RemovableHandle.next_id
         try:
-            if any(list(map(group.get, group.held)) != group.values for group in self._groups):
-                return False
-            if list(map(len, self._dicts)) != self._counts:
-                return False
-            return all(new == old for new, old in self._parts) and all(new == old for new, old in self._lists)
+            return self._contents.still_hold() and self._attributes_hold()
         except KeyError:
             return False
         except (RuntimeError, ValueError, TypeError):
             # Two different tensors or arrays have no single truth value: one was replaced.
             return False
+
+    def _attributes_hold(self) -> bool:
+        if any(list(map(group.get, group.held)) != group.values for group in self._groups):
+            return False
+        return list(map(len, self._dicts)) == self._counts and all(new == old for new, old in self._lists)
 
     def changed_modes(self) -> list[nn.Module]:
         """The modules whose `training` changed; the snapshot takes their modes over."""
@@ -81,6 +65,50 @@ class Snapshot:
                     for held, before in zip(group.held, group.values, strict=True)
                 ]
         return changed
+
+
+class _Contents:
+    """What the dictionaries of modules hold: parameters, buffers, hooks, submodules and a user's own."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        both = [part for module in modules for part in (module._parameters, module._buffers)]
+        others = [(name, part) for module in modules for name, part in _dicts_of(module)]
+        hooks = [part for name, part in others if name in _HOOKS]
+        rest = [part for name, part in others if name not in _HOOKS]
+        self._holders: list[dict[str, Any]] = _filled(both)
+        self._held = self._now()
+        self._parts = [(part, dict(part)) for part in _filled([*hooks, *rest])]
+        self._empty = _empty([*both, *rest])
+        self._no_hooks = _empty(hooks)
+        self._hooks_made = RemovableHandle.next_id
+
+    def _now(self) -> list[Any]:
+        return list(chain.from_iterable(map(dict.values, self._holders)))
+
+    def still_hold(self) -> bool:
+        """Whether nothing was put in, replaced or taken out."""
+        # Tensors by identity: == compares values, and equal values may belong to another parameter.
+        held = self._now()
+        if len(held) != len(self._held) or not all(map(operator.is_, held, self._held)) or any(self._empty):
+            return False
+        return not self._hooks_came() and all(new == old for new, old in self._parts)
+
+    def _hooks_came(self) -> bool:
+        # A module has a dozen places for hooks, nearly all empty: they are looked at once a hook was made anywhere.
+        if self._hooks_made == RemovableHandle.next_id:
+            return False
+        if any(self._no_hooks):
+            return True
+        self._hooks_made = RemovableHandle.next_id
+        return False
+
+
+def _filled(parts: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
+    return [part for part in parts if part]
+
+
+def _empty(parts: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
+    return [part for part in parts if not part]
 
 
 @dataclass

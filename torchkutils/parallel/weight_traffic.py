@@ -166,22 +166,24 @@ class _Bucket:
         count = len(self.slots)
         rows = [list(gradients[row * count : (row + 1) * count]) for row in range(len(self.devices))]
         columns = list(zip(*rows, strict=True))
-        sums: list[Tensor | None] = [None] * count
         packed = [place for place, column in enumerate(columns) if _packs(column)]
-        if packed:
-            flats = [torch.cat([_flat(row[place]) for place in packed]) for row in rows]
-            start = 0
-            total = sum_on(self.home, flats)
-            for place in packed:
-                stop = start + self.slots[place].shape.numel()
-                sums[place] = total[start:stop].view(self.slots[place].shape)
-                start = stop
-        for place, column in enumerate(columns):
-            present = [gradient for gradient in column if gradient is not None]
-            if present and not _packs(column):
-                # No gradient on some device, or a sparse one.
-                sums[place] = sum_on(self.home, present)
-        return sums
+        sums = dict(zip(packed, self._sums_of_packed(rows, packed), strict=True))
+        # No gradient on some device, or a sparse one.
+        return [sums[place] if place in sums else _sum_of_present(self.home, columns[place]) for place in range(count)]
+
+    def _sums_of_packed(self, rows: Sequence[Sequence[Tensor | None]], places: Sequence[int]) -> list[Tensor]:
+        """The sums of gradients that every device has, in one addition a device."""
+        if not places:
+            return []
+        total = sum_on(self.home, [torch.cat([_flat(row[place]) for place in places]) for row in rows])
+        shapes = [self.slots[place].shape for place in places]
+        parts = torch.split(total, [shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _sum_of_present(home: torch.device, column: Sequence[Tensor | None]) -> Tensor | None:
+    present = [gradient for gradient in column if gradient is not None]
+    return sum_on(home, present) if present else None
 
 
 def _packs(column: Sequence[Tensor | None]) -> bool:
