@@ -52,6 +52,20 @@ def test_a_packed_sequence_is_refused_by_name(make: Make) -> None:
         multi_gpu_model(HandsOn(), devices=["cpu", "cpu"])(torch.rand(5), make(torch.rand(5, 3), torch.rand(4, 3)))
 
 
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_a_nested_tensor_is_refused_by_name(layout: torch.layout) -> None:
+    nested = torch.nested.nested_tensor([torch.rand(2, 3), torch.rand(4, 3)], layout=layout)
+    with pytest.raises(TypeError, match=r"args\[0\] is a nested tensor, which cannot be cut and merged"):
+        multi_gpu_model(nn.Identity(), devices=["cpu", "cpu"])(nested)
+
+    class Nests(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nested.nested_tensor(list(x), layout=layout)
+
+    with pytest.raises(TypeError, match="output is a nested tensor, which cannot be cut and merged"):
+        multi_gpu_model(Nests(), devices=["cpu", "cpu"])(torch.rand(4, 3))
+
+
 def test_what_holds_itself_is_refused_by_name() -> None:
     value = holding_itself(torch.rand(5, 3), torch.rand(5))
     with pytest.raises(TypeError, match=r"args\[1\]\[2\]\[2\] is a list that holds itself"):

@@ -40,8 +40,8 @@ class AnnouncedPool:
     def __init__(self, rows: Array, row_bytes: int, fills: Callable[[Array], tuple[Array, list[Fill]]]) -> None:
         self.rows = rows
         self.size: int = len(rows) * row_bytes
-        self.begun = False
-        self.next = 0
+        self.begun: bool = False
+        self.next: int = 0
         self._make = fills
         self._out: Array | None = None
         self._results: list[Future[bool]] | list[Fill] = []

@@ -70,6 +70,8 @@ def _rendered(library: Any, context: Any, graph: Any, picture_format: bytes) -> 
 
 if __name__ == "__main__":
     sys.path.append(sys.argv[1])
+    status: int
+    output: bytes
     status, output = draw(sys.stdin.buffer, sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
     sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchkutils._nested import leaves, map_leaves, rebuild
 from torchkutils._wrapped_models import unwrapped
 from torchkutils.parallel.batch_axes import BatchAxes
-from torchkutils.parallel.nested_batches import contents, to_device
+from torchkutils.parallel.nested_batches import check_not_nested, contents, to_device
 from torchkutils.parallel.parallel_model import Settings
 from torchkutils.parallel.scatter_gather import Plan, Shard, cut_tensor
 
@@ -81,6 +81,7 @@ class _Survey:
                 self.look(part, where, below, above, (*around, id(value)))
 
     def _look_at_tensor(self, tensor: Tensor, path: str, axis: int, above: tuple[str, ...]) -> None:
+        check_not_nested(tensor, path)
         if tensor.ndim == 0:
             return
         if axis >= tensor.ndim:

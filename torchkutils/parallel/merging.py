@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from torchkutils._nested import DEEPEST, Children, map_leaves, rebuild
-from torchkutils.parallel.nested_batches import contents, is_object_with_tensors, walk
+from torchkutils.parallel.nested_batches import check_not_nested, contents, is_object_with_tensors, walk
 from torchkutils.parallel.output_axes import OutputAxes, Sizes
 from torchkutils.parallel.scatter_gather import Plan, join_tensors, shard_weights, weighted_sum
 from torchkutils.parallel.token_means import TokenMeans
@@ -98,6 +98,7 @@ class Merger:
     def _tensor(self, tensors: Sequence[Tensor], path: str) -> Tensor:
         if len(tensors) == 1:
             return tensors[0].to(self._target)
+        check_not_nested(tensors[0], path)
         shapes = [tuple(tensor.shape) for tensor in tensors]
         axis = self._axes.find(path, tensors[0], shapes, self._lengths, self._trial)
         if isinstance(axis, int):

@@ -29,6 +29,19 @@ def contents(value: Any, path: str) -> Children | None:
     return held
 
 
+def check_not_nested(tensor: Tensor, path: str) -> None:
+    """Refuse a tensor of torch.nested: it has no shape to cut or join by.
+
+    Raises:
+        TypeError: It is one.
+    """
+    if tensor.is_nested:
+        raise TypeError(
+            f"{path} is a nested tensor, which cannot be cut and merged; use a padded tensor, or make it in forward and "
+            "unbind what forward returns"
+        )
+
+
 def is_object_with_tensors(value: Any) -> bool:
     """Whether a value is an object of a user's class (no container) with tensors among its attributes."""
     has_attributes = hasattr(value, "__dict__") or bool(slots_of(type(value)))

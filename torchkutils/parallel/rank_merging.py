@@ -14,7 +14,7 @@ from torchkutils._nested import map_leaves, rebuild
 from torchkutils.parallel.collectives import add_ranks, join_ranks, own_of_all
 from torchkutils.parallel.control import Control
 from torchkutils.parallel.merging import Trial, is_count, number_refused, token_weights, value_refused
-from torchkutils.parallel.nested_batches import contents, is_object_with_tensors
+from torchkutils.parallel.nested_batches import check_not_nested, contents, is_object_with_tensors
 from torchkutils.parallel.output_axes import OutputAxes, Sizes, outline
 from torchkutils.parallel.token_means import TokenMeans
 
@@ -82,6 +82,7 @@ class RankMerger:
             if not (tensor.dtype == torch.bool or inside_object or self._handed_in(tensor)):
                 raise ValueError(number_refused(path, tensor))
             return tensor.dtype, tensor.item()
+        check_not_nested(tensor, path)
         axis = self._axes.known(path, tensor)
         shape = tuple(tensor.shape)
         if isinstance(axis, int):

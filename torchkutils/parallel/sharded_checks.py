@@ -41,7 +41,7 @@ class ShardedChecks:
     """
 
     def __init__(self, template: nn.Module, control: Control, edited: Callable[[], bool]) -> None:
-        self.begun = False
+        self.begun: bool = False
         self.synced = True
         self._template = template
         self._control = control

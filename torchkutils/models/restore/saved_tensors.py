@@ -38,6 +38,7 @@ class TensorStates:
     leaves: list[torch.Tensor]
     gradients: list[torch.Tensor | None]
     addresses: array.array[int]
+    packed: PackedContents
 
     def __init__(self, tree: ModuleTree, others: list[torch.Tensor]) -> None:
         self._tree = tree
