@@ -37,8 +37,8 @@ def check_not_nested(tensor: Tensor, path: str) -> None:
     """
     if tensor.is_nested:
         raise TypeError(
-            f"{path} is a nested tensor, which cannot be cut and merged; use a padded tensor, or make it in forward and "
-            "unbind what forward returns"
+            f"{path} is a nested tensor, which cannot be cut and merged; use a padded tensor, or make it in forward "
+            "and unbind what forward returns"
         )
 
 
