@@ -121,12 +121,23 @@ FITTED: dict[str, tuple[nn.Module, Any, list[str]]] = {
 }
 
 
+def takes_any_dtype_on_meta() -> bool:
+    """Whether this torch looks up floats in a table without data."""
+    try:
+        F.embedding(torch.rand(2, device="meta"), torch.rand(3, 4, device="meta"))
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("engine", ["real", "meta"])
 @pytest.mark.parametrize("name", FITTED)
 def test_an_input_is_made_as_what_the_first_function_wants(name: str, engine: Any) -> None:
     model, sizes, dtypes = FITTED[name]
     if engine == "meta" and name in ("a mask to select", "lengths", "classes", "a layer behind a table"):
         pytest.skip("its shapes depend on values, or meta takes any dtype")
+    if engine == "meta" and takes_any_dtype_on_meta():
+        pytest.skip("this torch takes any dtype on meta")
     trace = traced(model, input_size=sizes, engine=engine)
     assert [node.output.dtype for node in trace.nodes if node.kind == "input"] == dtypes  # type: ignore[union-attr]
 
