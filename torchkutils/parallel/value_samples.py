@@ -85,9 +85,14 @@ class ValueSamples:
         if known is not None and self._addresses(known.places) == known.addresses:
             return known
         part = self._new_part()
-        if known is not None or len(self._known) < _KEPT:
+        if known is not None or (len(self._known) < _KEPT and self._follows(part)):
             self._known[self._next] = part
         return part
+
+    def _follows(self, part: _Part) -> bool:
+        """Whether its views show what is written to the tensors later: one of them may be a copy."""
+        storages = [self._tensors[place].untyped_storage().data_ptr() for place in part.places]
+        return storages == [view.untyped_storage().data_ptr() for view in part.views]
 
     def _addresses(self, places: Sequence[int]) -> list[int]:
         return [self._tensors[place].data_ptr() for place in places]
@@ -98,9 +103,7 @@ class ValueSamples:
         room = ELEMENTS
         place, start = self._next
         while room and len(places) < min(TENSORS, len(self._tensors)):
-            # A copy, where the tensor's order in memory is another one, would not follow its values.
-            flat = self._tensors[place].detach()
-            flat = flat.view(-1) if flat.is_contiguous() else flat.as_strided((flat.numel(),), (1,))
+            flat = _flat(self._tensors[place])
             view = flat[start : start + room]
             views.append(view)
             places.append(place)
@@ -115,6 +118,13 @@ class ValueSamples:
         """Which tensors a sample was from, for a message."""
         shapes = [str(tuple(self._tensors[place].shape)) for place in places[:3]]
         return "parameters of shape " + ", ".join(shapes) if shapes else "parameters"
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """All elements in one axis, in the order of memory: a view, or a copy where elements are skipped or repeated."""
+    tensor = tensor.detach()
+    axes = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return tensor.permute(axes).reshape(-1)
 
 
 def _weights() -> Tensor:
