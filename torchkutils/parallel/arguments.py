@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from torchkutils._nested import leaves, map_leaves, rebuild
+from torchkutils._nested import Children, leaves, map_leaves, rebuild
 from torchkutils._wrapped_models import unwrapped
 from torchkutils.parallel.batch_axes import BatchAxes
 from torchkutils.parallel.nested_batches import check_not_nested, contents, to_device
@@ -77,8 +77,13 @@ class _Survey:
             if isinstance(value, list) and rule is None:
                 self._lists[path] = _List(path, len(value), above)
                 above = (*above, path)
-            for where, below, part in zip(held.paths(path), held.paths(rule_path), held.values, strict=True):
-                self.look(part, where, below, above, (*around, id(value)))
+            self._look_into(held, path, rule_path, above, (*around, id(value)))
+
+    def _look_into(
+        self, held: Children, path: str, rule_path: str, above: tuple[str, ...], around: tuple[int, ...]
+    ) -> None:
+        for where, below, part in zip(held.paths(path), held.paths(rule_path), held.values, strict=True):
+            self.look(part, where, below, above, around)
 
     def _look_at_tensor(self, tensor: Tensor, path: str, axis: int, above: tuple[str, ...]) -> None:
         check_not_nested(tensor, path)

@@ -220,12 +220,6 @@ class StockEntryPoints(EntryPoints):
     __slots__ = ("rule", "stock_forward")
     rule: Rule | None
     stock_forward: Callable[..., Any]
-    module: torch.nn.Module
-    forward: Callable[..., Any]
-    children_only: Any
-    closed: bool
-    index: int
-    phase: Any
 
     def __init__(
         self,

@@ -65,14 +65,14 @@ class TensorStates:
         self.contents: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         # How often autograd has counted a write.
         self.versions: dict[int, tuple[torch.Tensor, int]] = {}
-        self._keep_all(buffers)
+        self._keep_buffers(buffers)
         # Whether something was seen that may have moved a tensor, or whether that cannot be told.
         self._moved = bool(tree.unusual)
         self.addresses = _addresses(self.addressed)
         self._counts = _counts(self.tensors)
         self._by_storage: dict[int, list[torch.Tensor]] | None = None
 
-    def _keep_all(self, buffers: list[torch.Tensor]) -> None:
+    def _keep_buffers(self, buffers: list[torch.Tensor]) -> None:
         """Remember the contents of all buffers: of small ones at once, of others one by one."""
         small = [tensor for tensor in buffers if id(tensor) not in self._tree.unusual and can_be_packed(tensor)]
         self.packed = PackedContents(small)
